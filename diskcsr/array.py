@@ -1,0 +1,210 @@
+"""DiskCSR and DiskCSC: scipy.sparse arrays whose contents stay in the file."""
+
+import os
+from typing import Any
+
+from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
+
+from .axis import CSC, CSR
+from .handle import Handle, open_source
+from .reading import Reading
+from .storage.write import write_matrix
+
+__all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "write"]
+
+
+class DiskCSR(Reading, csr_array):
+    """A `scipy.sparse.csr_array` whose contents stay in an HDF5 file.
+
+    Parameters
+    ----------
+    file : path, h5py.File, h5py.Group or Python file object
+        What to open.
+    name : str, optional
+        The group in it; needed only when there are several sparse matrices.
+    mode : {"r", "c"}
+        "r" refuses assignment; "c" is copy-on-write: changes stay in memory.
+    format, shape : optional
+        What the file leaves open; see `diskcsr.open`.
+
+    Raises
+    ------
+    FormatError
+        When the group is no sparse matrix, or a CSC.
+    CorruptFileError
+        When its parts contradict each other.
+
+    Notes
+    -----
+    Called with anything else than a file, it gives an in-memory `csr_array`: scipy builds results
+    this way. `data`, `indices` and `indptr` are private copies or memory maps; from the moment one
+    was handed out it, not the file, is what this handle shows. `release` returns to the file.
+
+    Examples
+    --------
+    >>> import diskcsr, numpy as np, os, scipy.sparse as sp, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "m.h5")
+    >>> _ = diskcsr.write(path, sp.csr_array(np.eye(3)))
+    >>> with diskcsr.DiskCSR(path) as A:
+    ...     A[[2, 0]].toarray()
+    array([[0., 0., 1.],
+           [1., 0., 0.]])
+    """
+
+    _axis, _memory = CSR, csr_array
+
+
+class DiskCSC(Reading, csc_array):
+    """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`."""
+
+    _axis, _memory = CSC, csc_array
+
+
+class _MatrixFlavour:
+    """Of the older interface: methods that would go past the engine."""
+
+    def getrow(self, i: int) -> Any:
+        """Return row `i` as a (1, n) matrix; csr, as scipy gives it for csc too."""
+        return self[i, :].tocsr()  # type: ignore[index]
+
+    def getcol(self, j: int) -> Any:
+        """Return column `j` as an (m, 1) matrix."""
+        return self[:, j]  # type: ignore[index]
+
+
+class DiskCSRMatrix(_MatrixFlavour, Reading, csr_matrix):
+    """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
+
+    _axis, _memory = CSR, csr_matrix
+
+
+class DiskCSCMatrix(_MatrixFlavour, Reading, csc_matrix):
+    """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
+
+    _axis, _memory = CSC, csc_matrix
+
+
+for _class in (DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix):
+    Handle._classes[_class._axis, _class._memory is _class._axis.matrix] = _class
+
+
+def open(
+    file: Any,
+    name: str | None = None,
+    *,
+    mode: str = "r",
+    format: str | None = None,
+    shape: tuple[int, int] | None = None,
+    spmatrix: bool = False,
+) -> Any:
+    """Open a stored sparse matrix; nothing but attributes is read.
+
+    Parameters
+    ----------
+    file : path, h5py.File, h5py.Group or Python file object
+        What to open. A file passed in open stays open when the array is closed.
+    name : str, optional
+        The group, as ``"X"`` or ``"layers/counts"``. Without it the only sparse matrix in `file`.
+    mode : {"r", "c"}
+        "r": assignment is refused. "c": copy-on-write, changes stay in memory.
+    format : {"csr", "csc"}, optional
+        Which it is, where the file does not say.
+    shape : (int, int), optional
+        Rows and columns, where the file does not say, or to read only the first rows (of a CSC:
+        columns) of a file that an interrupted writer left.
+    spmatrix : bool
+        Return the older matrix flavour, for code that refuses `scipy.sparse.csr_array`.
+
+    Returns
+    -------
+    DiskCSR or DiskCSC
+        Whichever the file holds.
+
+    Raises
+    ------
+    FormatError
+        A `ValueError`: there is no sparse matrix, or several, or its tags contradict each other.
+    CorruptFileError
+        A `ValueError`: its parts do not fit together.
+    OSError
+        The file cannot be opened.
+    KeyError
+        There is no object `name`.
+
+    See Also
+    --------
+    diskcsr.write
+
+    Notes
+    -----
+    Read are: h5sparse, AnnData (all versions), binsparse 0.1, MATLAB v7.3, h5io, 10x Genomics v2
+    and v3, and untagged groups of three arrays, where `format` and `shape` may be needed.
+    """
+    source = open_source(file, name, mode, format, shape)
+    return Handle._classes[source.axis, spmatrix]._over(source, mode, source.shape, {})
+
+
+def write(
+    file: str | os.PathLike | Any,
+    matrix: Any,
+    name: str = "X",
+    *,
+    format: str | None = None,
+    compression: str | None = None,
+    compression_opts: Any = None,
+    shuffle: bool | None = None,
+    chunks: int | None = None,
+    tags: str | None = None,
+    overwrite: bool = False,
+) -> Any:
+    """Store a sparse matrix and open what was stored.
+
+    Parameters
+    ----------
+    file : path or h5py.Group
+        A new file is made under a temporary name and renamed when complete; to an existing file
+        the group is added.
+    matrix : sparse array or matrix, dense 2-D array, or DiskCSR or DiskCSC
+        Any scipy format. An array on disk is copied block by block.
+    name : str
+        Name of the group.
+    format : {"csr", "csc"}, optional
+        Default: as `matrix`, or "csr" where that is neither.
+    compression : {"raw", "gzip", "lzf", "scaleoffset", "zstd", "lz4", "blosc"}, optional
+        Default: none ("raw"), which is fastest to read. "gzip" and "scaleoffset" (whole numbers
+        only; any element can be read alone) are read everywhere, "lzf" by every h5py, the rest
+        where hdf5plugin is installed. Chunks are compressed in several threads.
+    compression_opts : int, optional
+        Level of gzip (default 4), zstd (3) or blosc (5).
+    shuffle : bool, optional
+        Whether HDF5's byte shuffle comes before gzip, lzf, zstd or lz4; default true.
+    chunks : int, optional
+        Elements a chunk; default 65,536, fewer for small matrices.
+    tags : {"both", "anndata", "h5sparse"}, optional
+        Which convention's attributes to write. Default both, in an AnnData file its own alone.
+    overwrite : bool
+        Replace an object of this name.
+
+    Returns
+    -------
+    DiskCSR or DiskCSC
+        The stored matrix, mode "r".
+
+    Raises
+    ------
+    ValueError
+        When the object exists and `overwrite` is false, or an argument is not understood.
+
+    Examples
+    --------
+    >>> import diskcsr, os, scipy.sparse as sp, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "m.h5")
+    >>> A = diskcsr.write(path, sp.random_array((5, 4), density=0.5, format="coo"))
+    >>> A.format, A.shape, A.nnz
+    ('csr', (5, 4), 10)
+    """
+    storage = {"compression": compression, "level": compression_opts, "shuffle": shuffle}
+    where = write_matrix(
+        file, matrix, name, format, storage=storage, chunks=chunks, tags=tags, overwrite=overwrite
+    )
+    return open(where, name)

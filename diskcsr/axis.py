@@ -1,0 +1,72 @@
+"""The one file that knows rows from columns; everywhere else it is *major* and *minor*."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
+
+__all__ = ["CSC", "CSR", "Axis", "axis_of"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Which axis of a matrix its compressed storage runs along.
+
+    Attributes
+    ----------
+    format : {"csr", "csc"}
+        scipy's name of the storage format.
+    major : {0, 1}
+        The axis ``indptr`` runs along: 0 (rows) for CSR, 1 (columns) for CSC.
+    array, matrix : type
+        scipy's in-memory classes of this format.
+    """
+
+    format: str
+    major: int
+    array: Any
+    matrix: Any
+
+    @property
+    def minor(self) -> int:
+        """The other axis: the one ``indices`` point along."""
+        return 1 - self.major
+
+    def swap(self, pair: Any) -> tuple[Any, Any]:
+        """Turn a (row, column) pair into (major, minor), or back: it is its own inverse.
+
+        Examples
+        --------
+        >>> CSR.swap((3, 5)), CSC.swap((3, 5))
+        ((3, 5), (5, 3))
+        """
+        first, second = pair
+        return (first, second) if self.major == 0 else (second, first)
+
+    @property
+    def dense_order(self) -> Literal["C", "F"]:
+        """The memory order in which a dense array is filled fastest: scipy's default too."""
+        return "C" if self.major == 0 else "F"
+
+    @property
+    def transposed(self) -> "Axis":
+        """The axis of the transpose over the same three arrays."""
+        return CSC if self is CSR else CSR
+
+
+CSR = Axis("csr", 0, csr_array, csr_matrix)
+CSC = Axis("csc", 1, csc_array, csc_matrix)
+
+
+def axis_of(name: str) -> Axis:
+    """Return the axis of a scipy format name.
+
+    Raises
+    ------
+    ValueError
+        When `name` is neither ``"csr"`` nor ``"csc"``.
+    """
+    for axis in (CSR, CSC):
+        if axis.format == name:
+            return axis
+    raise ValueError(f"format must be 'csr' or 'csc', not {name!r}")

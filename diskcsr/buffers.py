@@ -1,0 +1,73 @@
+"""Memory that is filled again and again: where batches of rows are fetched to."""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from .options import format_bytes
+
+__all__ = ["Buffers", "as_whole", "take"]
+
+
+class Buffers:
+    """Reusable memory for ``A.fetch(rows, out=buffers)``.
+
+    It grows to the largest batch seen, and from then on fetching allocates nothing. What was
+    fetched into it is overwritten by the next fetch into it.
+
+    Examples
+    --------
+    >>> import diskcsr, os, scipy.sparse as sp, tempfile
+    >>> A = diskcsr.write(os.path.join(tempfile.mkdtemp(), "m.h5"), sp.eye_array(9, format="csr"))
+    >>> buffers = diskcsr.Buffers()
+    >>> for rows in ([1, 3, 5], [8, 0]):
+    ...     print(A.fetch(rows, out=buffers).sum())
+    3.0
+    2.0
+    """
+
+    #: How much more than asked for is taken, so that slightly larger batches fit, too.
+    SLACK = 1.125
+
+    def __init__(self) -> None:
+        self._memory: dict[str, np.ndarray] = {}
+
+    def take(self, name: str, size: int, dtype: Any) -> np.ndarray:
+        """Return an uninitialised (size,) array in the memory called `name`."""
+        nbytes = size * np.dtype(dtype).itemsize
+        memory = self._memory.get(name)
+        if memory is None or memory.size < nbytes:
+            memory = self._memory[name] = np.empty(int(nbytes * self.SLACK) + 64, np.uint8)
+        return as_whole(memory[:nbytes].view(dtype))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(memory.size for memory in self._memory.values())
+
+    def in_use(self) -> bool:
+        """Whether an array fetched into this memory is still referred to from somewhere."""
+        # Every view refers to the owner of its memory; two references are the dictionary's and
+        # that of the call.
+        return any(sys.getrefcount(self._memory[name]) > 2 for name in self._memory)
+
+    def __repr__(self) -> str:
+        return f"<Buffers: {format_bytes(self.nbytes)}>"
+
+
+def as_whole(part: np.ndarray) -> np.ndarray:
+    """Return the same elements in the same memory, as an array that does not look like a part.
+
+    scipy copies the arrays that a matrix is made of when they are less than half of what they are
+    a view on.
+    """
+    if part.size == 0:
+        return np.empty(0, part.dtype)
+    # Behind a memoryview numpy does not look for the owner of the memory.
+    return np.frombuffer(part.data, part.dtype)
+
+
+def take(buffers: Buffers | None, name: str, size: int, dtype: Any) -> np.ndarray:
+    """Return an uninitialised array: in `buffers`, or new without."""
+    return np.empty(size, dtype) if buffers is None else buffers.take(name, size, dtype)

@@ -1,0 +1,45 @@
+"""Every exception of diskcsr.
+
+Each is ours and, at the same time, the builtin that callers of scipy, numpy and h5py already catch,
+so ``except ValueError`` and ``except diskcsr.DiskCSRError`` both work.
+"""
+
+import io
+
+__all__ = [
+    "DiskCSRError",
+    "FormatError",
+    "CorruptFileError",
+    "StaleFileError",
+    "ClosedFileError",
+    "ReadOnlyError",
+    "MemoryBudgetError",
+]
+
+
+class DiskCSRError(Exception):
+    """Base class of all errors raised by diskcsr itself."""
+
+
+class FormatError(DiskCSRError, ValueError):
+    """The group or file is not a sparse matrix we can read, or says two different things."""
+
+
+class CorruptFileError(DiskCSRError, ValueError):
+    """The stored arrays contradict each other; reading on could give wrong numbers."""
+
+
+class StaleFileError(DiskCSRError, OSError):
+    """The file was changed by someone else after it was opened here."""
+
+
+class ClosedFileError(DiskCSRError, ValueError):
+    """The array was closed, or the h5py file it belongs to was."""
+
+
+class ReadOnlyError(DiskCSRError, io.UnsupportedOperation):
+    """An in-place change of an array opened read-only (an ``OSError`` and a ``ValueError``)."""
+
+
+class MemoryBudgetError(DiskCSRError, MemoryError):
+    """A load that would not fit the memory budget was refused before it began."""

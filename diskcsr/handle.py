@@ -1,0 +1,348 @@
+"""A handle on a stored matrix: opening, closing, handing arrays out, pickling, refusing changes."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import interop
+from .axis import Axis
+from .errors import FormatError, ReadOnlyError
+from .options import require_memory
+from .storage.maps import is_untouched
+from .storage.source import ARRAYS, Readers, Source, is_file_like, open_group
+
+__all__ = ["Handle", "open_source"]
+
+_MODES = ("r", "c")
+
+
+def open_source(
+    file: Any, name: str | None, mode: str, format: str | None, shape: tuple[int, int] | None
+) -> Source:
+    """Check the mode and open what `file` holds; see `diskcsr.open`."""
+    if mode not in _MODES:
+        raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
+    group, owned = open_group(file, name)
+    try:
+        return Source(group, owned, format=format, shape=shape)
+    except BaseException:
+        if owned is not None:
+            owned.close()
+        raise
+
+
+class _StoredArray:
+    """One of the three arrays: read or mapped when first asked for, then an ordinary attribute.
+
+    A descriptor without ``__set__``: the array lands in the instance's ``__dict__``, where
+    scipy's own classes keep it, so scipy's code and callers that assign to it work unchanged.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        return instance._hand_out(self._name)
+
+
+class Handle:
+    """The part of a disk array that knows the file; it knows major and minor only."""
+
+    _axis: ClassVar[Axis]
+    _memory: ClassVar[Any]  # scipy's class of the same format and flavour
+    #: The class for each axis and each of scipy's classes; filled by `diskcsr.array`.
+    _classes: ClassVar[dict[tuple[Axis, bool], Any]] = {}
+    _shape: tuple[int, int]
+    _shared: dict[str, np.ndarray]
+    _source: Source
+    _mode: str
+    maxprint: int
+    shape: tuple[int, int]
+    to_memory: Any  # of `diskcsr.reading`
+
+    data = _StoredArray()
+    indices = _StoredArray()
+    indptr = _StoredArray()
+
+    # ------------------------------------------------------------------------------- opening
+
+    def __new__(cls, file: Any, name: Any = None, *args: Any, **kwargs: Any) -> Any:
+        # scipy builds every result with ``self.__class__(...)``. What does not name a file is
+        # such a call, and gives scipy's own class: results are in memory.
+        if not is_file_like(file):
+            args = (name, *args) if args or name is not None else ()
+            return cls._memory(file, *args, **kwargs)
+        return cls._open(file, name, *args, **kwargs)
+
+    def __init__(self, file: Any, name: str | None = None, **kwargs: Any) -> None:
+        pass  # all done in __new__; scipy's __init__ must not run
+
+    @classmethod
+    def _open(
+        cls,
+        file: Any,
+        name: str | None = None,
+        *,
+        mode: str = "r",
+        format: str | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> Any:
+        source = open_source(file, name, mode, format, shape)
+        if source.axis is not cls._axis:
+            source.close()
+            raise FormatError(
+                f"{source.where} holds a {source.axis.format} matrix, not a {cls._axis.format} "
+                "one; diskcsr.open() takes either"
+            )
+        return cls._over(source, mode, source.shape, {})
+
+    @classmethod
+    def _over(
+        cls, source: Source, mode: str, shape: tuple[int, int], shared: dict[str, np.ndarray]
+    ) -> Any:
+        self = object.__new__(cls)
+        self._source, self._mode, self._shape = source, mode, shape
+        #: Arrays handed out by this handle or its transpose.
+        self._shared = shared
+        self.maxprint = 50  # scipy's default; str() reads it
+        interop.register_loaded()
+        return self
+
+    def close(self) -> None:
+        """Close the file, unless it was passed in open; arrays handed out stay valid."""
+        self._source.close()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        return self._source.closed
+
+    @property
+    def filename(self) -> str:
+        """Name of the file, as it was opened."""
+        return self._source.filename
+
+    @property
+    def name(self) -> str:
+        """Name of the group in the file."""
+        return self._source.name
+
+    @property
+    def mode(self) -> str:
+        """ "r" (read-only) or "c" (copy-on-write: changes stay in memory)."""
+        return self._mode
+
+    @property
+    def reader(self) -> Readers:
+        """Which reader serves each dataset and why, and what was read so far.
+
+        Returns
+        -------
+        mapping
+            Of "data", "indices" and "indptr" to readers with ``name``, ``why``, ``bytes_read``
+            and ``stored_bytes``; the mapping itself has the totals of the last two.
+        """
+        return self._source.readers()
+
+    # --------------------------------------------------- what scipy asks before it asks for arrays
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The values' dtype; float16 in the file is float32 here, as scipy has no half floats."""
+        held = self._held()
+        return held["data"].dtype if "data" in held else self._source.dtype
+
+    @dtype.setter
+    def dtype(self, value: Any) -> None:
+        self.data = self.data.view(value)
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored values, explicit zeros included."""
+        return self._source.nnz(self._n_major, self._held())
+
+    @property
+    def _n_major(self) -> int:
+        return self._axis.swap(self._shape)[0]
+
+    @property
+    def _n_minor(self) -> int:
+        return self._axis.swap(self._shape)[1]
+
+    # ------------------------------------------------------------------ views on the same file
+
+    def transpose(self, axes: Any = None, copy: bool = False) -> Any:
+        """Return the transpose over the same file: nothing is read unless `copy` is true."""
+        if axes is not None:
+            self._memory((1, 1)).transpose(axes)  # scipy's own complaint about other axes
+        if copy:
+            return self.to_memory().transpose()
+        flipped = self._twin()._over(self._source, self._mode, self._shape[::-1], self._shared)
+        self._pass_on(flipped)
+        return flipped
+
+    T = property(transpose, doc="The transpose over the same file; nothing is read.")
+
+    def conjugate(self, copy: bool = True) -> Any:
+        """Return the complex conjugate, in memory; of real values, a handle that copies nothing."""
+        if np.issubdtype(self.dtype, np.complexfloating):
+            return self.to_memory().conjugate(copy=False)
+        if not copy:
+            return self
+        if self._held() and not self._untouched():
+            return self.to_memory()  # of what callers made of it; the file is no longer the truth
+        return self._over(self._source, self._mode, self._shape, {})
+
+    conj = conjugate
+
+    def _twin(self) -> Any:
+        return self._classes[self._axis.transposed, self._memory is self._axis.matrix]
+
+    def _pass_on(self, other: Any) -> None:
+        """Give a handle over the same contents what was learned about them."""
+        for name in (*ARRAYS, "_has_sorted_indices", "_has_canonical_format"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+
+    # -------------------------------------------------------------------- handing arrays out
+
+    def _held(self) -> dict[str, np.ndarray]:
+        """The arrays that were handed out: callers may have changed them, so they are the truth."""
+        held = dict(self._shared) if self._shared else {}
+        for name in ARRAYS:
+            if name in self.__dict__:
+                held[name] = self.__dict__[name]
+        return held
+
+    def _hand_out(self, name: str) -> np.ndarray:
+        with self._source.lock:
+            if name not in self.__dict__:
+                if name not in self._shared:
+                    self._shared[name] = self._source.whole(name, self._held())
+                self.__dict__[name] = self._shared[name]
+            return self.__dict__[name]
+
+    def release(self) -> None:
+        """Forget `data`, `indices` and `indptr` as handed out; the file is the truth again.
+
+        Changes made to them are lost, as is anything kept of them in memory.
+        """
+        with self._source.lock:
+            self._shared.clear()
+            for name in (*ARRAYS, "_has_sorted_indices", "_has_canonical_format"):
+                self.__dict__.pop(name, None)
+            self._shape = self._file_shape
+
+    @property
+    def _file_shape(self) -> tuple[int, int]:
+        """The shape as the file has it, seen from this side."""
+        shape = self._source.shape
+        return shape[::-1] if self._flipped else shape
+
+    @property
+    def _flipped(self) -> bool:
+        """Whether this handle is the transpose of what the file says it holds."""
+        return self._axis is not self._source.axis
+
+    def _untouched(self) -> bool:
+        """Whether what was handed out surely still equals what the file holds."""
+        if self._shape != self._file_shape:
+            return False
+        held = self._held()
+        if any(held[name] is not self._shared.get(name) for name in held):
+            return False
+        # Row pointers are never a map; there are few enough to compare.
+        return all(
+            is_untouched(array) or (name == "indptr" and self._source.has_pointers(array))
+            for name, array in held.items()
+        )
+
+    def __reduce__(self) -> Any:
+        path = self._source.path
+        if path is None or not self._untouched():
+            whole = self.to_memory() if not self._held() else self
+            arrays = (whole.data, whole.indices, whole.indptr)
+            return self._memory, (arrays, self._shape)
+        flags = {
+            name: self.__dict__[name]
+            for name in ("_has_sorted_indices", "_has_canonical_format", "maxprint")
+            if name in self.__dict__
+        }
+        stored_as = self._twin() if self._flipped else type(self)
+        what = (path, self._source.name, self._mode, self._source.hints)
+        return _reopen, (stored_as, what, self._flipped, flags)
+
+    # ----------------------------------------------------------------------- changes in place
+
+    def _require(self, elements: int, rows: int, what: str) -> None:
+        nbytes = elements * (self.dtype.itemsize + 4) + 8 * rows
+        require_memory(
+            nbytes,
+            f"{self._source.where}: reading {what}",
+            "Walk the matrix with iter_blocks(), select less, or raise the budget.",
+        )
+
+    def _refuse(self, what: str) -> None:
+        if self._mode == "r":
+            raise ReadOnlyError(
+                f"{self._source.where} is open read-only (mode 'r'): {what} is refused. Work on "
+                "A.copy(), or open with mode='c' to change it in memory only"
+            )
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._refuse("assignment")
+        super().__setitem__(key, value)  # type: ignore[misc]
+
+    def setdiag(self, values: Any, k: int = 0) -> None:
+        """Set diagonal values, as scipy does; refused in mode "r"."""
+        self._refuse("setdiag")
+        super().setdiag(values, k)  # type: ignore[misc]
+
+    def resize(self, *shape: Any) -> None:
+        """Resize in place, as scipy does; refused in mode "r"."""
+        self._refuse("resize")
+        super().resize(*shape)  # type: ignore[misc]
+
+    def __imul__(self, other: Any) -> Any:
+        # NotImplemented makes Python rebind the name to the in-memory result of ``A * other``.
+        return NotImplemented if self._mode == "r" else super().__imul__(other)  # type: ignore[misc]
+
+    def __itruediv__(self, other: Any) -> Any:
+        return NotImplemented if self._mode == "r" else super().__itruediv__(other)  # type: ignore[misc]
+
+    def sum_duplicates(self) -> None:
+        """Add up duplicate entries, in private memory: the file stays as it is.
+
+        scipy calls this on self before sums, maxima and the like. Nothing is done, and nothing
+        copied, when there are none.
+        """
+        if not self.has_canonical_format:  # type: ignore[attr-defined]
+            self._require(self.nnz, self._n_major, "a private copy to sum duplicates in")
+            super().sum_duplicates()  # type: ignore[misc]
+
+    def sort_indices(self) -> None:
+        """Sort the indices of each row, in private memory: the file stays as it is."""
+        if not self.has_sorted_indices:  # type: ignore[attr-defined]
+            self._require(self.nnz, self._n_major, "a private copy to sort")
+            super().sort_indices()  # type: ignore[misc]
+
+    def eliminate_zeros(self) -> None:
+        """Drop stored zeros, in private memory: the file stays as it is."""
+        self._require(self.nnz, self._n_major, "a private copy without zeros")
+        super().eliminate_zeros()  # type: ignore[misc]
+
+
+def _reopen(cls: Any, what: tuple, flipped: bool, flags: dict[str, Any]) -> Any:
+    path, name, mode, hints = what
+    array = cls._open(path, name, mode=mode, **hints)
+    array = array.transpose() if flipped else array
+    array.__dict__.update(flags)
+    return array

@@ -1,0 +1,1 @@
+"""Compiled kernels: the only place that imports numba. Arrays in, arrays out."""

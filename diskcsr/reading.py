@@ -1,0 +1,319 @@
+"""Reading: indexing, blocks, batches of rows, and conversion to arrays in memory."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from .axis import CSR
+from .batches import BUFFER_BYTES, Batches
+from .buffers import Buffers
+from .filtering import Keep
+from .handle import Handle
+from .options import options, require_memory
+from .plan import Plan
+from .selection import Selection, normalize, outer
+from .threads import ordered_map
+
+__all__ = ["Reading"]
+
+#: Stored elements of one block when a matrix is walked: a few MB, so several fit any cache.
+BLOCK = 1 << 20
+
+
+class _Outer:
+    """``A.oindex``: each axis is selected on its own."""
+
+    def __init__(self, array: "Reading") -> None:
+        self._array = array
+
+    def __getitem__(self, key: Any) -> Any:
+        array = self._array
+        return array._take(outer(key, array.shape, array._axis))
+
+
+class Reading(Handle):
+    """The part of a disk array that reads: `normalize` the key, plan, have the source read."""
+
+    # ------------------------------------------------------------------------------ indexing
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._take(normalize(key, self._shape, self._axis))
+
+    @property
+    def oindex(self) -> _Outer:
+        """Outer indexing: ``A.oindex[rows, cols]`` is ``A[numpy.ix_(rows, cols)]``.
+
+        Each part may be an integer, a slice, a list of integers or a mask.
+        """
+        return _Outer(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._axis is CSR:
+            for _, block in self.iter_blocks():
+                yield from block
+        else:
+            yield from super().__iter__()  # type: ignore[misc]
+
+    def iter_blocks(self, max_bytes: int = 1 << 26) -> Iterator[tuple[int, Any]]:
+        """Walk the whole matrix in storage order, a bounded block at a time.
+
+        Parameters
+        ----------
+        max_bytes : int
+            The most bytes of values and indices a block holds, unless one row holds more.
+
+        Yields
+        ------
+        first : int
+            Row (of a CSC: column) at which the block begins.
+        block : csr_array or csc_array
+            The rows from there on, in memory; all columns.
+
+        Examples
+        --------
+        >>> total = sum(block.sum() for _, block in A.iter_blocks())  # doctest: +SKIP
+        """
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be positive, not {max_bytes}")
+        for begin, _, block in self._blocks(Selection(range(self._n_major)), max_bytes):
+            yield begin, block
+
+    # ------------------------------------------------------------------------- batches of rows
+
+    def fetch(self, rows: Any, out: Buffers | None = None) -> Any:
+        """Fetch whole rows (of a CSC: columns), into memory that can be used again.
+
+        Parameters
+        ----------
+        rows : (k,) integers, mask or slice
+            In any order, with repeats and negatives.
+        out : Buffers, optional
+            Where the result's arrays are to lie. They are overwritten by the next fetch into it.
+
+        Returns
+        -------
+        csr_array or csc_array
+            ``A[rows]``, always with two dimensions.
+
+        Raises
+        ------
+        IndexError
+            As ``A[rows]``.
+
+        Examples
+        --------
+        >>> buffers = diskcsr.Buffers()  # doctest: +SKIP
+        >>> for rows in samples:  # doctest: +SKIP
+        ...     step(A.fetch(rows, out=buffers))
+        """
+        stored = self._major_rows(rows)
+        return self._in_memory(*self._fetch(stored, out), len(stored), self._n_minor)
+
+    def _major_rows(self, rows: Any) -> Any:
+        """Validate a list of major indices: a range, or an int64 array."""
+        key = self._axis.swap((rows, slice(None)))
+        selection = outer(key, self._shape, self._axis)
+        return selection.stored
+
+    def _fetch(
+        self, stored: Any, buffers: Buffers | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        held = self._held()
+        plan = self._source.plan(stored, held)
+        return self._source.read(plan, self._n_minor, held, buffers)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: Any = None,
+        block_size: int = 1,
+        buffer_size: int | None = None,
+        drop_last: bool = False,
+        rows: Any = None,
+        return_rows: bool = False,
+    ) -> Batches:
+        """Go through the rows (of a CSC: columns) in minibatches, each row once an epoch.
+
+        Parameters
+        ----------
+        batch_size : int
+            Rows a batch.
+        shuffle : bool
+            Random order, another each epoch; else storage order.
+        seed : int or numpy.random.Generator, optional
+            The order depends on it and on the epoch alone, not on the number of threads.
+        block_size : int
+            Rows that lie together in the file and stay together when buffers are filled: 1 is
+            fully random; more reads faster. Within a buffer rows are shuffled singly.
+        buffer_size : int, optional
+            Rows fetched at a time, rounded down to whole batches; default about 64 MB. The next
+            buffer is fetched while the batches of the last are used.
+        drop_last : bool
+            Leave out a last batch that is not full.
+        rows : (k,) integers, mask or slice, optional
+            Go through these only.
+        return_rows : bool
+            Yield ``(batch, row numbers)``.
+
+        Returns
+        -------
+        Batches
+            An iterable of csr_array (of a CSC: csc_array), as often as wanted; ``len`` is the
+            number of batches. Batches may be kept: memory is used again only once none of the
+            batches in it is referred to any more.
+
+        Examples
+        --------
+        >>> for X, rows in A.batches(1024, shuffle=True, seed=0, return_rows=True):
+        ...     model.partial_fit(X, y[rows], classes=classes)  # doctest: +SKIP
+        """
+        chosen = range(self._n_major) if rows is None else self._major_rows(rows)
+        if buffer_size is None:
+            per_row = max(1, self.nnz // max(1, self._n_major)) * (self.dtype.itemsize + 4)
+            buffer_size = max(batch_size, BUFFER_BYTES // per_row)
+
+        def build(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int) -> Any:
+            return self._in_memory(data, indices, indptr, n, self._n_minor)
+
+        return Batches(
+            self._fetch,
+            build,
+            chosen,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            block_size=block_size,
+            buffer_size=buffer_size,
+            drop_last=drop_last,
+            return_rows=return_rows,
+        )
+
+    def _blocks(self, selection: Selection, max_bytes: int) -> Iterator[tuple[int, int, Any]]:
+        """Read what is stored of a selection block by block, the next ones while one is used."""
+        held = self._held()
+        elements = max(1, max_bytes // (self.dtype.itemsize + 4))
+        walk = self._source.walk(selection.stored, held, elements)
+        keep = Keep(selection, self._n_minor)
+
+        def read(job: tuple[int, int, Plan]) -> tuple[int, int, Any]:
+            first, last, plan = job
+            arrays = keep(first, *self._source.read(plan, self._n_minor, held))
+            return first, last, self._in_memory(*arrays, last - first, keep.n_minor)
+
+        yield from ordered_map(read, walk, ahead=options.num_threads)
+
+    def _take(self, selection: Selection) -> Any:
+        if selection.element is not None:
+            return self._source.element(*selection.element, self._n_minor, self._held())
+        if selection.wanted is None:
+            block = self._rows(selection.stored)
+        else:
+            block = self._filtered(selection)
+        return block if selection.finish is None else selection.finish(block)
+
+    def _rows(self, stored: Any) -> Any:
+        """Whole rows, in the order asked for."""
+        held = self._held()
+        plan = self._source.plan(stored, held)
+        arrays = self._source.read(plan, self._n_minor, held)
+        return self._in_memory(*arrays, len(stored), self._n_minor)
+
+    def _filtered(self, selection: Selection) -> Any:
+        """Some entries of some rows: rows are read in blocks, and what is not wanted is dropped."""
+        counts, indices, data = [np.zeros(1, np.int64)], [], []
+        total, n_major = 0, len(selection.stored)
+        for _, _, block in self._blocks(selection, BLOCK * 8):
+            counts.append(block.indptr[1:].astype(np.int64) + total)
+            indices.append(block.indices)
+            data.append(block.data)
+            total += block.nnz
+            self._require(total, n_major, "the selection")
+        index = np.int32 if total <= np.iinfo(np.int32).max else np.int64
+        return self._in_memory(
+            np.concatenate(data) if data else np.empty(0, self.dtype),
+            np.concatenate(indices) if indices else np.empty(0, index),
+            np.concatenate(counts).astype(index),
+            n_major,
+            len(selection.wanted),
+        )
+
+    def _in_memory(
+        self, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, major: int, minor: int
+    ) -> Any:
+        return self._memory((data, indices, indptr), shape=self._axis.swap((major, minor)))
+
+    # --------------------------------------------------------------------------- into memory
+
+    def to_memory(self) -> Any:
+        """Load the matrix.
+
+        Returns
+        -------
+        csr_array or csc_array
+            Detached from the file.
+
+        Raises
+        ------
+        MemoryBudgetError
+            When it does not fit ``diskcsr.options.memory_budget``; nothing was read.
+        """
+        return self._rows(range(self._n_major))
+
+    def copy(self) -> Any:
+        """Load the matrix: a copy is in memory and detached from the file. See `to_memory`."""
+        return self.to_memory()
+
+    def __copy__(self) -> Any:
+        return self.to_memory()
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return self.to_memory()
+
+    def toarray(
+        self, order: Literal["C", "F"] | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return a dense array, filled block by block.
+
+        Parameters
+        ----------
+        order : {"C", "F"}, optional
+        out : ndarray, optional
+            Filled and returned; as in scipy.
+
+        Raises
+        ------
+        MemoryBudgetError
+            When the dense array does not fit the budget.
+        """
+        if out is not None:
+            return self.to_memory().toarray(order=order, out=out)
+        nbytes = self._shape[0] * self._shape[1] * self.dtype.itemsize
+        what = f"{self._source.where}: a dense array of shape {self._shape}"
+        require_memory(nbytes, what, "Convert some rows at a time, or raise the budget.")
+        dense = np.zeros(self._shape, self.dtype, order=order or self._axis.dense_order)
+        for first, block in self.iter_blocks():
+            last = first + block.shape[self._axis.major]
+            dense[self._axis.swap((slice(first, last), slice(None)))] = block.toarray()
+        return dense
+
+    def _convert(self, name: str, copy: bool) -> Any:
+        if self._axis.format == name:
+            return self.to_memory() if copy else self
+        return getattr(self.to_memory(), "to" + name)()
+
+    def tocsr(self, copy: bool = False) -> Any:
+        """Return self when this is a CSR and `copy` is false, else an in-memory csr_array."""
+        return self._convert("csr", copy)
+
+    def tocsc(self, copy: bool = False) -> Any:
+        """Return self when this is a CSC and `copy` is false, else an in-memory csc_array."""
+        return self._convert("csc", copy)
+
+    def astype(self, dtype: Any, casting: str = "unsafe", copy: bool = True) -> Any:
+        """Cast the values, in memory; self when there is nothing to do and `copy` is false."""
+        if not copy and np.dtype(dtype) == self.dtype:
+            return self
+        return self.to_memory().astype(dtype, casting=casting, copy=False)

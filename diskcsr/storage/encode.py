@@ -1,0 +1,211 @@
+"""Writing compressed data: chunks are encoded in the thread pool and stored as they are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py._objects import phil
+
+from ..options import options
+from ..threads import ordered_map
+from .filters import (
+    BLOSC,
+    DEFLATE,
+    LZ4,
+    SHUFFLE,
+    ZSTD,
+    Pipeline,
+    encode_chunk,
+    pipeline_of,
+    unsupported,
+)
+
+__all__ = ["PRESETS", "ArrayWriter", "Preset", "create_array"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A way to store the arrays, by name.
+
+    Attributes
+    ----------
+    about : str
+        Who reads it, and what it is for.
+    keywords : dict
+        For ``h5py.Group.create_dataset``.
+    shuffle : bool
+        Whether HDF5's byte shuffle comes first, unless the caller decides.
+    filter : int
+        HDF5's id of a filter that h5py has no name for, or 0.
+    level : int
+        The default level.
+    levels : range
+        The levels there are; empty where there is nothing to choose.
+    """
+
+    about: str
+    keywords: dict[str, Any] = field(default_factory=dict)
+    shuffle: bool = False
+    filter: int = 0
+    level: int = 0
+    levels: range = range(0)
+
+
+#: What ``compression=`` may be.
+PRESETS: dict[str | None, Preset] = {
+    None: Preset("read fastest, everywhere"),
+    "gzip": Preset("read everywhere", {"compression": "gzip"}, True, level=4, levels=range(10)),
+    "lzf": Preset("read by every h5py", {"compression": "lzf"}, shuffle=True),
+    "scaleoffset": Preset("integers only; read everywhere, any element alone", {"scaleoffset": 0}),
+    "zstd": Preset("small and fast; readers need hdf5plugin", {}, True, ZSTD, 3, range(1, 23)),
+    "lz4": Preset("fastest to decode; readers need hdf5plugin", shuffle=True, filter=LZ4),
+    "blosc": Preset("blosc with lz4; readers need hdf5plugin", {}, False, BLOSC, 5, range(10)),
+}
+PRESETS["raw"] = PRESETS[None]
+_BLOSC_LZ4, _BLOSC_SHUFFLE = 1, 1
+#: Whole floating numbers up to here the scaleoffset filter surely keeps: it stores differences to
+#: the smallest of a chunk, and float32 counts by one up to twice this.
+_LARGEST = 1 << 23
+
+
+def create_array(
+    group: h5py.Group,
+    name: str,
+    length: int,
+    dtype: np.dtype,
+    chunk: int,
+    compression: str | None,
+    level: Any = None,
+    shuffle: bool | None = None,
+) -> "ArrayWriter":
+    """Create a one-dimensional dataset that can grow, and return what fills it.
+
+    Raises
+    ------
+    ValueError
+        When `compression` is no preset, `level` none of its levels, or what encodes it is not
+        installed.
+    """
+    preset = PRESETS.get(compression)
+    if preset is None:
+        known = ", ".join(repr(name) for name in PRESETS)
+        raise ValueError(f"compression must be one of {known}, not {compression!r}")
+    if "scaleoffset" in preset.keywords and (dtype.kind not in "iuf" or dtype.itemsize > 8):
+        raise ValueError(f"compression='scaleoffset' cannot store values of dtype {dtype}")
+    if level is not None and level not in preset.levels:
+        levels = f"{preset.levels[0]} to {preset.levels[-1]}" if preset.levels else "left out"
+        raise ValueError(
+            f"compression_opts of compression={compression!r} must be {levels}, not {level!r}"
+        )
+    keywords = dict(preset.keywords)
+    if preset.shuffle if shuffle is None else shuffle:
+        keywords["shuffle"] = True
+    if "compression" in keywords and preset.level:
+        keywords["compression_opts"] = preset.level if level is None else level
+    if preset.filter:
+        dset = _create_plugin(group, name, length, dtype, chunk, preset, level, keywords)
+    else:
+        dset = group.create_dataset(
+            name, (length,), dtype, chunks=(chunk,), maxshape=(None,), **keywords
+        )
+    return ArrayWriter(dset)
+
+
+def _create_plugin(
+    group: h5py.Group,
+    name: str,
+    length: int,
+    dtype: np.dtype,
+    chunk: int,
+    preset: Preset,
+    level: Any,
+    keywords: dict[str, Any],
+) -> h5py.Dataset:
+    """Create a dataset with a filter this process's HDF5 need not have: we encode it ourselves."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((chunk,))
+    if keywords.get("shuffle"):
+        properties.set_shuffle()
+    size = dtype.itemsize
+    level = preset.level if level is None else int(level)
+    data = {
+        ZSTD: (level,),
+        LZ4: (0,),
+        BLOSC: (2, 2, size, size * chunk, level, _BLOSC_SHUFFLE, _BLOSC_LZ4),
+    }[preset.filter]
+    properties.set_filter(preset.filter, h5py.h5z.FLAG_OPTIONAL, data)
+    space = h5py.h5s.create_simple((length,), (h5py.h5s.UNLIMITED,))
+    stored = h5py.h5t.py_create(dtype, logical=True)
+    return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), stored, space, properties))
+
+
+class ArrayWriter:
+    """Fills a dataset from its beginning, block by block.
+
+    Chunks of filtered data are encoded side by side, outside HDF5; what no encoder here does is
+    left to h5py.
+    """
+
+    def __init__(self, dset: h5py.Dataset) -> None:
+        self._dset = dset
+        self._pipeline: Pipeline = pipeline_of(dset)
+        filters = {filter.id for filter in self._pipeline.filters}
+        reason = unsupported(self._pipeline, encode=True)
+        if reason is not None and filters - {DEFLATE, SHUFFLE} and not self._hdf5_can(filters):
+            raise ValueError(f"cannot compress {dset.name!r}: {reason}")
+        self._parallel = bool(filters) and reason is None
+        self._exact = "scaleoffset" not in {filter.name for filter in self._pipeline.filters}
+        self._written = 0
+        self._rest = np.empty(0, self._pipeline.native)
+
+    @staticmethod
+    def _hdf5_can(filters: set[int]) -> bool:
+        return all(h5py.h5z.filter_avail(number) for number in filters)
+
+    def append(self, values: np.ndarray) -> None:
+        """Store the next values.
+
+        Raises
+        ------
+        ValueError
+            When there is no more room, or scaleoffset would round them.
+        """
+        values = np.ascontiguousarray(values, self._pipeline.native)
+        if not self._exact and values.dtype.kind == "f":
+            whole_numbers = np.abs(values) <= _LARGEST
+            if not np.all(whole_numbers & (values == np.rint(values))):
+                raise ValueError(
+                    f"{self._dset.name!r}: compression='scaleoffset' stores whole numbers up to "
+                    f"{_LARGEST} only, and would round other values"
+                )
+        if not self._parallel:
+            end = self._written + values.size
+            self._dset[self._written : end] = values
+            self._written = end
+            return
+        length = self._pipeline.chunk
+        if self._rest.size:
+            values = np.concatenate([self._rest, values])
+        whole = values.size - values.size % length
+        self._encode(values[i : i + length] for i in range(0, whole, length))
+        # A copy: it must not keep a whole block alive.
+        self._rest = values[whole:].copy()
+
+    def finish(self) -> None:
+        """Store the last chunk, filled up with zeros as HDF5 does."""
+        if self._rest.size:
+            last = np.zeros(self._pipeline.chunk, self._pipeline.native)
+            last[: self._rest.size] = self._rest
+            self._encode([last])
+            self._rest = self._rest[:0]
+
+    def _encode(self, chunks: Any) -> None:
+        encoded: Iterator[bytes] = ordered_map(
+            lambda chunk: encode_chunk(chunk, self._pipeline), chunks, ahead=2 * options.num_threads
+        )
+        for raw in encoded:
+            with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
+                self._dset.id.write_direct_chunk((self._written,), raw, 0)
+            self._written += self._pipeline.chunk

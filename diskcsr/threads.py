@@ -1,0 +1,126 @@
+"""The one pool of threads that read, check and filter."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+from .options import options
+
+__all__ = ["ordered_map", "run_parts", "set_num_threads"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_made_for: tuple[int, int] | None = None  # (process, threads) of _pool
+_inside = threading.local()
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads read and decode, for the whole process.
+
+    Parameters
+    ----------
+    n : int
+        At least 1; 1 does everything in the calling thread.
+
+    Raises
+    ------
+    ValueError
+        When `n` is not a positive integer.
+    """
+    options.num_threads = n
+
+
+def _forget_pool() -> None:
+    """In a forked child: the threads did not come along, and the lock may be held by one."""
+    global _pool, _lock, _made_for
+    _pool, _made_for, _lock = None, None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _get_pool() -> ThreadPoolExecutor:
+    global _pool, _made_for
+    wanted = (os.getpid(), options.num_threads)
+    with _lock:
+        if _pool is None or _made_for != wanted:
+            # The old pool is not shut down: another thread may be about to use it. Its workers
+            # end when the last reference to it goes.
+            _pool = ThreadPoolExecutor(wanted[1], thread_name_prefix="diskcsr")
+            _made_for = wanted
+        return _pool
+
+
+def _enter(function: Callable[..., R], *args: Any) -> R:
+    # A task that itself asks for the pool must not wait for a thread of it: see run_parts.
+    _inside.pool = True
+    try:
+        return function(*args)
+    finally:
+        _inside.pool = False
+
+
+def _submit(pool: ThreadPoolExecutor, function: Callable[[T], R], item: T) -> "Future[R]":
+    try:
+        return pool.submit(_enter, function, item)
+    except RuntimeError:
+        # The interpreter is ending and takes no new tasks; a thread that still reads does it alone.
+        done: Future[R] = Future()
+        try:
+            done.set_result(_enter(function, item))
+        except BaseException as problem:
+            done.set_exception(problem)
+        return done
+
+
+def _serial() -> bool:
+    return options.num_threads == 1 or getattr(_inside, "pool", False)
+
+
+def run_parts(function: Callable[[T], R], parts: list[T]) -> list[R]:
+    """Call `function` on each part, the first in this thread; results in order.
+
+    Inside a task of the pool all parts run in the calling thread, so tasks never wait for tasks.
+    """
+    if len(parts) < 2 or _serial():
+        return [function(part) for part in parts]
+    pool = _get_pool()
+    futures = [_submit(pool, function, part) for part in parts[1:]]
+    try:
+        first = function(parts[0])
+    finally:
+        # Even when the first part failed, nobody may go on writing to the caller's arrays.
+        for future in futures:
+            future.exception()
+    return [first, *(future.result() for future in futures)]
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """Yield ``function(item)`` in order, with at most `ahead` results computed in advance."""
+    items = iter(items)
+    first = list(islice(items, 2))
+    if _serial() or len(first) < 2:  # one alone needs no other thread
+        yield from map(function, chain(first, items))
+        return
+    items = chain(first, items)
+    pool = _get_pool()
+    pending: deque[Any] = deque()
+    try:
+        for item in items:
+            pending.append(_submit(pool, function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        # Stopped early: nothing may still be reading when the caller closes the file.
+        for future in pending:
+            if not future.cancel():
+                future.exception()

@@ -1,0 +1,40 @@
+"""What all tests share: how hypothesis runs, and matrices put into files."""
+
+import pytest
+from conformance.stored import write_by_hand
+from hypothesis import HealthCheck, settings
+
+import diskcsr
+
+# No deadline: the first call of a kernel compiles it.
+settings.register_profile(
+    "diskcsr",
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("diskcsr")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A function that stores a matrix in a file of its own and opens it.
+
+    ``store(matrix, layout="raw", mode="r", spmatrix=False)`` writes a csr or csc matrix with plain
+    h5py, exactly as it is; `layout` is "raw" or "gzip". ``store(matrix, by="diskcsr", **options)``
+    uses `diskcsr.write`. What was opened is closed when the test ends.
+    """
+    opened = []
+
+    def store(matrix, *, by="h5py", layout="raw", mode="r", spmatrix=False, **options):
+        path = tmp_path / f"{len(opened)}.h5"
+        if by == "h5py":
+            write_by_hand(path, matrix, layout)
+        else:
+            diskcsr.write(path, matrix, **options).close()
+        opened.append(diskcsr.open(path, "X", mode=mode, spmatrix=spmatrix))
+        return opened[-1]
+
+    yield store
+    for array in opened:
+        array.close()

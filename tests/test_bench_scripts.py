@@ -1,0 +1,165 @@
+"""bench/fetch.py at a tiny scale: it runs, its table is whole, and it notices a wrong answer."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+import diskcsr
+
+SCRIPT = Path(__file__).resolve().parent.parent / "bench" / "fetch.py"
+OPERATIONS = ["1,024 random rows", "2 % boolean mask", "one scalar", "100 random columns"]
+SYSTEMS = [
+    "scipy in memory",
+    "diskcsr",
+    "diskcsr, anndata's file",
+    "anndata, its own file",
+    "anndata, diskcsr's file",
+]
+
+
+@pytest.fixture(scope="module")
+def fetch():
+    spec = importlib.util.spec_from_file_location("bench_fetch", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A run on 120 rows: what it printed, and what it wrote as JSON."""
+    pytest.importorskip("anndata")
+    folder = tmp_path_factory.mktemp("fetch")
+    root = Path(diskcsr.__file__).resolve().parent.parent
+    arguments = ["--scale=0.002", "--repeats=4", "--peer-repeats=2", "--processes=1"]
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments, "--json=out.json", f"--folder={folder}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in folder.iterdir()] == ["out.json"]  # the matrices are removed
+    return result.stdout, json.loads((folder / "out.json").read_text())
+
+
+def test_every_system_does_every_operation(tiny):
+    stdout, results = tiny
+    rows = [(row["operation"], row["system"]) for row in results["results"]]
+    assert rows == [(operation, system) for operation in OPERATIONS for system in SYSTEMS]
+    lines = stdout.splitlines()
+    for operation in OPERATIONS:
+        table = lines[lines.index(operation) + 1 :][: len(SYSTEMS)]
+        assert [line[4:32].rstrip() for line in table] == SYSTEMS
+        for line in table:
+            numbers = [float(word) for word in line[32:].replace(",", "").split()[:6]]
+            assert len(numbers) == 6
+            assert all(math.isfinite(number) and number > 0 for number in numbers)
+
+
+def test_ratios_follow_from_the_medians(tiny):
+    _, results = tiny
+    median = {(r["operation"], r["system"]): r["median_ms"] for r in results["results"]}
+    for row in results["results"]:
+        operation, taken = row["operation"], row["median_ms"]
+        assert 0 < row["min_ms"] <= taken <= row["max_ms"] < 60_000
+        assert row["median_ms"] == pytest.approx(np.median(row["all_ms"]))
+        assert len(row["all_ms"]) == row["repeats"]
+        assert row["repeats"] == (2 if row["system"].startswith("anndata") else 4)
+        scipy, anndata = (median[operation, system] for system in (SYSTEMS[0], SYSTEMS[3]))
+        assert row["time_over_scipy"] == pytest.approx(taken / scipy)
+        assert row["anndata_over_time"] == pytest.approx(anndata / taken)
+
+
+def test_bytes_read_are_counted(tiny):
+    _, results = tiny
+    held = results["matrix"]["bytes"]
+    for row in results["results"]:
+        if not row["system"].startswith("diskcsr"):
+            assert row["bytes_read"] is None
+        elif row["operation"] == "one scalar":
+            assert row["bytes_read"] < held / 20
+        elif row["operation"] == "2 % boolean mask":
+            assert 0 < row["bytes_read"] < held / 5
+        else:  # 120 rows are all there are, and any column needs every row's indices
+            assert row["bytes_read"] > held / 4
+
+
+def test_machine_versions_and_beginning_are_reported(tiny):
+    stdout, results = tiny
+    assert results["machine"]["cores"] >= 1
+    assert results["machine"]["diskcsr_threads"] >= 1
+    assert results["versions"]["diskcsr"] == diskcsr.__version__
+    if sys.platform == "linux":
+        assert 0 <= results["busy_with_others"] <= results["machine"]["cores"] + 0.5
+    assert results["cache"] == "warm page cache"
+    assert "warm page cache" in stdout
+    assert results["machine"]["cpu"] in stdout
+    beginning = {**results["opening_ms"], **results["start_up_ms"]}
+    assert len(beginning) == 8
+    for step, taken in beginning.items():
+        assert math.isfinite(taken)
+        assert taken > 0
+        assert f"    {step}" in stdout
+
+
+def test_the_matrix_has_the_promised_proportions(fetch):
+    X = fetch.make_matrix(200, 28_000, 1500, np.random.default_rng(3))
+    assert X.shape == (200, 28_000)
+    assert (X.data.dtype, X.indices.dtype) == (np.float32, np.int32)
+    stored = np.diff(X.indptr)
+    assert 1400 < stored.mean() < 1600
+    assert 200 < stored.std() < 700
+    popularity = np.sort(np.bincount(X.indices, minlength=28_000))
+    assert popularity[-1] > 150
+    assert popularity[14_000] < 20
+    assert X.has_canonical_format
+    assert X.data.min() >= 1
+    again = fetch.make_matrix(200, 28_000, 1500, np.random.default_rng(3))
+    assert np.array_equal(X.indices, again.indices)
+    assert np.array_equal(X.data, again.data)
+
+
+EXPECTED = csr_array(np.array([[0, 1, 2], [3, 0, 0]], np.float32))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        csr_array(np.array([[0, 1, 2], [4, 0, 0]], np.float32)),
+        csr_array(np.array([[1, 0, 2], [3, 0, 0]], np.float32)),
+        csr_array(np.array([[0, 1, 2], [3, 0, 0]], np.float64)),
+        csr_array(np.array([[0, 1, 2, 0], [3, 0, 0, 0]], np.float32)),
+        csr_array(np.array([[0, 1, 2]], np.float32)),
+        EXPECTED.toarray(),
+    ],
+    ids=["value", "place", "dtype", "shape", "rows", "dense"],
+)
+def test_a_wrong_answer_stops_it(fetch, wrong):
+    fetch.check("it", "rows", EXPECTED.copy(), EXPECTED)
+    with pytest.raises(SystemExit, match="it: wrong answer to rows"):
+        fetch.check("it", "rows", wrong, EXPECTED)
+
+
+def test_a_wrong_scalar_stops_it(fetch):
+    fetch.check("it", "one scalar", np.float32(2), EXPECTED[0, 2])
+    for wrong in (np.float32(1), np.float64(2), EXPECTED[[0]]):
+        with pytest.raises(SystemExit, match="wrong answer"):
+            fetch.check("it", "one scalar", wrong, EXPECTED[0, 2])
+
+
+def test_a_system_that_answers_wrongly_is_never_timed(fetch):
+    X = fetch.make_matrix(100, 500, 50, np.random.default_rng(0))
+    systems = {fetch.REFERENCE: X, fetch.OWN: X * 2, fetch.PEER: X}
+    with pytest.raises(SystemExit, match="diskcsr: wrong answer to 1,024 random rows"):
+        fetch.measure(systems, "1,024 random rows", np.random.default_rng(0), 2, 1)

@@ -1,0 +1,106 @@
+"""Importing and opening stay instant: what a fresh process loads, and that it compiles once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import diskcsr
+
+ROOT = str(Path(diskcsr.__file__).parents[1])
+
+
+def run(program, *arguments, **environment):
+    """Run a program in a fresh process and return what it printed, from JSON."""
+    path = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("startup") / "m.h5"
+    rng = np.random.default_rng(0)
+    dense = rng.random((300, 40)) * (rng.random((300, 40)) < 0.2)
+    diskcsr.write(path, sp.csr_array(dense)).close()
+    return path
+
+
+LOADED = "import json, sys; print(json.dumps(sorted(sys.modules)))"
+HEAVY = {"numba", "llvmlite", "anndata", "pandas", "sklearn", "torch", "dask", "matplotlib"}
+
+
+def test_importing_loads_nothing_heavy():
+    scipy_alone = set(run(f"import scipy.sparse\n{LOADED}"))
+    ours = set(run(f"import diskcsr\n{LOADED}"))
+    assert "h5py" in ours
+    assert not HEAVY & {module.split(".")[0] for module in ours}
+    more = {module for module in ours - scipy_alone if module.startswith("scipy.sparse.linalg")}
+    assert more == set()
+    assert not any(module.startswith("diskcsr.kernels.") for module in ours)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "A.shape, A.dtype, A.T, A.reader",
+        "A.nnz, repr(A)",
+        "A[5, 6], A[-1, -1], A.T[3, 4]",
+        "A[7], A[3:9]",
+        "A.to_memory()",
+        "A.data, A.indices, A.indptr",
+        "A @ __import__('numpy').ones(40), A.sum()",
+        "__import__('pickle').loads(__import__('pickle').dumps(A)).shape",
+    ],
+)
+def test_simple_use_needs_no_compiler(path, use):
+    loaded = run(
+        f"import sys, diskcsr\nA = diskcsr.open(sys.argv[1], 'X')\n{use}\nA.close()\n{LOADED}", path
+    )
+    assert not HEAVY & {module.split(".")[0] for module in loaded}
+
+
+FETCH = """
+import json, sys
+import numpy as np, diskcsr
+A = diskcsr.open(sys.argv[1], "X")
+rows = np.random.default_rng(0).integers(0, 300, size=40)
+A[rows], A[:, [3, 7]]
+A[rows, rows % 40]
+from diskcsr.kernels import rows as kernels
+counts = {}
+for name, kernel in vars(kernels).items():
+    if hasattr(kernel, "stats"):
+        stats = kernel.stats
+        hits, misses = sum(stats.cache_hits.values()), sum(stats.cache_misses.values())
+        if hits + misses:
+            counts[name] = [hits, misses]
+print(json.dumps(counts))
+"""
+
+
+@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled")
+def test_kernels_are_compiled_once(path, tmp_path):
+    cache = tmp_path / "cache"
+    first = run(FETCH, path, NUMBA_CACHE_DIR=str(cache))
+    assert {"plan_ranges", "gather", "gather_indices", "find_listed", "find_points"} <= set(first)
+    assert all(misses for _, misses in first.values())
+    kept = sorted(file.name for file in cache.rglob("*.nbc"))
+    assert kept
+    second = run(FETCH, path, NUMBA_CACHE_DIR=str(cache))
+    # What a cached kernel calls comes with it, and is not asked for by itself.
+    assert set(second) <= set(first)
+    assert all(hits and not misses for hits, misses in second.values())
+    assert sorted(file.name for file in cache.rglob("*.nbc")) == kept
