@@ -50,6 +50,9 @@ class _StoredArray:
 class Handle:
     """The part of a disk array that knows the file; it knows major and minor only."""
 
+    # Not in ``__dict__``: scipy's matrices swap that for another when their shape is assigned to.
+    __slots__ = ("_mode", "_shared", "_source")
+
     _axis: ClassVar[Axis]
     _memory: ClassVar[Any]  # scipy's class of the same format and flavour
     #: The class for each axis and each of scipy's classes; filled by `diskcsr.array`.
