@@ -106,10 +106,10 @@ class Handle:
         cls, source: Source, mode: str, shape: tuple[int, int], shared: dict[str, np.ndarray]
     ) -> Any:
         self = object.__new__(cls)
-        self._source, self._mode, self._shape = source, mode, shape
+        self._source, self._mode, self._shape = source, mode, shape  # type: ignore[misc]
         #: Arrays handed out by this handle or its transpose.
         self._shared = shared
-        self.maxprint = 50  # scipy's default; str() reads it
+        self.maxprint = 50  # type: ignore[misc]  # scipy's default; str() reads it
         interop.register_loaded()
         return self
 
@@ -165,7 +165,7 @@ class Handle:
 
     @dtype.setter
     def dtype(self, value: Any) -> None:
-        self.data = self.data.view(value)
+        self.data = self.data.view(value)  # type: ignore[misc]
 
     @property
     def nnz(self) -> int:
@@ -242,7 +242,7 @@ class Handle:
             self._shared.clear()
             for name in (*ARRAYS, "_has_sorted_indices", "_has_canonical_format"):
                 self.__dict__.pop(name, None)
-            self._shape = self._file_shape
+            self._shape = self._file_shape  # type: ignore[misc]
 
     @property
     def _file_shape(self) -> tuple[int, int]:

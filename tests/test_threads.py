@@ -284,10 +284,12 @@ def test_a_forked_child_makes_a_pool_of_its_own(num_threads, holds_the_lock):
         assert locked.wait(PATIENCE)
     child = os.fork()
     if child == 0:
-        # Nothing of pytest may run here: the exit status alone tells.
-        ok = run_parts(slowly_square, [1, 2, 3]) == [1, 4, 9]
-        ok &= list(ordered_map(slowly_square, range(5), 2)) == [0, 1, 4, 9, 16]
-        os._exit(0 if ok else 1)
+        ok = False
+        try:
+            ok = run_parts(slowly_square, [1, 2, 3]) == [1, 4, 9]
+            ok &= list(ordered_map(slowly_square, range(5), 2)) == [0, 1, 4, 9, 16]
+        finally:
+            os._exit(0 if ok else 1)  # whatever happened, pytest must not go on here
     if holds_the_lock:
         release.set()
         holder.join(PATIENCE)

@@ -1,11 +1,13 @@
 """Other people's functions give the same for a matrix on disk as for a plain one.
 
-The rows are in ``consumers.py``. Of each call everything is compared: type, dtype, shape, values,
-what it raised and warned of, and what it left of its argument. The files never change.
+The calls are the rows of ``calls_*.py``. Of each everything is compared: type, dtype, shape and
+values, what it raised and warned of, and what it left of its argument. The files never change.
 """
 
 import sys
 import warnings
+from contextlib import nullcontext
+from operator import getitem
 
 import numpy as np
 import pytest
@@ -13,9 +15,23 @@ from scipy import sparse
 
 import diskcsr
 
-from .consumers import CALLS, make
+from .calls import MATRICES, Call, make
+from .calls_others import ANNDATA, OTHERS
+from .calls_scipy import CONSTRUCT, CSGRAPH, LINALG, NUMPY, OPERATORS
+from .calls_sklearn import ESTIMATORS, SKLEARN
 from .stored import Library, Shelf
 
+CALLS = [
+    *ESTIMATORS,
+    *SKLEARN,
+    *LINALG,
+    *CSGRAPH,
+    *CONSTRUCT,
+    *NUMPY,
+    *OPERATORS,
+    *ANNDATA,
+    *OTHERS,
+]
 # Scipy's class, and how its twin is stored. The matrix flavours share what reads their files with
 # the arrays: one layout each will do.
 STORED = [
@@ -150,3 +166,74 @@ def index_dtype(matrix):
     """Return the dtype of a matrix's index arrays, of the formats that have some."""
     arrays = matrix.coords if matrix.format == "coo" else [getattr(matrix, "indices", None)]
     return {array.dtype for array in arrays if array is not None}
+
+
+@pytest.mark.parametrize("layout", ["raw", "gzip"])
+def test_worker_processes_read_the_file(tmp_path, layout):
+    joblib = pytest.importorskip("joblib")
+    plain = make("counts", "csr_array")
+    shelf = Shelf(Library(tmp_path, layout), "c")
+    array = shelf.put(plain)
+
+    def in_worker(*calls):
+        return joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(f)(*a) for f, *a in calls)
+
+    names = in_worker([type, array], [type, array.T])
+    assert names == [diskcsr.DiskCSR, diskcsr.DiskCSC]  # sent by name, read over there
+    assert not {"data", "indices", "indptr"} & set(vars(array))  # and nothing of it was read here
+
+    array.data[0] = 77  # now it differs from the file, and only its values will do
+    kind, rows = in_worker([type, array], [getitem, array, slice(0, 3)])
+    assert kind is sparse.csr_array
+    plain.data[0] = 77
+    assert rows.toarray().tolist() == plain[:3].toarray().tolist()
+    assert shelf.close() == []
+
+
+@pytest.mark.parametrize(
+    ("got", "want"),
+    [
+        (1.0, 1),
+        (1.0 + 1e-9, 1.0),
+        ([1], (1,)),
+        ([1], [1, 2]),
+        ({"a": 1}, {"b": 1}),
+        (None, 0),
+        (np.float32(1), np.float64(1)),
+        (np.ones(3), np.ones((1, 3))),
+        (np.ones(3), np.ma.ones(3)),
+        (np.ones(3), np.ones(3, dtype=int)),
+        (np.array([1, np.nan]), np.array([1, 2.0])),
+        (sparse.csr_array([[1]]), sparse.csc_array([[1]])),
+        (sparse.csr_array([[1]]), sparse.csr_matrix([[1]])),
+        (sparse.csr_array([[1]]), sparse.csr_array([[1.0]])),
+        (sparse.csr_array([[1, 0]]), sparse.csr_array([[0, 1]])),
+        (sparse.csr_array(([0], [0], [0, 1])), sparse.csr_array([[0]])),
+        (sparse.csr_array([[1]]), sparse.csr_array(([1], [0], [0, 1]), shape=(1, 2**32))[:, :1]),
+    ],
+)
+def test_differences_are_seen(got, want):
+    same = Same(Call("any", abs), [], [])
+    same.check(got, got)
+    same.check(want, want)
+    for one, other in ((got, want), (want, got)):
+        with pytest.raises(AssertionError):
+            same.check(one, other)
+
+
+def test_results_on_disk_are_seen(tmp_path):
+    plain = make("counts", "csr_array")
+    disk = Shelf(Library(tmp_path, "raw"), "r").put(plain)
+    for handles, refused in ((False, pytest.raises(AssertionError)), (True, nullcontext())):
+        same = Same(Call("any", abs, handles=handles), [plain], [disk])
+        same.check(disk, plain)  # its very argument
+        with refused:
+            same.check(disk, plain.copy())
+    with pytest.raises(AssertionError):
+        same.check(disk.copy(), plain)
+
+
+def test_every_call_has_a_name_of_its_own():
+    names = [str(call) for call in CALLS]
+    assert sorted(names) == sorted(set(names))
+    assert {name for call in CALLS for name in call.matrices} == set(MATRICES)
