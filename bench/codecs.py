@@ -248,6 +248,7 @@ ENCODERS = {
     "deflate": {
         "zlib (Python's), level 4": lambda raw: zlib.compress(raw, 4),
         "deflate, level 1": ("deflate", lambda m, raw: m.zlib_compress(raw, 1)),
+        "deflate, level 2": ("deflate", lambda m, raw: m.zlib_compress(raw, 2)),
         "deflate, level 4": ("deflate", lambda m, raw: m.zlib_compress(raw, 4)),
         "deflate, level 6": ("deflate", lambda m, raw: m.zlib_compress(raw, 6)),
         "isal, level 1": ("isal.isal_zlib", lambda m, raw: m.compress(raw, 1)),

@@ -31,6 +31,9 @@ Cd: TypeAlias = tuple[int, ...]
 _BIG, _LITTLE = struct.Struct(">I"), struct.Struct("<I")
 _BLOSC_CODECS = (b"blosclz", b"lz4", b"lz4hc", b"snappy", b"zlib", b"zstd")
 _WHOLE = np.zeros(1, np.int64)
+#: By level of zlib: the lowest of libdeflate that makes files of sparse counts smaller than zlib
+#: does, shuffled or not (measured: bench/codecs.py). The rest as they are.
+_LIBDEFLATE_LEVELS = {3: 2, 4: 2, 5: 3, 6: 5, 7: 6}
 
 
 @functools.cache
@@ -105,9 +108,7 @@ def encode_deflate(data: Bytes, cd: Cd) -> Bytes:
     level = min(cd[0], 9) if cd else 6
     library = find_library("deflate")
     if library is not None and level > 0:
-        # libdeflate makes the data smaller than zlib at the same level: in the middle, one lower
-        # still does (sparse counts, shuffled or not), and takes a fifth less time.
-        return as_bytes(library.zlib_compress(data, level - (4 <= level <= 7)))
+        return as_bytes(library.zlib_compress(data, _LIBDEFLATE_LEVELS.get(level, level)))
     return as_bytes(zlib.compress(data.data, level))
 
 

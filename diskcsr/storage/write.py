@@ -1,7 +1,6 @@
 """Store sparse matrices so that every peer reads them, and read fast."""
 
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,18 +107,15 @@ def _target(file: Any) -> Iterator[h5py.Group]:
         with h5py.File(path, "r+") as existing:
             yield existing
         return
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    # A new name, opened with "x": ext4 writes a file out at once when it is closed after having
+    # been made empty, as "w" does, and that takes longer than all the rest.
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        with h5py.File(temporary, "w") as new:
+        with h5py.File(temporary, "x") as new:
             yield new
-        # mkstemp makes files for their owner alone; a file written here is like any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
