@@ -4,16 +4,22 @@ from .array import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix, open, write
 from .batches import Batches
 from .buffers import Buffers
 from .cache import cache
+from .conversion import concat, convert
 from .errors import (
     ClosedFileError,
     CorruptFileError,
     DiskCSRError,
     FormatError,
+    LockedFileError,
     MemoryBudgetError,
     ReadOnlyError,
+    RollbackError,
     StaleFileError,
+    StructureError,
 )
+from .h5 import File, Group
 from .options import options
+from .storage.check import Problem, Report, check
 from .threads import set_num_threads
 
 __version__ = "0.1.0"
@@ -23,10 +29,17 @@ __all__ = [
     "DiskCSC",
     "DiskCSRMatrix",
     "DiskCSCMatrix",
+    "File",
+    "Group",
     "Batches",
     "Buffers",
     "open",
     "write",
+    "check",
+    "Report",
+    "Problem",
+    "convert",
+    "concat",
     "options",
     "cache",
     "set_num_threads",
@@ -36,5 +49,8 @@ __all__ = [
     "StaleFileError",
     "ClosedFileError",
     "ReadOnlyError",
+    "StructureError",
+    "LockedFileError",
+    "RollbackError",
     "MemoryBudgetError",
 ]

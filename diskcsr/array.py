@@ -6,14 +6,16 @@ from typing import Any
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
 from .axis import CSC, CSR
+from .changing import Changing
+from .conversion import Conversion, write_any
 from .handle import Handle, open_source
-from .reading import Reading
-from .storage.write import write_matrix
+from .progress import Progress
+from .storage.write import Storage
 
 __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "write"]
 
 
-class DiskCSR(Reading, csr_array):
+class DiskCSR(Conversion, Changing, csr_array):
     """A `scipy.sparse.csr_array` whose contents stay in an HDF5 file.
 
     Parameters
@@ -22,8 +24,9 @@ class DiskCSR(Reading, csr_array):
         What to open.
     name : str, optional
         The group in it; needed only when there are several sparse matrices.
-    mode : {"r", "c"}
-        "r" refuses assignment; "c" is copy-on-write: changes stay in memory.
+    mode : {"r", "r+", "c"}
+        "r" refuses assignment; "r+" writes assignments and appended rows to the file; "c" is
+        copy-on-write: changes stay in memory.
     format, shape : optional
         What the file leaves open; see `diskcsr.open`.
 
@@ -54,7 +57,7 @@ class DiskCSR(Reading, csr_array):
     _axis, _memory = CSR, csr_array
 
 
-class DiskCSC(Reading, csc_array):
+class DiskCSC(Conversion, Changing, csc_array):
     """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`."""
 
     _axis, _memory = CSC, csc_array
@@ -72,13 +75,13 @@ class _MatrixFlavour:
         return self[:, j]  # type: ignore[index]
 
 
-class DiskCSRMatrix(_MatrixFlavour, Reading, csr_matrix):
+class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, csr_matrix):
     """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
 
     _axis, _memory = CSR, csr_matrix
 
 
-class DiskCSCMatrix(_MatrixFlavour, Reading, csc_matrix):
+class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):
     """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
 
     _axis, _memory = CSC, csc_matrix
@@ -105,8 +108,9 @@ def open(
         What to open. A file passed in open stays open when the array is closed.
     name : str, optional
         The group, as ``"X"`` or ``"layers/counts"``. Without it the only sparse matrix in `file`.
-    mode : {"r", "c"}
-        "r": assignment is refused. "c": copy-on-write, changes stay in memory.
+    mode : {"r", "r+", "c"}
+        "r": assignment is refused. "r+": assignments to stored values and appended rows are
+        written to the file. "c": copy-on-write, changes stay in memory.
     format : {"csr", "csc"}, optional
         Which it is, where the file does not say.
     shape : (int, int), optional
@@ -141,7 +145,7 @@ def open(
     and v3, and untagged groups of three arrays, where `format` and `shape` may be needed.
     """
     source = open_source(file, name, mode, format, shape)
-    return Handle._classes[source.axis, spmatrix]._over(source, mode, source.shape, {})
+    return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
 
 
 def write(
@@ -156,6 +160,7 @@ def write(
     chunks: int | None = None,
     tags: str | None = None,
     overwrite: bool = False,
+    progress: Progress = None,
 ) -> Any:
     """Store a sparse matrix and open what was stored.
 
@@ -164,8 +169,9 @@ def write(
     file : path or h5py.Group
         A new file is made under a temporary name and renamed when complete; to an existing file
         the group is added.
-    matrix : sparse array or matrix, dense 2-D array, or DiskCSR or DiskCSC
-        Any scipy format. An array on disk is copied block by block.
+    matrix : sparse array or matrix, dense 2-D array, DiskCSR or DiskCSC, or iterable of blocks
+        Any scipy format. An array on disk is copied block by block. Of an iterable of sparse or
+        dense blocks of rows (for "csc": of columns) the first tells the width and the dtype.
     name : str
         Name of the group.
     format : {"csr", "csc"}, optional
@@ -184,6 +190,8 @@ def write(
         Which convention's attributes to write. Default both, in an AnnData file its own alone.
     overwrite : bool
         Replace an object of this name.
+    progress : bool or callable, optional
+        True shows a bar (tqdm's); a function is called with bytes done and bytes in all.
 
     Returns
     -------
@@ -194,6 +202,8 @@ def write(
     ------
     ValueError
         When the object exists and `overwrite` is false, or an argument is not understood.
+    TypeError
+        When a block's values cannot be cast to the dtype of the first block.
 
     Examples
     --------
@@ -203,8 +213,6 @@ def write(
     >>> A.format, A.shape, A.nnz
     ('csr', (5, 4), 10)
     """
-    storage = {"compression": compression, "level": compression_opts, "shuffle": shuffle}
-    where = write_matrix(
-        file, matrix, name, format, storage=storage, chunks=chunks, tags=tags, overwrite=overwrite
-    )
-    return open(where, name)
+    storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
+    write_any(file, matrix, name, format, storage, progress)
+    return open(file, name)

@@ -43,6 +43,14 @@ class Axis:
         first, second = pair
         return (first, second) if self.major == 0 else (second, first)
 
+    def swapped(self, dense: Any) -> Any:
+        """View a dense (row, column) array as (major, minor), or back."""
+        return dense if self.major == 0 else dense.T
+
+    def across(self, compressed: Any) -> Any:
+        """View a compressed array of this axis as the csr_array of (major, minor) it is."""
+        return compressed if self.major == 0 else compressed.T
+
     @property
     def dense_order(self) -> Literal["C", "F"]:
         """The memory order in which a dense array is filled fastest: scipy's default too."""

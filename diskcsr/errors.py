@@ -13,6 +13,9 @@ __all__ = [
     "StaleFileError",
     "ClosedFileError",
     "ReadOnlyError",
+    "StructureError",
+    "LockedFileError",
+    "RollbackError",
     "MemoryBudgetError",
 ]
 
@@ -39,6 +42,18 @@ class ClosedFileError(DiskCSRError, ValueError):
 
 class ReadOnlyError(DiskCSRError, io.UnsupportedOperation):
     """An in-place change of an array opened read-only (an ``OSError`` and a ``ValueError``)."""
+
+
+class StructureError(DiskCSRError, ValueError):
+    """An assignment to a stored matrix would change which of its entries are stored."""
+
+
+class LockedFileError(DiskCSRError, BlockingIOError):
+    """The file is open elsewhere, or being changed just now."""
+
+
+class RollbackError(DiskCSRError, OSError):
+    """An interrupted write must be undone before the file can be read, and that is impossible."""
 
 
 class MemoryBudgetError(DiskCSRError, MemoryError):

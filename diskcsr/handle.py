@@ -6,14 +6,16 @@ import numpy as np
 
 from . import interop
 from .axis import Axis
-from .errors import FormatError, ReadOnlyError
+from .errors import FormatError, StaleFileError
 from .options import require_memory
+from .storage.files import close_file
 from .storage.maps import is_untouched
-from .storage.source import ARRAYS, Readers, Source, is_file_like, open_group
+from .storage.opening import is_file_like, open_group
+from .storage.source import ARRAYS, Readers, Source, shared_source
 
 __all__ = ["Handle", "open_source"]
 
-_MODES = ("r", "c")
+_MODES = ("r", "r+", "c")
 
 
 def open_source(
@@ -22,12 +24,12 @@ def open_source(
     """Check the mode and open what `file` holds; see `diskcsr.open`."""
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
-    group, owned = open_group(file, name)
+    group, owned = open_group(file, name, mode == "r+")
     try:
-        return Source(group, owned, format=format, shape=shape)
+        return shared_source(group, owned, format=format, shape=shape)
     except BaseException:
         if owned is not None:
-            owned.close()
+            close_file(owned)
         raise
 
 
@@ -57,7 +59,6 @@ class Handle:
     _memory: ClassVar[Any]  # scipy's class of the same format and flavour
     #: The class for each axis and each of scipy's classes; filled by `diskcsr.array`.
     _classes: ClassVar[dict[tuple[Axis, bool], Any]] = {}
-    _shape: tuple[int, int]
     _shared: dict[str, np.ndarray]
     _source: Source
     _mode: str
@@ -99,18 +100,17 @@ class Handle:
                 f"{source.where} holds a {source.axis.format} matrix, not a {cls._axis.format} "
                 "one; diskcsr.open() takes either"
             )
-        return cls._over(source, mode, source.shape, {})
+        return cls._over(source, mode, {})
 
     @classmethod
-    def _over(
-        cls, source: Source, mode: str, shape: tuple[int, int], shared: dict[str, np.ndarray]
-    ) -> Any:
+    def _over(cls, source: Source, mode: str, shared: dict[str, np.ndarray]) -> Any:
         self = object.__new__(cls)
-        self._source, self._mode, self._shape = source, mode, shape  # type: ignore[misc]
+        self._source, self._mode = source, mode
         #: Arrays handed out by this handle or its transpose.
         self._shared = shared
         self.maxprint = 50  # type: ignore[misc]  # scipy's default; str() reads it
         interop.register_loaded()
+        source.watch(self)
         return self
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class Handle:
 
     @property
     def mode(self) -> str:
-        """ "r" (read-only) or "c" (copy-on-write: changes stay in memory)."""
+        """ "r" (read-only), "r+" (changes are written) or "c" (changes stay in memory)."""
         return self._mode
 
     @property
@@ -155,7 +155,35 @@ class Handle:
         """
         return self._source.readers()
 
+    @property
+    def group(self) -> Any:
+        """The h5py.Group that holds the matrix: its attributes and datasets."""
+        return self._source.group
+
+    def refresh(self) -> None:
+        """Look at the file again: it may have been written to since it was opened.
+
+        Arrays that were handed out are forgotten; shape and values are then the file's own. Views
+        of this array (`T`) follow.
+
+        Raises
+        ------
+        StaleFileError
+            When the group is gone, or is a matrix of the other orientation now. An array that
+            opened the file is closed then.
+        """
+        self._source.refresh()
+
     # --------------------------------------------------- what scipy asks before it asks for arrays
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        # scipy keeps it in ``__dict__``, and puts it there when it reshapes; until then the file's.
+        return self.__dict__.get("_shape") or self._file_shape
+
+    @_shape.setter
+    def _shape(self, shape: tuple[int, int]) -> None:
+        self.__dict__["_shape"] = shape
 
     @property
     def dtype(self) -> np.dtype:
@@ -188,7 +216,9 @@ class Handle:
             self._memory((1, 1)).transpose(axes)  # scipy's own complaint about other axes
         if copy:
             return self.to_memory().transpose()
-        flipped = self._twin()._over(self._source, self._mode, self._shape[::-1], self._shared)
+        flipped = self._twin()._over(self._source, self._mode, self._shared)
+        if self._shape != self._file_shape:
+            flipped._shape = self._shape[::-1]
         self._pass_on(flipped)
         return flipped
 
@@ -202,7 +232,7 @@ class Handle:
             return self
         if self._held() and not self._untouched():
             return self.to_memory()  # of what callers made of it; the file is no longer the truth
-        return self._over(self._source, self._mode, self._shape, {})
+        return self._over(self._source, self._mode, {})
 
     conj = conjugate
 
@@ -229,7 +259,10 @@ class Handle:
         with self._source.lock:
             if name not in self.__dict__:
                 if name not in self._shared:
-                    self._shared[name] = self._source.whole(name, self._held())
+                    array = self._source.whole(name, self._held())
+                    # Changes of it would not reach the file, which this mode promises.
+                    array.flags.writeable = self._mode != "r+"
+                    self._shared[name] = array
                 self.__dict__[name] = self._shared[name]
             return self.__dict__[name]
 
@@ -240,9 +273,8 @@ class Handle:
         """
         with self._source.lock:
             self._shared.clear()
-            for name in (*ARRAYS, "_has_sorted_indices", "_has_canonical_format"):
+            for name in (*ARRAYS, "_has_sorted_indices", "_has_canonical_format", "_shape"):
                 self.__dict__.pop(name, None)
-            self._shape = self._file_shape  # type: ignore[misc]
 
     @property
     def _file_shape(self) -> tuple[int, int]:
@@ -255,6 +287,14 @@ class Handle:
         """Whether this handle is the transpose of what the file says it holds."""
         return self._axis is not self._source.axis
 
+    def _require(self, elements: int, rows: int, what: str) -> None:
+        nbytes = elements * (self.dtype.itemsize + 4) + 8 * rows
+        require_memory(
+            nbytes,
+            f"{self._source.where}: reading {what}",
+            "Walk the matrix with iter_blocks(), select less, or raise the budget.",
+        )
+
     def _untouched(self) -> bool:
         """Whether what was handed out surely still equals what the file holds."""
         if self._shape != self._file_shape:
@@ -264,7 +304,9 @@ class Handle:
             return False
         # Row pointers are never a map; there are few enough to compare.
         return all(
-            is_untouched(array) or (name == "indptr" and self._source.has_pointers(array))
+            (self._mode == "r+" and not array.flags.writeable)
+            or is_untouched(array)
+            or (name == "indptr" and self._source.has_pointers(array))
             for name, array in held.items()
         )
 
@@ -280,72 +322,27 @@ class Handle:
             if name in self.__dict__
         }
         stored_as = self._twin() if self._flipped else type(self)
-        what = (path, self._source.name, self._mode, self._source.hints)
-        return _reopen, (stored_as, what, self._flipped, flags)
-
-    # ----------------------------------------------------------------------- changes in place
-
-    def _require(self, elements: int, rows: int, what: str) -> None:
-        nbytes = elements * (self.dtype.itemsize + 4) + 8 * rows
-        require_memory(
-            nbytes,
-            f"{self._source.where}: reading {what}",
-            "Walk the matrix with iter_blocks(), select less, or raise the budget.",
-        )
-
-    def _refuse(self, what: str) -> None:
-        if self._mode == "r":
-            raise ReadOnlyError(
-                f"{self._source.where} is open read-only (mode 'r'): {what} is refused. Work on "
-                "A.copy(), or open with mode='c' to change it in memory only"
-            )
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._refuse("assignment")
-        super().__setitem__(key, value)  # type: ignore[misc]
-
-    def setdiag(self, values: Any, k: int = 0) -> None:
-        """Set diagonal values, as scipy does; refused in mode "r"."""
-        self._refuse("setdiag")
-        super().setdiag(values, k)  # type: ignore[misc]
-
-    def resize(self, *shape: Any) -> None:
-        """Resize in place, as scipy does; refused in mode "r"."""
-        self._refuse("resize")
-        super().resize(*shape)  # type: ignore[misc]
-
-    def __imul__(self, other: Any) -> Any:
-        # NotImplemented makes Python rebind the name to the in-memory result of ``A * other``.
-        return NotImplemented if self._mode == "r" else super().__imul__(other)  # type: ignore[misc]
-
-    def __itruediv__(self, other: Any) -> Any:
-        return NotImplemented if self._mode == "r" else super().__itruediv__(other)  # type: ignore[misc]
-
-    def sum_duplicates(self) -> None:
-        """Add up duplicate entries, in private memory: the file stays as it is.
-
-        scipy calls this on self before sums, maxima and the like. Nothing is done, and nothing
-        copied, when there are none.
-        """
-        if not self.has_canonical_format:  # type: ignore[attr-defined]
-            self._require(self.nnz, self._n_major, "a private copy to sum duplicates in")
-            super().sum_duplicates()  # type: ignore[misc]
-
-    def sort_indices(self) -> None:
-        """Sort the indices of each row, in private memory: the file stays as it is."""
-        if not self.has_sorted_indices:  # type: ignore[attr-defined]
-            self._require(self.nnz, self._n_major, "a private copy to sort")
-            super().sort_indices()  # type: ignore[misc]
-
-    def eliminate_zeros(self) -> None:
-        """Drop stored zeros, in private memory: the file stays as it is."""
-        self._require(self.nnz, self._n_major, "a private copy without zeros")
-        super().eliminate_zeros()  # type: ignore[misc]
+        # One process at a time may write: the copy of an array that can reads.
+        mode = "r" if self._mode == "r+" else self._mode
+        what = (path, self._source.name, mode, self._source.hints)
+        state = (self._file_shape, self.dtype, self._source.file_state)
+        return _reopen, (stored_as, what, self._flipped, flags, state)
 
 
-def _reopen(cls: Any, what: tuple, flipped: bool, flags: dict[str, Any]) -> Any:
+def _reopen(
+    cls: Any, what: tuple, flipped: bool, flags: dict[str, Any], state: tuple[Any, ...]
+) -> Any:
     path, name, mode, hints = what
     array = cls._open(path, name, mode=mode, **hints)
     array = array.transpose() if flipped else array
-    array.__dict__.update(flags)
+    shape, dtype, file_state = state
+    if (array.shape, array.dtype) != (shape, dtype):
+        array.close()
+        raise StaleFileError(
+            f"{array._source.where} was of shape {shape} and dtype {dtype} when this array was "
+            f"pickled, and is of shape {array._file_shape} and dtype {array.dtype} now; open it "
+            "again"
+        )
+    if array._source.file_state == file_state:
+        array.__dict__.update(flags)
     return array

@@ -14,7 +14,7 @@ from scipy.sparse import dok_array, issparse, sparray
 
 from .axis import Axis
 
-__all__ = ["Selection", "normalize", "outer"]
+__all__ = ["AxisKey", "Selection", "is_grid", "keys_of", "normalize", "outer"]
 
 #: One axis of a key: an int in range, a range, or an int64 array of 1 or 2 dimensions, in range.
 AxisKey: TypeAlias = "int | range | np.ndarray"
@@ -111,6 +111,32 @@ def outer(key: Any, shape: tuple[int, int], axis: Axis) -> Selection:
     if isinstance(rows, np.ndarray) and isinstance(cols, np.ndarray):
         rows, cols = rows[:, None], cols[None, :]
     return _select(rows, cols, shape, axis)
+
+
+def keys_of(key: Any, shape: tuple[int, int]) -> tuple[AxisKey, AxisKey]:
+    """Validate a key without new axes; return its row and column keys.
+
+    Raises
+    ------
+    IndexError
+        As `normalize`, and for new axes.
+    """
+    try:
+        (row, col), template = _split(key, shape)
+        _check_together(row, col)
+    except _NotOursError:
+        raise _refusal(key, shape) from None
+    if template is not None:
+        raise IndexError("cannot assign to a key with new axes")
+    return row, col
+
+
+def is_grid(row: AxisKey, col: AxisKey) -> bool:
+    """Whether two keys select all pairs of their rows and columns, and not single points."""
+    arrays = [part for part in (row, col) if isinstance(part, np.ndarray)]
+    if len(arrays) == 2:
+        return _is_outer(*arrays)
+    return all(part.ndim == 1 for part in arrays)
 
 
 # ------------------------------------------------------------------------------- reading the key

@@ -193,3 +193,38 @@ def find_points(indptr, indices, point_ptr, point_minor):
         asked = set(point_minor[point_ptr[row] : point_ptr[row + 1]].tolist())
         found += [i for i in range(indptr[row], indptr[row + 1]) if indices[i] in asked]
     return np.array(found, np.int64)
+
+
+# ---------------------------------------------------------------------- diskcsr.kernels.transpose
+
+
+def count(indices, counts):
+    """Twin of `transpose.count`."""
+    for index in indices.tolist():
+        counts[index] += 1
+
+
+def partition(data, indices, indptr, first, bucket_of, bucket_lo, values, majors, minors):
+    """Twin of `transpose.partition`."""
+    entries = [
+        (
+            int(bucket_of[indices[i]]),
+            data[i],
+            first + row,
+            indices[i] - bucket_lo[bucket_of[indices[i]]],
+        )
+        for row in range(len(indptr) - 1)
+        for i in range(indptr[row], indptr[row + 1])
+    ]
+    entries.sort(key=lambda entry: entry[0])
+    for p, (_, value, major, minor) in enumerate(entries):
+        values[p], majors[p], minors[p] = value, major, minor
+    buckets = [entry[0] for entry in entries]
+    return np.array([sum(b < k for b in buckets) for k in range(len(bucket_lo) + 1)])
+
+
+def place(values, majors, minors, at, data, indices):
+    """Twin of `transpose.place`."""
+    for value, major, minor in zip(values, majors, minors.tolist(), strict=True):
+        data[at[minor]], indices[at[minor]] = value, major
+        at[minor] += 1

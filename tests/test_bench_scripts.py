@@ -163,3 +163,82 @@ def test_a_system_that_answers_wrongly_is_never_timed(fetch):
     systems = {fetch.REFERENCE: X, fetch.OWN: X * 2, fetch.PEER: X}
     with pytest.raises(SystemExit, match="diskcsr: wrong answer to 1,024 random rows"):
         fetch.measure(systems, "1,024 random rows", np.random.default_rng(0), 2, 1)
+
+
+#: Each script with what makes it small, and words of what it must print.
+SMALL = {
+    "engine": (
+        "--scale=0.003 --repeats=2 --load-repeats=1 --peer-repeats=1 --write-repeats=1 --no-cold "
+        "--files raw gzip+shuffle",
+        ["gzip+shuffle: ", "full load", "write (against h5py)", "expected at full size"],
+    ),
+    "loader": (
+        "--rows=400 --blocks 64 --files raw --repeats=1 --peer-rows=200",
+        ["rows a second", "raw: "],
+    ),
+    "chunks": ("--scale=0.01 --repeats=1", ["65,536", "the default this supports"]),
+    "codecs": ("--chunks=1 --repeats=1", ["gzip-4 + shuffle", "scaleoffset"]),
+    "convert": ("--scale=0.002", ["CSR to CSC", "concatenation of 4 files", "ratio"]),
+}
+
+
+@pytest.mark.parametrize("script", SMALL)
+def test_the_other_scripts_run(script, tmp_path):
+    pytest.importorskip("anndata")
+    arguments, words = SMALL[script]
+    root = Path(diskcsr.__file__).resolve().parent.parent
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT.parent / f"{script}.py"), *arguments.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    for word in words:
+        assert word in result.stdout
+    assert list(tmp_path.iterdir()) == []  # what was written is removed
+
+
+def run_script(name, folder, *arguments):
+    """Run a script of bench/ in a folder; return what it printed and wrote as JSON."""
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT.with_name(name)), *arguments, "--json=out.json"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(diskcsr.__file__).resolve().parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout, json.loads((folder / "out.json").read_text())
+
+
+def test_append(tmp_path):
+    pytest.importorskip("anndata")
+    arguments = ["--blocks=22", "--rows=5", "--scale=0.01", "--repeats=2", f"--folder={tmp_path}"]
+    stdout, results = run_script("append.py", tmp_path, *arguments)
+    systems = ["diskcsr, a call a block", "diskcsr, one iterable", "anndata"]
+    for compression in ("raw", "gzip"):
+        assert list(results[compression]) == systems
+        for system, row in results[compression].items():
+            assert row["append_s"] > 0
+            assert row["random_rows_ms"] > 0
+            assert row["file_bytes"] > 22 * 5 * 10
+            assert row["chunks"]["indptr"] == (6 if system == "anndata" else 1024)
+    assert len(results["journal"]) == 3
+    for row in results["journal"].values():
+        assert row["ratio"] > 0
+    for system in systems:
+        assert stdout.count(f"\n{system}") == 2
+
+
+def test_kill(tmp_path):
+    stdout, results = run_script("kill.py", tmp_path, "--kills=12", f"--folder={tmp_path}")
+    everything = results.pop("all")
+    assert everything["kills"] == 12
+    assert everything["failures"] == 0
+    assert everything["before"] + everything["between"] + everything["after"] == 12
+    assert sum(row["kills"] for row in results.values()) == 12
+    assert all(name in stdout for name in results)

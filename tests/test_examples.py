@@ -23,6 +23,10 @@ READ = re.compile(r"^(.+?) +read +([\d,]+) of ([\d,]+) bytes \(([\d.]+)%\)$", re
 SIMILAR = re.compile(r"^    (\d\.\d{3})  (\S+)$", re.MULTILINE)
 
 
+# A line of the tour's memory profile: step, resident megabytes, what the step added.
+RESIDENT = re.compile(r"^(.+?) +([\d.]+) MB resident, ([+-][\d.]+)$", re.MULTILINE)
+
+
 def number(text):
     return int(text.replace(",", ""))
 
@@ -121,6 +125,80 @@ class TestQuickstart:
         assert "json/scanner.py" in modules
         for module in modules:
             assert Path(sysconfig.get_path("stdlib"), module).is_file()
+
+
+class TestTour:
+    @pytest.fixture(autouse=True)
+    def output(self, results):
+        self.stdout = results["h5sparse_tour.py"].stdout
+
+    def shown(self, title):
+        """The array printed below a title, or several of them."""
+        found = []
+        for text in self.stdout.split(f"\n{title}:\n" if title != "X" else "X:\n")[1:]:
+            rows = re.match(r"\[\[.*?\]\]", text, re.DOTALL)[0]
+            found.append([[float(x) for x in row.strip("[] ").split()] for row in rows.split("\n")])
+        return found[0] if len(found) == 1 else found
+
+    def test_small_matrices(self):
+        first, last = self.shown("X")
+        assert first == [[0, 1, 0], [0, 0, 2], [0, 0, 0], [3, 4, 0]]
+        assert self.shown("X[:, 1:3]") == [[1, 0], [0, 2], [0, 0], [4, 0]]
+        assert self.shown("rows of a mask") == [[0, 1, 0], [3, 4, 0]]
+        assert self.shown("X[0, 1] = 9") == [[0, 9, 0], [0, 0, 2]]
+        assert self.shown("X[0:2] doubled") == [[0, 18, 0], [0, 0, 4]]
+        appended = [[0, 18, 0], [0, 0, 4], [0, 0, 0], [3, 4, 0], [0, 36, 0], [0, 0, 8]]
+        assert self.shown("two rows appended") == appended
+        assert self.shown("Y") == [[1, 0], [0, 1]]
+        assert last == appended
+        assert "\nX is a DiskCSR\nreplaced, it is a DiskCSC\n" in self.stdout
+        assert "refused: element (2, 2) is not stored" in self.stdout
+
+    def test_what_is_in_the_file(self):
+        tags = dict(re.findall(r"^tag (\S+) = (.+)$", self.stdout, re.MULTILINE))
+        assert tags == {
+            "encoding-type": "csr_matrix",
+            "encoding-version": "0.1.0",
+            "h5sparse_format": "csr",
+            "h5sparse_shape": "[6 3]",
+            "shape": "[6 3]",
+        }
+        datasets = re.findall(r"^dataset (\w+): \((\d+),\) (\w+)$", self.stdout, re.MULTILINE)
+        assert datasets == [
+            ("data", "6", "float64"),
+            ("indices", "6", "int32"),
+            ("indptr", "7", "int64"),
+        ]
+
+    def test_a_file_of_anndata(self):
+        pytest.importorskip("anndata")
+        title = "log1p of two rows of AnnData's file"
+        expected = np.array([[0, np.log(2), 0], [0, 0, np.log(3)], [0, 0, 0], [3, 4, 0]])
+        np.testing.assert_allclose(self.shown(title), expected, rtol=1e-6)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_memory(self):
+        """A hundred million ones, 1.2 GB: what they take in memory, and what the steps add."""
+        steps = {step: float(added) for step, _, added in RESIDENT.findall(self.stdout)}
+        assert list(steps) == [
+            "10,000 x 10,000 ones",
+            "written",
+            "opened",
+            "[1:5]",
+            "[[1, 5, 10, 13]]",
+            "[:]",
+        ]
+        assert steps["10,000 x 10,000 ones"] == pytest.approx(1200, abs=20)
+        for step in ("written", "opened", "[1:5]", "[[1, 5, 10, 13]]"):
+            assert abs(steps[step]) < 20
+        assert steps["[:]"] == pytest.approx(1200, abs=20)
+
+
+def test_tour_without_anndata(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    load("h5sparse_tour.py").a_file_of_anndata(tmp_path / "cells.h5ad")
+    assert capsys.readouterr().out == "anndata is not installed: its file is left out\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_quickstart_unknown_module(tmp_path):

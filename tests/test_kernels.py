@@ -14,6 +14,7 @@ from numba import config
 from strategies import indptrs, major_indices
 
 from diskcsr.kernels import rows as kernels
+from diskcsr.kernels import transpose
 
 NO_WINDOW = (0, 0, np.zeros(0, np.uint8))
 binary = st.integers(0, 1)
@@ -43,7 +44,8 @@ def spans_of_rows(draw, max_rows=12):
 
 
 def test_every_public_kernel_has_a_twin():
-    functions = {name for name in kernels.__all__ if callable(getattr(kernels, name))}
+    names = [(module, name) for module in (kernels, transpose) for name in module.__all__]
+    functions = {name for module, name in names if callable(getattr(module, name))}
     assert {name for name in functions if not hasattr(naive, name)} == set()
 
 
@@ -412,3 +414,38 @@ def test_find_points(indptr, data):
     point_minor = np.array([i for row in points for i in row], np.int64)
     arguments = indptr.astype(dtype), indices, point_ptr, point_minor
     equal([kernels.find_points(*arguments)], [naive.find_points(*arguments)])
+
+
+@given(st.data())
+def test_the_kernels_of_a_transposition(data):
+    n_minor = data.draw(st.integers(1, 12))
+    indptr = data.draw(indptrs())
+    size = int(indptr[-1])
+    drawn = data.draw(st.lists(st.integers(0, n_minor - 1), min_size=size, max_size=size))
+    indices = np.array(drawn, data.draw(st.sampled_from((np.int32, np.int64))))
+    values = np.arange(size, dtype=np.float32)
+    counts, want = np.zeros(n_minor, np.int64), np.zeros(n_minor, np.int64)
+    transpose.count(indices, counts)
+    naive.count(indices, want)
+    equal([counts], [want])
+
+    cuts = sorted(data.draw(st.sets(st.integers(1, n_minor), max_size=3)) | {0, n_minor})
+    lo = np.array(cuts[:-1], np.int64)
+    bucket_of = np.repeat(np.arange(lo.size, dtype=np.int32), np.diff(cuts))
+    results = []
+    for module in (transpose, naive):
+        parts = [np.zeros(size, kind) for kind in (np.float32, np.int32, np.uint16)]
+        ptr = module.partition(values, indices, indptr, 7, bucket_of, lo, *parts)
+        results.append([np.asarray(ptr, np.int64), *parts])
+    equal(*results)
+
+    _, some, majors, minors = results[0]
+    within = np.diff(np.append(lo, n_minor)).max()
+    first = minors[: int(results[0][0][1])]
+    places = np.concatenate([[0], np.cumsum(np.bincount(first, minlength=within))[:-1]])
+    placed = []
+    for module in (transpose, naive):
+        at, out = places.copy(), (np.zeros(size, np.float32), np.zeros(size, np.int32))
+        module.place(some[: first.size], majors[: first.size], first, at, *out)
+        placed.append([at, *out])
+    equal(*placed)

@@ -13,6 +13,7 @@ from ..options import available_memory, options
 
 __all__ = ["Descriptor"]
 
+_NOTHING_WARM = np.zeros(0, np.uint8)
 _WINDOW_SHIFT = 16  # kernels.rows.WINDOW_SHIFT, which importing would cost the compiler
 
 
@@ -71,6 +72,10 @@ class Descriptor:
             with self._lock:
                 self._window = self._window or self._map()
         return self._window
+
+    def unmapped(self) -> tuple[int, int, int, np.ndarray]:
+        """Return what `window` does, without a map: everything is read, and no map grows."""
+        return self.fd, 0, 0, _NOTHING_WARM
 
     def _map(self) -> tuple[int, int, int, np.ndarray]:
         size = self._state[0]

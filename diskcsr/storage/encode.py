@@ -22,7 +22,7 @@ from .filters import (
     unsupported,
 )
 
-__all__ = ["PRESETS", "ArrayWriter", "Preset", "create_array"]
+__all__ = ["PRESETS", "ArrayWriter", "Preset", "check_exact", "create_array", "create_like"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ PRESETS: dict[str | None, Preset] = {
 }
 PRESETS["raw"] = PRESETS[None]
 _BLOSC_LZ4, _BLOSC_SHUFFLE = 1, 1
+#: Filters that HDF5 itself completes for a dataset's type and chunks, and how many of the values
+#: stored with them a user sets: shuffle (2) and fletcher32 (3) none, nbit (5) none, scaleoffset (6)
+#: two, lzf none.
+_SET_BY_HDF5 = {2: 0, 3: 0, 5: 0, 6: 2, 32000: 0}
 #: Whole floating numbers up to here the scaleoffset filter surely keeps: it stores differences to
 #: the smallest of a chunk, and float32 counts by one up to twice this.
 _LARGEST = 1 << 23
@@ -141,14 +145,63 @@ def _create_plugin(
     return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), stored, space, properties))
 
 
+def create_like(
+    group: h5py.Group, name: str, like: h5py.Dataset, length: int, dtype: np.dtype, chunk: int
+) -> h5py.Dataset:
+    """Create an empty dataset that can grow, with the filters of another.
+
+    Its dtype, length and chunks may differ.
+    """
+    properties = like.id.get_create_plist()
+    new = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    new.set_chunk((chunk,))
+    if properties.get_layout() == h5py.h5d.CHUNKED:
+        for i in range(properties.get_nfilters()):
+            number, flags, values, _ = properties.get_filter(i)
+            if number == BLOSC:
+                # Blosc is told the size of an element and of a chunk, which nobody corrects here.
+                values = (*values[:2], dtype.itemsize, dtype.itemsize * chunk, *values[4:])
+            elif number in _SET_BY_HDF5:
+                values = values[: _SET_BY_HDF5[number]]
+            new.set_filter(number, flags, values)
+    space = h5py.h5s.create_simple((length,), (h5py.h5s.UNLIMITED,))
+    stored = h5py.h5t.py_create(dtype, logical=True)
+    dset = h5py.Dataset(h5py.h5d.create(group.id, name.encode(), stored, space, new))
+    for key, value in like.attrs.items():
+        dset.attrs[key] = value
+    return dset
+
+
+def check_exact(dset: h5py.Dataset, values: np.ndarray, pipeline: Pipeline | None = None) -> None:
+    """Raise `ValueError` when the scaleoffset filter of a dataset would round these values."""
+    if dset.dtype.kind != "f":
+        return
+    pipeline = pipeline or pipeline_of(dset)
+    if "scaleoffset" not in {filter.name for filter in pipeline.filters}:
+        return
+    values = values.astype(pipeline.native, copy=False)
+    if not np.all((np.abs(values) <= _LARGEST) & (values == np.rint(values))):
+        raise ValueError(
+            f"{dset.file.filename}, {dset.name!r}: compression='scaleoffset' stores whole numbers "
+            f"up to {_LARGEST} only, and would round other values"
+        )
+
+
 class ArrayWriter:
-    """Fills a dataset from its beginning, block by block.
+    """Fills a dataset from its beginning, or from an element on, block by block.
 
     Chunks of filtered data are encoded side by side, outside HDF5; what no encoder here does is
     left to h5py.
+
+    Parameters
+    ----------
+    dset : h5py.Dataset
+        Chunked, one-dimensional, as long as it is to be.
+    start : int
+        The first element to write. Those before it, and those behind the last one written, stay.
     """
 
-    def __init__(self, dset: h5py.Dataset) -> None:
+    def __init__(self, dset: h5py.Dataset, start: int = 0) -> None:
         self._dset = dset
         self._pipeline: Pipeline = pipeline_of(dset)
         filters = {filter.id for filter in self._pipeline.filters}
@@ -156,9 +209,12 @@ class ArrayWriter:
         if reason is not None and filters - {DEFLATE, SHUFFLE} and not self._hdf5_can(filters):
             raise ValueError(f"cannot compress {dset.name!r}: {reason}")
         self._parallel = bool(filters) and reason is None
-        self._exact = "scaleoffset" not in {filter.name for filter in self._pipeline.filters}
-        self._written = 0
+        self._written = start
         self._rest = np.empty(0, self._pipeline.native)
+        if self._parallel and start % self._pipeline.chunk:
+            # Chunks are written whole: what stands before `start` in the first is written again.
+            self._written -= start % self._pipeline.chunk
+            self._rest = self._existing(self._written, start)
 
     @staticmethod
     def _hdf5_can(filters: set[int]) -> bool:
@@ -173,13 +229,7 @@ class ArrayWriter:
             When there is no more room, or scaleoffset would round them.
         """
         values = np.ascontiguousarray(values, self._pipeline.native)
-        if not self._exact and values.dtype.kind == "f":
-            whole_numbers = np.abs(values) <= _LARGEST
-            if not np.all(whole_numbers & (values == np.rint(values))):
-                raise ValueError(
-                    f"{self._dset.name!r}: compression='scaleoffset' stores whole numbers up to "
-                    f"{_LARGEST} only, and would round other values"
-                )
+        check_exact(self._dset, values, self._pipeline)
         if not self._parallel:
             end = self._written + values.size
             self._dset[self._written : end] = values
@@ -194,12 +244,22 @@ class ArrayWriter:
         self._rest = values[whole:].copy()
 
     def finish(self) -> None:
-        """Store the last chunk, filled up with zeros as HDF5 does."""
+        """Store the last chunk, filled up with what is there, or with zeros as HDF5 does."""
         if self._rest.size:
-            last = np.zeros(self._pipeline.chunk, self._pipeline.native)
+            length = self._pipeline.chunk
+            last = np.zeros(length, self._pipeline.native)
             last[: self._rest.size] = self._rest
+            end = self._written + self._rest.size
+            behind = self._existing(end, min(self._written + length, self._dset.size))
+            last[self._rest.size : self._rest.size + behind.size] = behind
             self._encode([last])
             self._rest = self._rest[:0]
+
+    def _existing(self, lo: int, hi: int) -> np.ndarray:
+        """Read elements ``lo:hi``, none when there are none."""
+        if hi <= lo:
+            return np.empty(0, self._pipeline.native)
+        return np.ascontiguousarray(self._dset[lo:hi], self._pipeline.native)
 
     def _encode(self, chunks: Any) -> None:
         encoded: Iterator[bytes] = ordered_map(

@@ -34,6 +34,8 @@ __all__ = [
 #: Up to this many ranges are read and scattered from Python: no kernel is needed, so reading an
 #: element or a slice imports no compiler.
 FEW = 8
+#: Bytes a range, on average, from which on a plan is read and not copied from the map.
+LONG_RANGE = 1 << 19
 #: Elements that h5py reads at a time where the dataset has chunks.
 H5_BLOCK = 1 << 21
 
@@ -299,7 +301,11 @@ class DirectReader(Reader):
     ) -> None:
         from ..kernels import rows as kernels
 
-        file, extents = self._descriptor.window(), (self.extent_start, self.extent_offset)
+        # What is read in long stretches is not mapped: mapped pages count as memory of the process,
+        # and a walk over the whole file would end with all of it.
+        long = plan.elements_read * out.itemsize > plan.range_lo.size * LONG_RANGE
+        file = self._descriptor.unmapped() if long else self._descriptor.window()
+        extents = (self.extent_start, self.extent_offset)
         if sys.platform == "linux":
             ranges = (plan.range_lo[slice(*part)], plan.range_hi[slice(*part)])
             kernels.advise(file, extents, out.itemsize, *ranges)

@@ -6,21 +6,31 @@ An array and its transpose share one `Source`; it knows major and minor only.
 import io
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import h5py
 import numpy as np
 
 from ..axis import Axis, axis_of
 from ..buffers import Buffers, take
-from ..errors import ClosedFileError, CorruptFileError, DiskCSRError, FormatError
+from ..errors import (
+    ClosedFileError,
+    CorruptFileError,
+    DiskCSRError,
+    FormatError,
+    StaleFileError,
+)
 from ..options import format_bytes, options, require_memory
 from ..plan import Plan, plan_batches, plan_reads, plan_span
 from ..threads import run_parts
 from . import formats, maps
 from .choose import choose_reader
 from .descriptor import Descriptor
+from .files import close_file, open_to_read, path_of
+from .opening import open_group
+from .pointers import RowPointers
 from .readers import (
     ArrayReader,
     ConstantReader,
@@ -33,94 +43,14 @@ from .readers import (
     native_dtype,
 )
 
-__all__ = ["ARRAYS", "Readers", "Source", "is_file_like", "open_group"]
+__all__ = ["ARRAYS", "Readers", "Source", "shared_source"]
 
 ARRAYS = ("data", "indices", "indptr")
 
-#: Scattered row pointers are read one by one, a page of the file each, until reading all of them
-#: would not have touched more.
-_PAGE = 4096
 #: Rows whose pointers are looked at in one go when a whole matrix is walked.
 _WALK = 1 << 20
 #: scipy.sparse has no half floats; single ones hold their values exactly.
 _WIDENED = {np.dtype(np.float16): np.dtype(np.float32)}
-
-
-def is_file_like(candidate: Any) -> bool:
-    """Whether something names or is a file or group, and not the contents of a matrix."""
-    return isinstance(candidate, str | bytes | os.PathLike | h5py.Group) or (
-        hasattr(candidate, "read") and hasattr(candidate, "seek")
-    )
-
-
-def open_group(file: Any, name: str | None) -> tuple[h5py.Group, h5py.File | None]:
-    """Open what `file` is and find the group of the matrix in it.
-
-    Returns
-    -------
-    group : h5py.Group
-    owned : h5py.File or None
-        The file, when it was opened here and is ours to close.
-
-    Raises
-    ------
-    FormatError
-        When the file is no HDF5 file, or holds no sparse matrix, or several and `name` is None.
-    OSError
-        When it cannot be opened.
-    KeyError
-        When there is no object `name`.
-    """
-    if isinstance(file, h5py.Group):
-        return _find(file, name), None
-    if isinstance(file, bytes):
-        file = os.fsdecode(file)
-    try:
-        owned = h5py.File(file if hasattr(file, "read") else os.fspath(file), "r")
-    except OSError as problem:
-        if isinstance(problem, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
-        if not _is_hdf5(file):
-            raise FormatError(f"{file!r} is not an HDF5 file") from problem
-        raise
-    try:
-        return _find(owned, name), owned
-    except BaseException:
-        owned.close()
-        raise
-
-
-def _is_hdf5(file: Any) -> bool:
-    if isinstance(file, io.IOBase) or hasattr(file, "read"):
-        return False
-    return bool(h5py.is_hdf5(os.fspath(file)))
-
-
-def _find(group: h5py.Group, name: str | None) -> h5py.Group:
-    where = group.file.filename
-    if name is None:
-        names = formats.find(group)
-        if len(names) == 1:
-            return group[names[0]]
-        if formats.is_sparse(group):
-            return group
-        if not names:
-            raise FormatError(
-                f"{where}: no sparse matrix found in {group.name!r}; it has "
-                f"{formats.describe(group)}"
-            )
-        raise FormatError(f"{where}: several sparse matrices: {', '.join(names)}; give a name")
-    try:
-        found = group[name]
-    except (KeyError, ValueError, RuntimeError, OSError) as problem:
-        there = ", ".join(formats.find(group)) or formats.describe(group)
-        raise KeyError(
-            f"{where}: no object {name!r} in {group.name!r}; it has {there}"
-        ) from problem
-    if not isinstance(found, h5py.Group):
-        kind = "a dense dataset" if isinstance(found, h5py.Dataset) else "no group"
-        raise FormatError(f"{where}: {name!r} is {kind}, not the group of a sparse matrix")
-    return found
 
 
 class Readers(Mapping[str, Reader]):
@@ -159,7 +89,7 @@ class Readers(Mapping[str, Reader]):
         )
 
 
-class Source:
+class Source(RowPointers):
     """A stored matrix.
 
     Parameters
@@ -184,30 +114,143 @@ class Source:
         format: str | None = None,
         shape: tuple[int, int] | None = None,
     ) -> None:
-        self.group, self._owned = group, owned
-        self.hints = {"format": format, "shape": shape}
-        self.header = formats.detect(group, format=format, shape=shape)
-        self.axis: Axis = axis_of(self.header.format)
-        self.shape = self.header.shape
-        self.filename: str = group.file.filename
+        self.hints: dict[str, Any] = {"format": format, "shape": shape}
+        self.lock = threading.RLock()
+        #: The arrays over this source, by id (they cannot be hashed).
+        self._arrays: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._closed = False
+        #: What HDF5 reads through, when it is no file that HDF5 itself opened.
+        self._stream: io.FileIO | None = None
+        header = formats.detect(group, format=format, shape=shape)
+        self.axis: Axis = axis_of(header.format)
+        self._begin(group, owned, header)
+
+    def _begin(self, group: h5py.Group, owned: h5py.File | None, header: formats.Header) -> None:
+        """Start from the group as it is now."""
+        self.group, self._owned, self.header = group, owned, header
+        self.shape = header.shape
+        if self._stream is None:
+            self.filename: str = group.file.filename
         self.name: str = group.name
         self.where = f"{self.filename}, group {self.name!r}"
-        self.lock = threading.RLock()
         self._readers: dict[str, Reader] = {}
         self._descriptor: Descriptor | str | None = None
-        self._indptr: np.ndarray | None = None
-        self._pointers_read = 0
-        self._closed = False
+        self._forget_pointers()
+        self._state = self._state_as_opened()
         self._check_lengths()
+
+    def _state_as_opened(self) -> tuple[int, int] | None:
+        """State of the file when HDF5 began to read it, perhaps for another array."""
+        now, path = self.file_state, self.path
+        if now is None or path is None or self._stream or self.group.file.mode != "r":
+            return now
+        try:
+            number = h5py.h5o.get_info(self.group.id).fileno
+        except RuntimeError:  # damage; whoever reads what is damaged will say so
+            return now
+        if _first_seen.get(path, (0, now))[0] != number:
+            _first_seen[path] = (number, now)
+        return _first_seen[path][1]
+
+    def watch(self, array: Any) -> None:
+        """Have ``array.release()`` called whenever the contents have changed."""
+        self._arrays[id(array)] = array
+
+    def _have_forgotten(self) -> None:
+        for array in list(self._arrays.values()):
+            array.release()
+
+    def changed(self, header: formats.Header | None = None) -> None:
+        """Forget what was learned: the matrix was written to, and is now as `header` says."""
+        with self.lock:
+            self._begin(self.group, self._owned, header or self.header)
+            self._have_forgotten()
+
+    def refresh(self, new: bool = False) -> None:
+        """Look at the file again, which another handle or process may have written to.
+
+        Nobody has seen a `new` source yet: whatever is found in the file then is right.
+
+        Raises
+        ------
+        StaleFileError
+            When the group is gone, or now is a matrix of the other orientation. A file that was
+            opened here is closed then.
+        """
+        with self.lock:
+            self.check_open()
+            group, owned = self.group, self._owned
+            if group.file.mode == "r" and self.path is not None:
+                # HDF5 goes on showing what it has read; only a file opened anew is as it is now.
+                if owned is not None or self.file_state != self._state:
+                    group, owned = self._open_anew()
+            elif group.name is None:
+                raise StaleFileError(f"{self.where} is no longer there: it was deleted")
+            try:
+                header = formats.detect(group, **self.hints)
+                if new:
+                    self.axis = axis_of(header.format)
+                if axis_of(header.format) is not self.axis:
+                    raise StaleFileError(
+                        f"{self.where} was a {self.axis.format} matrix when it was opened and is "
+                        f"a {header.format} one now; open it again"
+                    )
+                self._begin(group, owned, header)
+            except BaseException:
+                if owned is not self._owned and owned is not None:
+                    close_file(owned)
+                raise
+            self._closed = False
+            self._have_forgotten()
+
+    def catch_up(self) -> None:
+        """Refresh a file just opened here, if HDF5 shows it as another array found it earlier."""
+        if self._owned is not None and self.file_state != self._state:
+            self.refresh(new=True)
+
+    def _open_anew(self) -> tuple[h5py.Group, h5py.File]:
+        """Open the file so that HDF5 reads all of it again."""
+        path, now = self.path, self.file_state
+        if self._owned is not None:
+            self.close()
+        file = open_to_read(self.filename)
+        self._stream = None
+        number = h5py.h5o.get_info(file.id).fileno
+        alone = h5py.h5f.get_obj_count(file.id, h5py.h5f.OBJ_FILE) == 1
+        if not alone and _first_seen.get(path or "") != (number, now):
+            # Files that are open together share what HDF5 has read. Not so Python's file objects.
+            close_file(file)
+            self._stream = io.FileIO(self.filename)
+            weakref.finalize(self, self._stream.close)
+            file = h5py.File(self._stream, "r")
+        try:
+            return open_group(file, self.name)[0], file
+        except (KeyError, FormatError) as problem:
+            close_file(file)
+            raise StaleFileError(f"{self.where} is no longer there: {problem}") from problem
 
     # ------------------------------------------------------------------------------ the file
 
     @property
     def path(self) -> str | None:
         """The file's absolute path, or None when it is no ordinary file."""
-        if self.group.file.driver in ("fileobj", "core"):
+        path = self.filename if self._stream else path_of(self.group.file)
+        return None if path is None else os.path.abspath(path)
+
+    @property
+    def file_state(self) -> tuple[int, int] | None:
+        """Size and time of the last change of the file, or None when it is no ordinary one."""
+        if self.path is None:
             return None
-        return os.path.abspath(self.filename)
+        try:
+            now = os.stat(self.path)
+        except OSError:  # it was opened, and then lost its name
+            return None
+        return now.st_size, now.st_mtime_ns
+
+    def is_same(self, array: Any) -> bool:
+        """Whether `array` is over this very source."""
+        return getattr(array, "_source", None) is self
 
     def check_open(self) -> None:
         """Raise `ClosedFileError` when the file is closed."""
@@ -222,7 +265,9 @@ class Source:
             # Closed with its last reference: a thread may be reading through it just now.
             self._descriptor = "the file is closed"
             if self._owned is not None:
-                self._owned.close()
+                close_file(self._owned)
+            if self._stream is not None:
+                self._stream.close()
 
     @property
     def closed(self) -> bool:
@@ -262,6 +307,8 @@ class Source:
     def reader(self, name: str) -> Reader:
         """Return the reader of "data", "indices" or "indptr", chosen on first use."""
         reader = self._readers.get(name)
+        if self._stream is not None and self.file_state != self._state:
+            raise StaleFileError(f"{self.where} was changed after it was opened; refresh() follows")
         if reader is None:
             with self.lock:
                 self.check_open()
@@ -298,9 +345,13 @@ class Source:
         if file.mode != "r":
             return "the file is open for writing, and HDF5 may not have written everything yet"
         try:
-            return Descriptor(file)
+            descriptor = Descriptor(file)
         except OSError as problem:
             return f"the file cannot be opened directly: {problem}"
+        if self._state not in (None, descriptor.identity[2:]):
+            descriptor.close()
+            raise StaleFileError(f"{self.where} was changed after it was opened; refresh() follows")
+        return descriptor
 
     def readers(self) -> Readers:
         """Return all three readers, choosing those not chosen yet."""
@@ -311,131 +362,6 @@ class Source:
         if name in held:
             return ArrayReader(f"{self.where}, array {name!r} in memory", held[name])
         return self.reader(name)
-
-    # ------------------------------------------------------------------------ the row pointers
-
-    def _all_pointers(self) -> np.ndarray:
-        """Read and check the whole of indptr; int64. Kept from then on."""
-        if self._indptr is None:
-            n_major = self.axis.swap(self.shape)[0]
-            require_memory(
-                8 * (n_major + 1), f"{self.where}: indptr", "Select fewer rows at a time."
-            )
-            pointers = self._read_array("indptr", n_major + 1).astype(np.int64, copy=False)
-            self._check_pointers(pointers, "all")
-            self._indptr = pointers
-        return self._indptr
-
-    def has_pointers(self, array: np.ndarray) -> bool:
-        """Whether these surely are the row pointers that the file holds."""
-        return self._indptr is not None and np.array_equal(array, self._indptr)
-
-    def _check_pointers(self, pointers: np.ndarray, first: Any) -> None:
-        """Check consecutive row pointers; `first` is the major index of the first, or "all"."""
-        start = 0 if first == "all" else first
-        problem = at = None
-        down = np.flatnonzero(pointers[1:] < pointers[:-1])
-        if start == 0 and pointers[0] != 0:
-            problem, at = "must begin with 0", 0
-        elif down.size:
-            at = int(down[0]) + 1
-            problem = f"must not decrease (from {pointers[at - 1]})"
-        elif pointers[0] < 0 or pointers[-1] > self._stored:
-            at = 0 if pointers[0] < 0 else int(np.argmax(pointers > self._stored))
-            problem = f"must lie in [0, {self._stored}], the stored elements"
-        if problem:
-            raise CorruptFileError(
-                f"{self.where}: 'indptr' {problem}; entry {start + cast(int, at)} is "
-                f"{pointers[cast(int, at)]}"
-            )
-
-    def _held_pointers(self, held: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """The row pointers that are in memory already, whoever holds them; else None."""
-        if "indptr" not in held:
-            return self._indptr
-        return held["indptr"]
-
-    def spans(self, stored: Any, held: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the stored elements of each wanted row begin and end.
-
-        Parameters
-        ----------
-        stored : range or (k,) int64 array
-            Major indices, in range.
-        held : mapping
-            Arrays that were handed out.
-
-        Returns
-        -------
-        starts, stops : (k,) int64 array
-        """
-        pointers = self._held_pointers(held)
-        if isinstance(stored, range) and stored.step == 1:
-            if pointers is None:
-                pointers = self._some_pointers(stored.start, stored.stop)
-            else:
-                pointers = pointers[stored.start : stored.stop + 1].astype(np.int64, copy=False)
-            return pointers[:-1], pointers[1:]
-        rows = np.asarray(stored, dtype=np.int64)
-        if pointers is None and self._worth_all(rows.size):
-            pointers = self._all_pointers()
-        if pointers is not None:
-            return (
-                pointers[rows].astype(np.int64, copy=False),
-                pointers[rows + 1].astype(np.int64, copy=False),
-            )
-        return self._scattered_pointers(rows)
-
-    def _worth_all(self, wanted: int) -> bool:
-        self._pointers_read += wanted
-        return self._pointers_read * _PAGE >= 8 * self.axis.swap(self.shape)[0]
-
-    def _some_pointers(self, first: int, last: int) -> np.ndarray:
-        """Read and check the pointers of rows ``first:last``."""
-        if last <= first:
-            return np.zeros(1, np.int64)
-        reader = self.reader("indptr")
-        raw = np.empty(last - first + 1, reader.dtype)
-        reader.gather(plan_span(first, last + 1, np.array([0, raw.size])), raw)
-        pointers = raw.astype(np.int64, copy=False)
-        self._check_pointers(pointers, first)
-        if first == 0 and last == self.axis.swap(self.shape)[0]:
-            self._indptr = pointers
-        return pointers
-
-    def _scattered_pointers(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read the two pointers of each row alone."""
-        reader = self.reader("indptr")
-        raw = np.empty(2 * rows.size, reader.dtype)
-        reader.gather(plan_reads(rows, rows + 2), raw)
-        starts, stops = raw.astype(np.int64, copy=False).reshape(-1, 2).T.copy()
-        for bad in np.flatnonzero((starts > stops) | (starts < 0) | (stops > self._stored))[:1]:
-            self._check_pointers(np.array([starts[bad], stops[bad]]), int(rows[bad]))
-        for first in np.flatnonzero(rows == 0)[:1]:
-            self._check_pointers(np.array([starts[first], stops[first]]), 0)
-        # Each pair may be fine and yet reach into another row: the kernels count on it not to.
-        order = np.argsort(rows, kind="stable")
-        row, end, begin = rows[order], stops[order[:-1]], starts[order[1:]]
-        for at in np.flatnonzero((begin < end) & (row[1:] > row[:-1]))[:1]:
-            raise CorruptFileError(
-                f"{self.where}: 'indptr' must not decrease; entry {row[at] + 1} is {end[at]}, but "
-                f"entry {row[at + 1]} is {begin[at]}"
-            )
-        return starts, stops
-
-    def nnz(self, n_major: int, held: Mapping[str, np.ndarray]) -> int:
-        """Return the number of stored elements of the first `n_major` rows."""
-        pointers = self._held_pointers(held)
-        if pointers is not None:
-            return int(pointers[n_major])
-        if n_major == 0:
-            return 0
-        with self.lock:
-            if self._last_pointer is None:
-                self._last_pointer = int(self._some_pointers(n_major - 1, n_major)[-1])
-        return self._last_pointer
-
-    _last_pointer: int | None = None
 
     # --------------------------------------------------------------------------------- reading
 
@@ -603,6 +529,35 @@ class Source:
         step = 1 << 18  # checked while it is in the cache
         for first in range(0, indices.size, step):
             check_indices(indices[first : first + step], limit, where)
+
+
+#: By path of a file that is read: HDF5's number of it, as long as it is open, and its state then.
+_first_seen: dict[str, tuple[int, tuple[int, int] | None]] = {}
+
+#: Matrices in files that may change, by file and object: all handles on one share its `Source`, and
+#: so learn of a change that is made through another.
+_changing: "weakref.WeakValueDictionary[tuple, Source]" = weakref.WeakValueDictionary()
+
+
+def shared_source(group: h5py.Group, owned: h5py.File | None, **hints: Any) -> Source:
+    """Return the `Source` of a group; the same one as long as a file is open for writing."""
+    if group.file.mode == "r":
+        source = Source(group, owned, **hints)
+        source.catch_up()
+        return source
+    try:
+        info = h5py.h5o.get_info(group.id)
+    except RuntimeError as problem:
+        where = f"{group.file.filename}, group {group.name!r}"
+        raise CorruptFileError(f"{where}: HDF5 cannot look at it: {problem}") from problem
+    key = (info.fileno, info.addr, *hints.values())
+    known = _changing.get(key)
+    if known is not None and not known.closed and owned is None:
+        return known
+    source = Source(group, owned, **hints)
+    if owned is None:
+        _changing[key] = source
+    return source
 
 
 def _converted(

@@ -1,0 +1,326 @@
+"""The command line: ``python -m diskcsr info|check|convert|bench``."""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import diskcsr
+
+from .errors import DiskCSRError
+from .options import format_bytes
+from .storage.check import check
+from .storage.describe import describe_file
+
+__all__ = ["main", "parse_size"]
+
+_EPILOG = """\
+examples:
+  python -m diskcsr info cells.h5ad             what is inside, and how fast it reads
+  python -m diskcsr check cells.h5ad            look for damage, in bounded memory
+  python -m diskcsr convert a.mtx b.h5          from Matrix Market to HDF5
+  python -m diskcsr bench cells.h5ad X          measure it on this machine
+
+exit codes: 0 fine; 1 check found problems; 2 wrong usage, or a file cannot be opened
+"""
+_INFO = """\
+examples:
+  python -m diskcsr info cells.h5ad             all sparse matrices in the file
+  python -m diskcsr info cells.h5ad layers/raw  one of them
+  python -m diskcsr info cells.h5ad --deep      also reads all indices, to see whether they
+                                                are sorted
+  python -m diskcsr info cells.h5ad --json      the same as JSON
+
+"reader" says what serves an array: direct (straight from the file), decode (chunks decoded in
+several threads), h5py (anything else, slower); "why" says why it is not a faster one.
+"""
+_CHECK = """\
+examples:
+  python -m diskcsr check cells.h5ad            list all problems; exit code 1 if there are any
+  python -m diskcsr check cells.h5ad X          of one matrix
+  python -m diskcsr check cells.h5ad --repair   mend what can be mended without guessing
+
+A repair works on a copy that takes the file's place in the end: it needs room for one, and an
+interrupted one changes nothing. It cuts off what lies behind the last row, cuts appends that were
+not finished back to the last row that all three arrays hold, writes tags that are missing or
+stale, and sorts indices.
+"""
+_CONVERT = """\
+examples:
+  python -m diskcsr convert matrix.mtx m.h5                         from Matrix Market
+  python -m diskcsr convert filtered.h5 m.h5 --format csr --sort    10x: rows of barcodes' features
+  python -m diskcsr convert m.h5 z.h5 --compression gzip --level 4  other compression
+  python -m diskcsr convert cells.h5ad m.h5 --name layers/raw --to-name X --max-memory 500MB
+  python -m diskcsr convert m.h5 s.h5 --shuffle-rows 0              rows in random order, seed 0
+
+SRC is an HDF5 file of any known kind (h5ad, h5sparse, 10x, MATLAB v7.3, binsparse), .mtx or .npz.
+"""
+_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that a size stands for.
+
+    Examples
+    --------
+    >>> parse_size("500MB"), parse_size("2GiB"), parse_size("4096")
+    (500000000, 2147483648, 4096)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip(), re.IGNORECASE)
+    if match is None or (match[3] and not match[2]):
+        raise argparse.ArgumentTypeError(f"not a size: {text!r}; write 500MB or 2GiB")
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** _UNITS[match[2].lower()])
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"a size must be positive, not {text!r}")
+    return size
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw: Any = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "diskcsr",
+        description="Sparse matrices in HDF5 files: look at them, check and repair them, "
+        "convert them, measure them.",
+        epilog=_EPILOG,
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action="version", version=f"diskcsr {diskcsr.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Any], int], about: str, epilog: str) -> Any:
+        sub = commands.add_parser(
+            name, help=about, description=about, epilog=epilog, formatter_class=raw
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    info = command("info", _info, "Say what is in a file and how it is read.", _INFO)
+    info.add_argument("file", metavar="FILE")
+    info.add_argument("name", metavar="NAME", nargs="?", help="one group (default: all)")
+    info.add_argument("--deep", action="store_true", help="read all indices: are they sorted?")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    tests = command("check", _check, "Look for damage in a file; repair it.", _CHECK)
+    tests.add_argument("file", metavar="FILE")
+    tests.add_argument("name", metavar="NAME", nargs="?", help="one group (default: all)")
+    tests.add_argument("--repair", action="store_true", help="mend what can be mended")
+    tests.add_argument("--json", action="store_true", help="print JSON")
+    _add_convert(command("convert", _convert, "Store a matrix another way.", _CONVERT))
+    about = "Measure reading, on generated data or on a file; see bench --help."
+    command("bench", _bench, about, "").add_argument("rest", nargs=argparse.REMAINDER)
+    return parser
+
+
+def _add_convert(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("source", metavar="SRC")
+    add("file", metavar="DST")
+    add("--name", dest="source_name", help="the matrix in SRC (default: the only one)")
+    add("--to-name", dest="name", default="X", help="its name in DST (default: X)")
+    add("--format", choices=("csr", "csc"), help="default: as it is in SRC")
+    add("--compression", help="as in diskcsr.write: gzip, zstd, lz4, ... (default: none)")
+    add("--level", dest="compression_opts", type=int, metavar="N", help="of the compression")
+    add("--chunks", type=int, metavar="N", help="elements of a chunk (default: 65536)")
+    add("--max-memory", type=parse_size, metavar="SIZE", help="as 500MB or 2GiB")
+    add("--sort", dest="sort_indices", action="store_true", help="sort indices within rows")
+    add("--sum-duplicates", action="store_true", help="add up indices that are stored twice")
+    add("--shuffle-rows", type=int, metavar="SEED", help="put rows in random order")
+    add("--overwrite", action="store_true", help="replace a matrix of that name in DST")
+    add("--no-progress", action="store_true", help="show no progress")
+
+
+# -------------------------------------------------------------------------------------- commands
+
+
+def _info(args: Any) -> int:
+    facts = describe_file(args.file, args.name, deep=args.deep)
+    if args.json:
+        _print_json(facts)
+        return 0
+    print(f"{facts['file']}: {format_bytes(facts['bytes'])}")
+    if facts["instead"] is not None:
+        print(f"no sparse matrix; it has {facts['instead']}")
+    for matrix in facts["matrices"]:
+        print()
+        _print_matrix(matrix)
+    return 0
+
+
+def _check(args: Any) -> int:
+    report = check(args.file, args.name, repair=args.repair)
+    unopened = [problem for problem in report.problems if problem.kind == "open"]
+    if unopened and not report.matrices and not args.json:
+        raise DiskCSRError(f"{args.file}: {unopened[0].where}: {unopened[0].what}")
+    if args.json:
+        _print_json(report.to_dict())
+    else:
+        print(report)
+    return 2 if unopened and not report.matrices else int(not report.ok)
+
+
+_CONVERT_KEYS = (
+    "format",
+    "compression",
+    "compression_opts",
+    "chunks",
+    "max_memory",
+    "sort_indices",
+    "sum_duplicates",
+    "shuffle_rows",
+    "overwrite",
+    "source_name",
+    "name",
+)
+
+
+def _convert(args: Any) -> int:
+    convert = getattr(diskcsr, "convert", None)
+    if convert is None:
+        raise DiskCSRError("this version has no convert")
+    given = {key: getattr(args, key) for key in _CONVERT_KEYS}
+    # What is not given is left to the defaults of `diskcsr.convert`; 0 is a seed.
+    options = {
+        key: value for key, value in given.items() if value is not None and value is not False
+    }
+    if not args.no_progress and sys.stderr.isatty():
+        options["progress"] = _progress
+    result = convert(args.source, args.file, **options)
+    if hasattr(result, "close"):
+        result.close()
+    if "progress" in options:
+        print(file=sys.stderr)
+    _print_matrix(describe_file(args.file, args.name)["matrices"][0])
+    return 0
+
+
+def _progress(done: int, total: int | None) -> None:
+    """Show how far a conversion has come, on one line that is written over."""
+    text = f"{100 * done // total:3d} %" if total else f"{done} bytes"
+    print(f"\rconverting: {text}", end="", file=sys.stderr, flush=True)
+
+
+def _bench(args: Any) -> int:
+    if importlib.util.find_spec("diskcsr.bench") is None:
+        raise DiskCSRError("this version has no bench")
+    bench: Any = importlib.import_module("diskcsr.bench.__main__")
+    return int(bench.main(args.rest) or 0)
+
+
+# -------------------------------------------------------------------------------------- printing
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts, indent=2, default=str))
+
+
+_COLUMNS = (
+    "array", "dataset", "dtype", "elements", "chunks", "filters", "on disk", "in memory", "ratio",
+    "reader",
+)  # fmt: skip
+
+
+def _print_matrix(matrix: dict[str, Any]) -> None:
+    if matrix["error"] is not None:
+        print(f"{matrix['name']}: cannot be opened: {matrix['error']}")
+        return
+    order = {True: "sorted", False: "not sorted", None: "order not looked at (--deep)"}
+    rows, columns = matrix["shape"]
+    print(
+        f"{matrix['name']}: {matrix['format']} ({matrix['convention']}), {rows} x {columns}, "
+        f"{matrix['nnz']} stored values of {matrix['dtype']}, density {matrix['density']:.3g}, "
+        f"indices {order[matrix['sorted']]}"
+    )
+    _print_table([_row(part, array) for part, array in matrix["arrays"].items()])
+    total = format_bytes(matrix["stored_bytes"]), format_bytes(matrix["memory_bytes"])
+    ratio = "" if matrix["ratio"] is None else f" ({matrix['ratio']:.2f} times as much)"
+    print(f"  {total[0]} on disk, {total[1]} in memory{ratio}")
+    for part, array in matrix["arrays"].items():
+        print(f"  why {array['reader']} for {part}: {array['why']}")
+    for hint in matrix["hints"]:
+        print(f"  hint: {hint}")
+
+
+def _row(part: str, array: dict[str, Any]) -> tuple[str, ...]:
+    filters = [
+        f"{one['name']}({','.join(map(str, one['options']))})" if one["options"] else one["name"]
+        for one in array["filters"]
+    ]
+    return (
+        part,
+        array["dataset"] or "(absent)",
+        array["dtype"],
+        str(array["size"]),
+        str(array["chunks"] or "contiguous"),
+        " ".join(filters) or "none",
+        format_bytes(array["stored_bytes"]),
+        format_bytes(array["memory_bytes"]),
+        "" if array["ratio"] is None else f"{array['ratio']:.2f}",
+        array["reader"],
+    )
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print a table, by rich where it is installed and someone looks."""
+    if sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(*_COLUMNS)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        Console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
+    for row in (_COLUMNS, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"  {'  '.join(cells)}".rstrip())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; those of the process when None.
+
+    Returns
+    -------
+    int
+        The exit code: 0 fine, 1 problems found, 2 usage or a file that cannot be opened.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if argv[:1] == ["bench"]:  # argparse would take the options for its own
+            return _bench(argparse.Namespace(rest=argv[1:]))
+        args = _parser().parse_args(argv)
+        code = int(args.run(args))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (DiskCSRError, OSError, ValueError, KeyError, TypeError, MemoryError) as problem:
+        print(f"diskcsr: error: {_one_line(problem)}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _one_line(problem: BaseException) -> str:
+    text: Any = problem
+    if isinstance(problem, OSError) and problem.strerror and problem.filename:
+        text = f"{os.fsdecode(problem.filename)}: {problem.strerror}"
+    elif isinstance(problem, KeyError) and problem.args:
+        text = problem.args[0]
+    return " ".join(str(text).split()) or type(problem).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""Changes in place: refused (mode "r"), kept in memory ("c"), or written to the file ("r+")."""
+
+import operator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+
+from .assignment import parse_change
+from .errors import ReadOnlyError
+from .handle import Handle
+from .storage.update import append_blocks, assign, scale
+
+__all__ = ["Changing"]
+
+#: Stored values of a matrix on disk that are appended to another at a time.
+_BLOCK_BYTES = 1 << 26
+
+
+class Changing(Handle):
+    """The part of a disk array that changes it, as its mode has it."""
+
+    def _refuse(self, what: str) -> None:
+        if self._mode == "r":
+            raise ReadOnlyError(
+                f"{self._source.where} is open read-only (mode 'r'): {what} is refused. Work on "
+                "A.copy(), or open with mode='c' to change it in memory only"
+            )
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._refuse("assignment")
+        if self._mode != "r+":
+            super().__setitem__(key, value)  # type: ignore[misc]
+            return
+        self._source.check_open()
+        if self._source.is_same(value):
+            value = value.to_memory()
+        assign(self._source, parse_change(key, value, self.shape, self._axis, self._source.dtype))
+
+    def setdiag(self, values: Any, k: int = 0) -> None:
+        """Set diagonal values, as scipy does; refused in mode "r", of stored ones in "r+"."""
+        self._refuse("setdiag")
+        if self._mode != "r+":
+            super().setdiag(values, k)  # type: ignore[misc]
+            return
+        rows, columns = self.shape
+        first = (-min(k, 0), max(k, 0))
+        length = min(rows - first[0], columns - first[1])
+        if length <= 0:
+            raise ValueError("k exceeds array dimensions")
+        values = np.asarray(values)
+        if values.ndim:
+            length = min(length, values.size)
+            values = values[:length]
+        along = np.arange(length)
+        self[along + first[0], along + first[1]] = values
+
+    def resize(self, *shape: Any) -> None:
+        """Resize in place, as scipy does; refused in modes "r" and "r+"."""
+        if self._mode == "r+":
+            raise ReadOnlyError(
+                f"{self._source.where}: resize is refused in mode 'r+': append() adds rows"
+            )
+        self._refuse("resize")
+        super().resize(*shape)  # type: ignore[misc]
+
+    def __imul__(self, other: Any) -> Any:
+        return self._scale(other, operator.imul, "__imul__")
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._scale(other, operator.itruediv, "__itruediv__")
+
+    def _scale(self, other: Any, operation: Any, name: str) -> Any:
+        # NotImplemented makes Python rebind the name to the in-memory result of ``A * other``.
+        if self._mode == "r":
+            return NotImplemented
+        if self._mode == "c":
+            return getattr(super(), name)(other)
+        if np.ndim(other) or issparse(other):
+            return NotImplemented
+        scale(self._source, operation, other)
+        return self
+
+    def append(self, rows: Any, *, grow: bool = False) -> None:
+        """Append rows (to a CSC: columns), in mode "r+".
+
+        Parameters
+        ----------
+        rows : sparse array or matrix, DiskCSR or DiskCSC, dense array, or an iterable of these
+            A one-dimensional array is one row. Blocks are appended as they come; a process that
+            dies meanwhile leaves a whole number of them.
+        grow : bool
+            Accept rows longer than those there are: the matrix gets as many columns as the longest
+            has. Shorter ones are accepted, too.
+
+        Raises
+        ------
+        ReadOnlyError
+            In modes "r" and "c".
+        ValueError
+            When a row has another number of columns than the matrix.
+        TypeError
+            When values cannot be cast to the stored dtype by numpy's "same_kind" rule.
+        FormatError
+            When the matrix is stored in a convention that is only read (10x, MATLAB, ...).
+
+        Notes
+        -----
+        A block is checked before any of it is written; what was appended before a wrong block
+        stays. Row pointers too narrow for the new length are widened, and short chunks of a
+        dataset that began small are joined, so that the file stays as fast to read as one that
+        was written at once. With a path or a `diskcsr.File` each append is atomic.
+
+        Examples
+        --------
+        >>> import diskcsr, numpy as np, os, scipy.sparse as sp, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "m.h5")
+        >>> diskcsr.write(path, sp.csr_array(np.eye(3))).close()
+        >>> with diskcsr.open(path, mode="r+") as A:
+        ...     A.append(2 * A[:2])
+        ...     A.shape, A.nnz
+        ((5, 3), 5)
+        """
+        if self._mode != "r+":
+            raise ReadOnlyError(
+                f"{self._source.where} is open with mode {self._mode!r}: append needs mode 'r+'"
+            )
+        append_blocks(self._source, self._checked_blocks(rows, grow))
+
+    def _checked_blocks(self, rows: Any, grow: bool) -> Iterator[Any]:
+        """Yield what is to be appended as blocks of this orientation, each of them checked."""
+        for number, block in enumerate(self._raw_blocks(rows)):
+            block = self._as_block(block)
+            where = f"{self._source.where}: block {number} of what is appended"
+            _, minor = self._axis.swap(block.shape)
+            names = self._axis.swap(("rows", "columns"))
+            if minor != self._n_minor and not grow:
+                hint = "; pass grow=True to accept that" if block.shape != self.shape else ""
+                raise ValueError(
+                    f"{where} has {minor} {names[1]}, but the matrix has {self._n_minor}{hint}"
+                )
+            if not np.can_cast(block.dtype, self._source.dtype, "same_kind"):
+                raise TypeError(
+                    f"{where}: cannot cast {block.dtype} to the stored {self._source.dtype} "
+                    "according to the rule 'same_kind'"
+                )
+            yield block
+
+    def _raw_blocks(self, rows: Any) -> Iterator[Any]:
+        if isinstance(rows, Handle) and rows._axis is self._axis:
+            yield from self._blocks_on_disk(rows)
+        elif issparse(rows) or isinstance(rows, np.ndarray) or not isinstance(rows, Iterable):
+            yield rows
+        else:
+            nested = isinstance(rows, list | tuple)
+            rows = iter(rows)
+            first = next(rows, None)
+            if first is None:
+                return
+            # Lists of numbers, and of such lists, are dense arrays.
+            if not issparse(first) and (
+                np.ndim(first) == 0 or (nested and isinstance(first, list | tuple))
+            ):
+                yield np.array([first, *rows])
+                return
+            yield first
+            yield from rows
+
+    def _blocks_on_disk(self, rows: Any) -> Iterator[Any]:
+        """Read another matrix, or this one as it was before, block by block."""
+        n_major = rows._n_major
+        if rows._source is not self._source:
+            for _, block in rows.iter_blocks(_BLOCK_BYTES):
+                yield block
+            return
+        per_row = max(1, rows.nnz // max(1, n_major)) * (rows.dtype.itemsize + 4)
+        step = max(1, _BLOCK_BYTES // per_row)
+        for first in range(0, n_major, step):
+            yield rows.fetch(slice(first, min(first + step, n_major)))
+
+    def _as_block(self, block: Any) -> Any:
+        """One block as scipy's class of this orientation, sorted and sure to be in range."""
+        if not issparse(block):
+            block = np.asarray(block)
+            if block.dtype.kind not in "biufc" or block.ndim not in (1, 2):
+                raise TypeError(
+                    f"cannot append {block.dtype} values in {block.ndim} dimensions: give sparse "
+                    "or numeric arrays of one or two"
+                )
+        if block.ndim == 1:
+            block = block.reshape(self._axis.swap((1, -1)))
+        block = self._axis.array(block)
+        block.check_format(full_check=True)
+        return block if block.has_sorted_indices else block.sorted_indices()
+
+    @contextmanager
+    def _private(self) -> Iterator[None]:
+        """Let scipy's code change the arrays in place: those handed out in "r+" are read-only."""
+        names = [
+            name
+            for name in ("data", "indices", "indptr")
+            if not getattr(self, name).flags.writeable
+        ]
+        for name in names:
+            # Not in `_shared`: these are no longer what the file holds.
+            self.__dict__[name] = getattr(self, name).copy()
+        yield
+        for name in names:
+            self.__dict__[name].flags.writeable = False
+
+    def sum_duplicates(self) -> None:
+        """Add up duplicate entries, in private memory: the file stays as it is.
+
+        scipy calls this on self before sums, maxima and the like. Nothing is done, and nothing
+        copied, when there are none.
+        """
+        if not self.has_canonical_format:  # type: ignore[attr-defined]
+            self._require(self.nnz, self._n_major, "a private copy to sum duplicates in")
+            with self._private():
+                super().sum_duplicates()  # type: ignore[misc]
+
+    def sort_indices(self) -> None:
+        """Sort the indices of each row, in private memory: the file stays as it is."""
+        if not self.has_sorted_indices:  # type: ignore[attr-defined]
+            self._require(self.nnz, self._n_major, "a private copy to sort")
+            with self._private():
+                super().sort_indices()  # type: ignore[misc]
+
+    def eliminate_zeros(self) -> None:
+        """Drop stored zeros, in private memory: the file stays as it is."""
+        self._require(self.nnz, self._n_major, "a private copy without zeros")
+        with self._private():
+            super().eliminate_zeros()  # type: ignore[misc]

@@ -1,0 +1,242 @@
+"""`File` and `Group`: h5py's own, in which a group that holds a sparse matrix is a DiskCSR."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import h5py
+from scipy.sparse import issparse
+
+from . import array
+from .handle import Handle
+from .storage.files import close_file, flush_file, journal_of, open_to_read, open_to_write
+from .storage.formats import is_sparse
+
+__all__ = ["File", "Group"]
+
+_STORAGE = ("compression", "compression_opts", "shuffle", "chunks", "format", "tags")
+#: Keywords of h5py that say what is so anyway: matrices can grow, and have no fill values.
+_IMPLIED = ("maxshape", "fillvalue", "fill_time", "track_times", "track_order")
+#: Keywords of `h5py.File` that settle how bytes get to the file: it is h5py's alone then.
+_H5PYS_OWN = ("driver", "locking", "swmr")
+
+
+class Group(h5py.Group):
+    """An `h5py.Group` that also knows sparse matrices.
+
+    Everything of h5py works. In addition, a group tagged as a sparse matrix comes back as
+    `DiskCSR` or `DiskCSC`, by name and from ``values``, ``items``, ``get`` and ``visititems``; and
+    a sparse array or matrix can be stored under a name. Changes made here are one transaction
+    each; what is done by other methods of h5py is committed by ``flush`` and ``close``.
+
+    Examples
+    --------
+    >>> import diskcsr, numpy as np, os, scipy.sparse as sp, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "test.h5")
+    >>> with diskcsr.File(path, "a") as f:
+    ...     f["X"] = sp.csr_array([[0, 1, 0], [0, 0, 2]])
+    ...     f["X"].append([[3, 4, 0]])
+    ...     f["X"].shape
+    (3, 3)
+    """
+
+    def __getitem__(self, name: Any) -> Any:
+        return _wrapped(super().__getitem__(name))
+
+    def get(
+        self, name: Any, default: Any = None, getclass: bool = False, getlink: bool = False
+    ) -> Any:
+        """Return an item as ``self[name]``, or `default`; as in h5py."""
+        if getclass or getlink:
+            return super().get(name, default, getclass=getclass, getlink=getlink)
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def __setitem__(self, name: str, obj: Any) -> None:
+        if not issparse(obj):
+            super().__setitem__(name, obj)
+            flush_file(self.file)
+            return
+        # As an assignment to a variable: a matrix of this name is replaced. Other objects are not.
+        overwrite = name in self and is_sparse(super().__getitem__(name))
+        _store(self, name, obj, overwrite=overwrite)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        flush_file(self.file)
+
+    def move(self, source: str, dest: str) -> None:
+        """Rename an object; as in h5py."""
+        super().move(source, dest)
+        flush_file(self.file)
+
+    def copy(self, source: Any, dest: Any, name: str | None = None, **kwds: Any) -> None:
+        """Copy an object; as in h5py, and either may be a DiskCSR or DiskCSC."""
+        source, dest = (x.group if isinstance(x, Handle) else x for x in (source, dest))
+        super().copy(source, dest, name, **kwds)
+        flush_file(dest.file if isinstance(dest, h5py.Group) else self.file)
+
+    def create_dataset(
+        self, name: Any, shape: Any = None, dtype: Any = None, data: Any = None, **kwds: Any
+    ) -> Any:
+        """Create a dataset, or a sparse matrix where `data` is one.
+
+        Parameters
+        ----------
+        name : str
+        shape, dtype : optional
+            Of a sparse matrix: a shape it must have, a dtype its values are cast to.
+        data : optional
+            A sparse array or matrix of any scipy format, or a DiskCSR or DiskCSC, which is copied
+            block by block. Anything else goes to h5py.
+        **kwds
+            Of a sparse matrix: `compression`, `compression_opts`, `shuffle`, `chunks` (elements;
+            a number or a tuple of one), `format` and `tags` as in `diskcsr.write`. Of anything
+            else: h5py's.
+
+        Returns
+        -------
+        DiskCSR, DiskCSC or h5py.Dataset
+
+        Raises
+        ------
+        ValueError
+            When the name is taken, or `shape` is not that of the matrix.
+        TypeError
+            For a keyword that a sparse matrix has no use for.
+        """
+        if not issparse(data):
+            dset = super().create_dataset(name, shape, dtype, data, **kwds)
+            flush_file(self.file)
+            return dset
+        if shape is not None and tuple(shape) != data.shape:
+            raise ValueError(f"shape={shape} given for a matrix of shape {data.shape}")
+        data = data if dtype is None else data.astype(dtype)
+        _store(self, name, data, overwrite=False, **kwds)
+        return self[name]
+
+    def create_group(self, name: Any, *args: Any, **kwds: Any) -> "Group":
+        """Create a group; as in h5py."""
+        group = Group(super().create_group(name, *args, **kwds).id)
+        flush_file(self.file)
+        return group
+
+    def require_group(self, name: str) -> Any:
+        """Return a group, created if it does not exist; as in h5py."""
+        return _wrapped(super().require_group(name)) if name in self else self.create_group(name)
+
+    def visititems(self, func: Callable[[str, Any], Any]) -> Any:
+        """Call ``func(name, object)`` for everything below; as in h5py.
+
+        A sparse matrix is visited as such, and after it its three datasets.
+        """
+        return self.visit(lambda name: func(name, self[name]))
+
+    @property
+    def file(self) -> Any:
+        """The file that contains this group; as in h5py."""
+        return File(super().file.id)
+
+    @property
+    def parent(self) -> Any:
+        """The group that contains this one; as in h5py."""
+        return _wrapped(super().parent)
+
+
+class File(Group, h5py.File):
+    """An `h5py.File` that also knows sparse matrices; see `Group`.
+
+    Parameters
+    ----------
+    name : path, Python file object or anything else h5py.File takes
+    mode : {"r", "r+", "a", "w", "w-", "x"}
+        As in h5py.
+    durable : bool
+        Whether a change also survives a loss of power: each is then written through to the disk
+        before the next begins. Without, it survives the death of the process.
+    **kwds
+        Passed on to h5py. A file opened with `driver`, `locking` or `swmr`, or one that is no path,
+        has no journal.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be opened, or is being written by somebody else.
+    ValueError
+        When a mode is not one of these, or `durable` is asked for of a file without a journal.
+
+    Notes
+    -----
+    A file opened for writing has a rollback journal beside it, ``<name>-journal``: when the process
+    dies, the next opening restores the state after the last completed change.
+
+    Examples
+    --------
+    >>> import diskcsr, numpy as np, os, scipy.sparse as sp, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "test.h5")
+    >>> with diskcsr.File(path, "w") as f:
+    ...     X = f.create_dataset("X", data=sp.csr_array(np.eye(3)), compression="gzip")
+    ...     y = f.create_dataset("y", data=np.arange(3))
+    ...     sorted(f), type(f["X"]).__name__, type(f["y"]).__name__
+    (['X', 'y'], 'DiskCSR', 'Dataset')
+    """
+
+    def __init__(self, name: Any, mode: str = "r", *, durable: bool = False, **kwds: Any) -> None:
+        is_path = isinstance(name, str | bytes | os.PathLike)
+        if not is_path or any(kwds.get(key) is not None for key in _H5PYS_OWN):
+            if durable:
+                raise ValueError("durable=True needs a path, and none of " + ", ".join(_H5PYS_OWN))
+            super().__init__(name, mode, **kwds)
+        elif mode == "r":
+            super().__init__(open_to_read(os.fspath(name), **kwds).id)
+        else:
+            super().__init__(open_to_write(os.fspath(name), mode, durable=durable, **kwds).id)
+
+    @property
+    def filename(self) -> str:
+        """The file's name, as it was opened."""
+        journal = journal_of(self)
+        return super().filename if journal is None else str(journal.path)
+
+    def flush(self) -> None:
+        """Write everything to the file, and complete what was changed so far."""
+        flush_file(h5py.File(self.id))
+
+    def close(self) -> None:
+        """Write everything and close the file; twice does nothing."""
+        if self.id.valid:
+            close_file(h5py.File(self.id))
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+
+def _wrapped(found: Any) -> Any:
+    """Give h5py's groups our class, and matrices theirs."""
+    if not isinstance(found, h5py.Group):
+        return found
+    if is_sparse(found):
+        return array.open(h5py.Group(found.id), mode="r" if found.file.mode == "r" else "r+")
+    return Group(found.id)
+
+
+def _store(group: h5py.Group, name: str, matrix: Any, *, overwrite: bool, **kwds: Any) -> None:
+    unknown = set(kwds) - {*_STORAGE, *_IMPLIED}
+    if unknown:
+        raise TypeError(
+            f"a sparse matrix takes the keywords {', '.join(_STORAGE)}, not "
+            f"{', '.join(sorted(unknown))}"
+        )
+    options = {key: value for key, value in kwds.items() if key in _STORAGE}
+    chunks = options.get("chunks")
+    if isinstance(chunks, tuple):
+        if len(chunks) != 1:
+            raise ValueError(f"the arrays of a sparse matrix have one dimension, not {len(chunks)}")
+        options["chunks"] = chunks[0]
+    elif chunks is True:
+        del options["chunks"]
+    if isinstance(matrix, Handle) and matrix.closed:
+        matrix._source.check_open()
+    array.write(h5py.Group(group.id), matrix, name, overwrite=overwrite, **options)

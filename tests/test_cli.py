@@ -1,0 +1,345 @@
+"""The command line, run as a process: help, output, exit codes, JSON."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from realfiles import GROUPS, NEGATIVE, ROOT
+from scipy.sparse import csr_array
+
+import diskcsr
+from diskcsr import __main__ as cli
+from diskcsr.storage.check import check
+from diskcsr.storage.describe import describe_file
+
+HERE = Path(diskcsr.__file__).parents[1]
+real = pytest.mark.skipif(not ROOT.is_dir(), reason="the sample files are not here")
+
+
+def run(*args, **kwargs):
+    """Run the command line; return exit code, stdout, stderr."""
+    command = [sys.executable, "-m", "diskcsr", *map(str, args)]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=120, **kwargs)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file with one matrix that has nothing wrong."""
+    path = tmp_path / "m.h5"
+    matrix = csr_array(np.eye(40, 30, dtype=np.float32))
+    diskcsr.write(path, matrix, compression="gzip").close()
+    return path
+
+
+# --------------------------------------------------------------------------------- help and usage
+
+
+@pytest.mark.parametrize("command", ["", "info", "check", "convert"])
+def test_help_teaches_with_examples(command):
+    code, out, err = run(*filter(None, [command]), "--help")
+    assert (code, err) == (0, "")
+    assert "examples:" in out
+    assert f"python -m diskcsr {command}".strip() in out
+
+
+def test_version():
+    assert run("--version")[:2] == (0, f"diskcsr {diskcsr.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [(), ("bogus",), ("info",), ("convert", "a", "b", "--max-memory", "lots")],
+    ids=" ".join,
+)
+def test_wrong_usage(args):
+    code, out, err = run(*args)
+    assert (code, out) == (2, "")
+    assert "error: " in err.splitlines()[-1]
+
+
+def test_the_console_script_is_this_program():
+    project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
+    assert project["scripts"]["diskcsr"] == "diskcsr.__main__:main"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("500MB", 5 * 10**8), ("2GiB", 2 << 30), ("1.5k", 1500), ("77", 77), ("3 mib", 3 << 20)],
+)
+def test_sizes(text, size):
+    assert cli.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1", "0", "1xb", "5ib", "1e9"])
+def test_what_is_no_size(text):
+    with pytest.raises(cli.argparse.ArgumentTypeError, match="size"):
+        cli.parse_size(text)
+
+
+@pytest.mark.parametrize("command", ["info", "check"])
+@pytest.mark.parametrize("what", ["nothing", "text", "folder", "name"])
+def test_errors_take_one_line(path, command, what):
+    wanted = path.with_name(what)
+    if what == "text":
+        wanted.write_text("no HDF5")
+    if what == "folder":
+        wanted.mkdir()
+    args = (path, "Y") if what == "name" else (wanted,)
+    code, out, err = run(command, *args)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("diskcsr: error: ")
+    assert str(args[-1]) in line
+
+
+def test_an_interrupt_is_quiet(monkeypatch, path, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "describe_file", interrupted)
+    assert cli.main(["info", str(path)]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_reader_that_went_away_is_no_error(path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "diskcsr", "info", str(path)]
+    done = subprocess.run(
+        command, cwd=HERE, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+    )
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 141
+
+
+# ------------------------------------------------------------------------------------------- info
+
+
+def test_info_says_what_is_there(path):
+    code, out, err = run("info", path)
+    assert (code, err) == (0, "")
+    assert "/X: csr (h5sparse+anndata), 40 x 30, 30 stored values of float32" in out
+    assert "density 0.025, indices sorted" in out
+    assert "deflate(" in out
+    assert "why decode for data: filtered by" in out
+
+
+def test_info_as_json_is_what_the_table_says(path):
+    facts = json.loads(run("info", path, "--json")[1])
+    assert facts == json.loads(json.dumps(describe_file(path)))
+    (matrix,) = facts["matrices"]
+    assert matrix["shape"] == [40, 30]
+    assert matrix["nnz"] == 30
+    assert matrix["sorted"] is True
+    with diskcsr.open(path) as opened, h5py.File(path) as file:
+        for part, array in matrix["arrays"].items():
+            dset = file["X"][part]
+            assert array["reader"] == opened.reader[part].name
+            assert array["why"] == opened.reader[part].why
+            assert array["dtype"] == str(dset.dtype)
+            assert array["stored_bytes"] == dset.id.get_storage_size()
+            assert array["memory_bytes"] == dset.size * dset.dtype.itemsize
+            assert array["chunks"] == dset.chunks[0]
+        assert matrix["arrays"]["data"]["filters"][-1]["name"] == "deflate"
+
+
+def hints(path, **options):
+    (matrix,) = describe_file(path, **options)["matrices"]
+    return " | ".join(matrix["hints"])
+
+
+def test_hints(tmp_path, monkeypatch):
+    path = tmp_path / "m.h5"
+    matrix = csr_array(np.ones((30, 50)))
+
+    def store(matrix, **storage):
+        with h5py.File(path, "w") as file:
+            group = file.create_group("X")
+            group.attrs["h5sparse_format"] = matrix.format
+            group.attrs["h5sparse_shape"] = matrix.shape
+            for name in ("data", "indices", "indptr"):
+                group.create_dataset(name, data=getattr(matrix, name), **storage)
+
+    store(matrix, chunks=(1 << 16,), maxshape=(None,))
+    assert hints(path) == ""
+    store(matrix)
+    assert "data, indices, indptr: of fixed length, cannot be appended to" in hints(path)
+    store(matrix, chunks=(16,), maxshape=(None,))
+    assert "data: chunks of 16 elements are tiny; 65536 is the default" in hints(path)
+    store(matrix, chunks=(1 << 21,), maxshape=(None,), compression="gzip")
+    assert "data: chunks of 2097152 elements are huge" in hints(path)
+    monkeypatch.setattr("diskcsr.storage.describe.find_library", lambda *names: None)
+    assert "diskcsr[codecs]" in hints(path)
+    store(matrix.tocsc(), maxshape=(None,))
+    assert "columns are contiguous, rows are not" in hints(path)
+    matrix.indices = matrix.indices[::-1].astype(np.int64)
+    matrix.indptr = matrix.indptr.astype(np.int64)
+    store(matrix, maxshape=(None,))
+    assert "indices are int64 where int32 would do" in hints(path)
+    assert "indices are not sorted within rows" in hints(path)
+    monkeypatch.setattr("diskcsr.storage.describe._CHEAP", 10)
+    assert "not sorted" not in hints(path)
+    assert "not sorted" in hints(path, deep=True)
+    layout = h5py.VirtualLayout((1500,), "f8")
+    with h5py.File(path, "r+") as file:
+        file["X"].move("data", "moved")
+        layout[:1000] = h5py.VirtualSource(file["X/moved"])[:1000]
+        file["X"].create_virtual_dataset("data", layout)
+    assert "data is read through h5py, which is slow (stored in a layout" in hints(path)
+
+
+def test_info_of_what_cannot_be_opened(path):
+    with h5py.File(path, "r+") as file:
+        file["X"].attrs["shape"] = [1, 1]
+        other = file.create_group("Y")
+        for name in ("data", "indices", "indptr"):
+            other[name] = np.zeros(4, np.int32)
+    code, out, _ = run("info", path)
+    assert code == 0
+    assert "/X: cannot be opened: " in out
+    assert "h5sparse_shape" in out
+    assert "nothing says the shape of this matrix" in run("info", path, "Y")[1]
+
+
+@real
+@pytest.mark.parametrize("file", sorted({group.file for group in GROUPS}))
+def test_info_on_real_files(file, capsys):
+    assert cli.main(["info", str(ROOT / file)]) == 0
+    out = capsys.readouterr().out
+    facts = {matrix["name"]: matrix for matrix in describe_file(ROOT / file)["matrices"]}
+    groups = [group for group in GROUPS if group.file == file]
+    assert set(facts) == {group.name for group in groups}
+    for group in groups:
+        matrix, expected = facts[group.name], group.read()
+        rows, columns = group.shape
+        assert f"{group.name}: {group.format} ({group.convention}), {rows} x {columns}" in out
+        assert (matrix["nnz"], matrix["sorted"]) == (expected.nnz, expected.has_sorted_indices)
+        assert matrix["dtype"] == str(expected.dtype)
+
+
+@real
+@pytest.mark.parametrize("file", NEGATIVE)
+def test_info_on_real_files_without_a_matrix(file, capsys):
+    assert cli.main(["info", str(ROOT / file)]) == 0
+    out = capsys.readouterr().out
+    assert "no sparse matrix; it has" in out
+    for words in NEGATIVE[file]:
+        assert words in out
+
+
+def test_the_table_of_rich_has_the_same_cells(path, monkeypatch, capsys):
+    pytest.importorskip("rich", reason="rich is not installed")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(cli.sys.stdout, "isatty", lambda: True)
+    cli.main(["info", str(path)])
+    out = capsys.readouterr().out
+    assert "│" in out
+    for array in describe_file(path)["matrices"][0]["arrays"].values():
+        assert array["dtype"] in out
+        assert str(array["size"]) in out
+
+
+# ------------------------------------------------------------------------------------------ check
+
+
+def test_check_of_a_file_that_is_fine(path):
+    assert run("check", path) == (0, f"{path}: 1 sparse matrix: ok\n", "")
+
+
+def test_check_and_repair(path):
+    with h5py.File(path, "r+") as file:
+        data = file["X/data"]
+        data.resize((33,))
+    code, out, err = run("check", path)
+    assert (code, err) == (1, "")
+    assert "warning: /X/data: 3 elements behind the end of the last row (at 30: 33)" in out
+    code, out, _ = run("check", path, "--json")
+    assert code == 1
+    assert json.loads(out) == json.loads(json.dumps(check(path).to_dict()))
+    code, out, _ = run("check", path, "X", "--repair")
+    assert code == 0
+    assert "repaired: /X/data: 33 entries cut to 30" in out
+    assert run("check", path)[0] == 0
+
+
+def test_what_is_left_after_a_repair_counts(path):
+    with h5py.File(path, "r+") as file:
+        file["X/indices"][3] = 99
+    code, out, _ = run("check", path, "--repair", "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert report["ok"] is False
+    assert report["repaired"] == []
+    (problem,) = report["problems"]
+    assert (problem["kind"], problem["position"], problem["value"]) == ("range", 3, 99)
+
+
+# ---------------------------------------------------------------------------------------- convert
+
+
+def test_convert_passes_its_options_on(path, monkeypatch, capsys):
+    calls = []
+
+    def convert(source, file, **options):
+        calls.append((source, file, options))
+        return diskcsr.open(file, options["name"])
+
+    monkeypatch.setattr(diskcsr, "convert", convert, raising=False)
+    args = "--name a --to-name X --format csc --compression gzip --level 3 --chunks 100 --sort"
+    more = "--sum-duplicates --max-memory 2MiB --shuffle-rows 7 --overwrite --no-progress"
+    assert cli.main(["convert", "src.mtx", str(path), *args.split(), *more.split()]) == 0
+    assert "/X: csr" in capsys.readouterr().out
+    options = {
+        "source_name": "a",
+        "name": "X",
+        "format": "csc",
+        "compression": "gzip",
+        "compression_opts": 3,
+        "chunks": 100,
+        "sort_indices": True,
+        "sum_duplicates": True,
+        "max_memory": 2 << 20,
+        "shuffle_rows": 7,
+        "overwrite": True,
+    }
+    assert cli.main(["convert", "src.mtx", str(path), "--shuffle-rows", "0"]) == 0
+    assert calls == [
+        ("src.mtx", str(path), options),
+        ("src.mtx", str(path), {"name": "X", "shuffle_rows": 0}),
+    ]
+
+
+@pytest.mark.skipif(not hasattr(diskcsr, "convert"), reason="diskcsr.convert is not there yet")
+def test_convert_as_a_process(path):
+    target = path.with_name("t.h5")
+    code, out, err = run("convert", path, target, "--format", "csc", "--to-name", "T")
+    assert (code, err) == (0, "")
+    assert "/T: csc" in out
+    with diskcsr.open(target, "T") as matrix:
+        np.testing.assert_array_equal(matrix.toarray(), np.eye(40, 30))
+    assert run("convert", path, target, "--to-name", "T")[0] == 2
+    assert run("convert", path.with_name("nothing.h5"), target)[0] == 2
+
+
+def test_bench_is_passed_its_arguments(monkeypatch):
+    seen = []
+
+    class Bench:
+        @staticmethod
+        def main(args):
+            seen.append(args)
+            return 0
+
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: Bench)
+    assert cli.main(["bench", "m.h5", "--json", "out"]) == 0
+    assert seen == [["m.h5", "--json", "out"]]

@@ -1,0 +1,224 @@
+"""Conversion from file to file: formats, joins, shuffles, streams, within a given memory."""
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_array_equal
+
+import diskcsr
+
+PARTS = ("data", "indices", "indptr")
+FORMATS = ("csr", "csc")
+both_formats = pytest.mark.parametrize("format", FORMATS)
+other = {"csr": "csc", "csc": "csr"}
+
+
+def random(shape=(300, 90), dtype=np.float32, format="csr", seed=0):
+    rng = np.random.default_rng(seed)
+    dense = rng.integers(1, 9, shape) * (rng.random(shape) < 0.2)
+    return sp.csr_array(dense.astype(dtype)).asformat(format)
+
+
+def same(array, expected):
+    got = array.to_memory()
+    assert (got.format, got.shape, got.dtype) == (expected.format, expected.shape, expected.dtype)
+    for part in PARTS:
+        assert_array_equal(getattr(got, part), getattr(expected, part))
+
+
+def least(n_minor):
+    from diskcsr.storage.convert import Memory
+
+    return Memory.least(n_minor)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    opened = []
+
+    def store(matrix, **options):
+        opened.append(diskcsr.write(tmp_path / f"source{len(opened)}.h5", matrix, **options))
+        return opened[-1]
+
+    yield store
+    for array in opened:
+        array.close()
+
+
+@both_formats
+@pytest.mark.parametrize("dtype", "?bhifdgFDG")
+@pytest.mark.parametrize("tight", [False, True])
+def test_the_other_format(tmp_path, stored, format, dtype, tight):
+    plain = random((3000, 200), dtype, format)
+    A = stored(plain)
+    memory = least(plain.shape[A._axis.minor]) if tight else None
+    convert = getattr(A, "to_" + other[format])
+    with convert(tmp_path / "t.h5", max_memory=memory) as B:
+        same(B, plain.asformat(other[format]))
+    assert sorted(os.listdir(tmp_path)) == ["source0.h5", "t.h5"]
+
+
+def test_a_column_larger_than_the_memory(tmp_path, stored):
+    dense = np.zeros((120_000, 3), np.float64)
+    dense[:, 1] = np.arange(1, 120_001)
+    dense[::7, 2] = 5
+    plain = sp.csr_array(dense)
+    with stored(plain).to_csc(tmp_path / "t.h5", max_memory=least(3)) as B:
+        same(B, plain.tocsc())
+
+
+def test_duplicates_keep_their_order_or_are_summed(tmp_path, stored):
+    indices, indptr = np.array([1, 0, 1, 1, 0]), np.array([0, 3, 5])
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        group = file.create_group("X")
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", (2, 2)
+        for name, values in zip(PARTS, (np.arange(1.0, 6), indices, indptr), strict=True):
+            group[name] = values
+    with diskcsr.open(tmp_path / "d.h5") as A, A.to_csc(tmp_path / "t.h5") as B:
+        same(B, sp.csc_array(([2.0, 5, 1, 3, 4], [0, 1, 0, 0, 1], [0, 2, 5]), shape=(2, 2)))
+    for format in FORMATS:
+        path = tmp_path / f"{format}.h5"
+        with diskcsr.convert(tmp_path / "d.h5", path, format=format, sum_duplicates=True) as B:
+            assert B.nnz == 4
+            assert_array_equal(B.toarray(), [[2, 4], [5, 4]])
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (4, 4)])
+def test_nothing_stored(tmp_path, stored, shape):
+    plain = sp.csr_array(shape)
+    with stored(plain).to_csc(tmp_path / "t.h5") as B:
+        same(B, plain.tocsc())
+
+
+def test_a_small_budget_is_enough(tmp_path, stored):
+    plain = random((20_000, 60))
+    A = stored(plain)
+    with diskcsr.options.set(memory_budget=600_000):
+        with pytest.raises(diskcsr.MemoryBudgetError):
+            A.to_memory()
+        A.to_csc(tmp_path / "t.h5").close()
+        diskcsr.write(tmp_path / "w.h5", A, format="csc").close()
+    for name in ("t.h5", "w.h5"):
+        with diskcsr.open(tmp_path / name) as B:
+            same(B, plain.tocsc())
+
+
+def test_too_little_memory_is_refused(tmp_path, stored):
+    with pytest.raises(ValueError, match=f"at least {least(90)}"):
+        stored(random()).to_csc(tmp_path / "t.h5", max_memory=1000)
+    assert not (tmp_path / "t.h5").exists()
+
+
+@both_formats
+@pytest.mark.parametrize("axis", [0, 1])
+def test_concat_of_everything(tmp_path, stored, format, axis):
+    parts = [random(dtype=np.int16), random(format="csc", seed=1), random(dtype="d", seed=2)]
+    expected = (sp.vstack if axis == 0 else sp.hstack)([*parts, parts[1]], format=format)
+    arrays = [stored(parts[0], compression="gzip"), stored(parts[1]), parts[2]]
+    arrays.append((arrays[1].filename, "X"))
+    with diskcsr.concat(arrays, tmp_path / "all.h5", axis=axis, format=format) as B:
+        same(B, expected)
+    assert sorted(os.listdir(tmp_path)) == ["all.h5", "source0.h5", "source1.h5"]
+
+
+@both_formats
+def test_virtual_concat_is_read_by_h5py_from_anywhere(tmp_path, stored, format, monkeypatch):
+    parts = [random(format=format, seed=seed) for seed in range(3)]
+    axis = 0 if format == "csr" else 1
+    expected = (sp.vstack if axis == 0 else sp.hstack)(parts, format=format)
+    arrays = [stored(part) for part in parts]
+    diskcsr.concat(arrays, tmp_path / "all.h5", axis=axis, virtual=True).close()
+    monkeypatch.chdir("/")
+    with diskcsr.open(tmp_path / "all.h5") as B:
+        same(B, expected)
+    with h5py.File(tmp_path / "all.h5") as file:
+        assert file["X/data"].is_virtual
+        assert {source.file_name for source in file["X/data"].virtual_sources()} == {
+            f"source{number}.h5" for number in range(3)
+        }
+        assert_array_equal(file["X/data"][:], expected.data)
+
+
+def test_virtual_concat_says_why_not(tmp_path, stored):
+    A, B, C = stored(random()), stored(random(format="csc")), stored(random(dtype="d"))
+    for arrays, axis, why in [
+        ([A, A], 1, "along axis 0 only"),
+        ([A, B], 0, "stored as csc"),
+        ([A, C], 0, "float64"),
+        ([A, random()], 0, "not in a file"),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            diskcsr.concat(arrays, tmp_path / "all.h5", axis=axis, virtual=True)
+    assert not (tmp_path / "all.h5").exists()
+
+
+@pytest.mark.parametrize("source", FORMATS)
+@pytest.mark.parametrize("target", FORMATS)
+def test_shuffled_rows(tmp_path, stored, source, target):
+    plain = random(format=source)
+    A = stored(plain)
+    if (source, target) == ("csc", "csr"):
+        with pytest.raises(ValueError, match="convert first"):
+            A.shuffle_rows(tmp_path / "s.h5", seed=3, format=target)
+        return
+    order = np.random.default_rng(3).permutation(300)
+    with A.shuffle_rows(tmp_path / "s.h5", seed=3, format=target, max_memory=least(90)) as B:
+        same(B, plain.tocsr()[order].asformat(target))
+
+
+@both_formats
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_blocks_of_which_nothing_is_known(tmp_path, format, compression):
+    plain = random((9000, 100))
+    blocks = [plain[i : i + 700] for i in range(0, 9000, 700)]
+    blocks[2] = blocks[2].toarray()
+    if format == "csc":
+        blocks, plain = [block.T for block in blocks], plain.T
+    path = tmp_path / "m.h5"
+    with diskcsr.write(path, iter(blocks), format=format, compression=compression) as A:
+        same(A, plain)
+
+
+def test_blocks_that_do_not_fit_leave_nothing(tmp_path):
+    def failing():
+        yield random()
+        raise RuntimeError("no more")
+
+    for blocks, error, why in [
+        (failing(), RuntimeError, "no more"),
+        (iter([random(), random((3, 4))]), ValueError, "block 1"),
+        (iter([random(dtype="i"), random(dtype="d")]), TypeError, "block 1"),
+        (iter([]), ValueError, "no block"),
+    ]:
+        with pytest.raises(error, match=why):
+            diskcsr.write(tmp_path / "m.h5", blocks)
+        assert os.listdir(tmp_path) == []
+
+
+def test_files_of_scipy(tmp_path):
+    from scipy.io import mmwrite
+
+    plain = random(dtype=np.float64)
+    mmwrite(tmp_path / "m.mtx", plain)
+    sp.save_npz(tmp_path / "m.npz", plain)
+    for name in ("m.mtx", "m.npz"):
+        with diskcsr.convert(tmp_path / name, tmp_path / f"{name}.h5") as A:
+            same(A, plain)
+
+
+def test_progress_reaches_the_end(tmp_path, stored):
+    told = []
+    stored(random()).to_csc(tmp_path / "t.h5", progress=lambda *now: told.append(now)).close()
+    assert told[-1][0] == told[-1][1]
+    assert told == sorted(told)
+    with pytest.raises(TypeError, match="progress"):
+        diskcsr.write(tmp_path / "p.h5", random(), progress="yes")
+
+
+def test_a_source_is_not_written_over(tmp_path, stored):
+    A = stored(random())
+    with pytest.raises(ValueError, match="another file"):
+        A.to_csc(A.filename, "Y")

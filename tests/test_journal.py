@@ -1,0 +1,595 @@
+"""The rollback journal by itself: a killed writer's file goes back to its last commit, exactly."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError
+from diskcsr.storage import journal as journal_module
+from diskcsr.storage.journal import JournalFile
+from diskcsr.storage.rollback import HEADER, PAGE, RECORD, is_hot, journal_path, settle
+
+
+def some_bytes(n, seed=0):
+    return np.random.default_rng(seed).bytes(n)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file of ten pages and a bit."""
+    path = tmp_path / "data"
+    path.write_bytes(some_bytes(10 * PAGE + 100))
+    return path
+
+
+@pytest.fixture
+def old(path):
+    return path.read_bytes()
+
+
+def journal_of(path):
+    return path.with_name(path.name + "-journal")
+
+
+def kill(file):
+    """Leave everything as a killed process does."""
+    file._release()
+
+
+def recorded(path):
+    """Return (offset, length) of the records of a journal."""
+    raw = journal_of(path).read_bytes()
+    found, at = [], HEADER.size
+    while at < len(raw):
+        offset, length, _ = RECORD.unpack_from(raw, at)
+        found.append((offset, length))
+        at += RECORD.size + length
+    return found
+
+
+# ------------------------------------------------------------------------------ the file object
+
+
+def test_it_is_a_file(path, old):
+    file = JournalFile(path)
+    assert repr(file) == str(path)
+    assert file.seek(-100, os.SEEK_END) == 10 * PAGE
+    assert file.read() == old[-100:]
+    assert file.tell() == len(old)
+    assert file.seek(5) == 5
+    assert file.seek(5, os.SEEK_CUR) == 10
+    buffer = bytearray(b"x" * 20)
+    assert file.readinto(buffer) == 20
+    assert (bytes(buffer), file.tell()) == (old[10:30], 30)
+    assert file.write(memoryview(np.arange(3))) == 24
+    assert file.tell() == 54
+    file.commit()
+    file.close()
+    file.close()
+    assert path.read_bytes() == old[:30] + np.arange(3).tobytes() + old[54:]
+
+
+def test_reading_behind_the_end_gives_zeros(path, old):
+    file = JournalFile(path)
+    file.seek(len(old) - 3)
+    buffer = bytearray(b"x" * 8)
+    assert file.readinto(buffer) == 8
+    assert bytes(buffer) == old[-3:] + bytes(5)
+    file.close()
+
+
+def test_what_cannot_be_opened(path, tmp_path):
+    with pytest.raises(ValueError, match="'r\\+' or 'x', not 'w'"):
+        JournalFile(path, "w")
+    with pytest.raises(FileExistsError):
+        JournalFile(path, "x")
+    with pytest.raises(FileNotFoundError):
+        JournalFile(tmp_path / "none")
+    with pytest.raises(IsADirectoryError):
+        JournalFile(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not an ordinary file"):
+        JournalFile(tmp_path / "pipe")
+    assert sorted(os.listdir(tmp_path)) == ["data", "pipe"]
+
+
+def test_a_closed_file_says_so(path):
+    file = JournalFile(path)
+    file.close()
+    for use in (file.commit, file.roll_back, file.read, lambda: file.pwrite(b"x", 0)):
+        with pytest.raises(OSError, match="closed"):
+            use()
+
+
+# -------------------------------------------------------------------------- what is in a journal
+
+
+def test_the_journal_is_there_while_the_file_is_open(path):
+    file = JournalFile(path)
+    assert journal_of(path).exists()
+    assert not file.hot
+    assert not is_hot(path)
+    file.write(b"new")
+    assert file.hot
+    assert is_hot(path)
+    file.commit()
+    assert not is_hot(path)
+    file.close()
+    assert not journal_of(path).exists()
+
+
+def test_pages_are_saved_once_and_before_they_change(path, old):
+    file = JournalFile(path)
+    file.pwrite(b"a", PAGE + 1)
+    file.pwrite(b"b", PAGE + 2)
+    assert recorded(path) == [(PAGE, PAGE)]
+    assert old[PAGE : 2 * PAGE] in journal_of(path).read_bytes()
+    file.pwrite(bytes(3 * PAGE), 0)  # one of them is there already
+    assert recorded(path) == [(PAGE, PAGE), (0, PAGE), (2 * PAGE, PAGE)]
+    file.pwrite(bytes(10), len(old) - 5)  # the last page is not whole
+    assert recorded(path)[3:] == [(10 * PAGE, 100)]
+    kill(file)
+    settle(path)
+    assert path.read_bytes() == old
+
+
+def test_new_bytes_are_not_saved(path, old):
+    file = JournalFile(path)
+    file.pwrite(some_bytes(1 << 20), len(old))
+    file.pwrite(b"again", len(old) + 7)
+    assert recorded(path) == []
+    kill(file)
+    settle(path)
+    assert path.read_bytes() == old
+
+
+def test_what_is_cut_off_is_saved(path, old):
+    file = JournalFile(path)
+    file.truncate(8 * PAGE + 5)
+    assert recorded(path) == [(8 * PAGE, 2 * PAGE + 100)]
+    file.pwrite(some_bytes(5 * PAGE, 1), 9 * PAGE)
+    assert len(recorded(path)) == 1
+    kill(file)
+    settle(path)
+    assert path.read_bytes() == old
+
+
+def test_what_changes_nothing_is_no_transaction(path, old):
+    file = JournalFile(path)
+    file.pwrite(old[50:150], 50)
+    file.truncate(len(old))
+    assert not file.hot
+    file.close()
+
+
+def test_long_records_are_split(tmp_path):
+    path = tmp_path / "long"
+    old = some_bytes(6 << 20)
+    path.write_bytes(old)
+    file = JournalFile(path)
+    file.pwrite(bytes(6 << 20), 0)
+    assert recorded(path) == [(i << 20, 1 << 20) for i in range(6)]
+    kill(file)
+    settle(path)
+    assert path.read_bytes() == old
+    file = JournalFile(path)
+    file.pwrite(bytes(6 << 20), 0)
+    file.commit()
+    assert journal_of(path).stat().st_size == HEADER.size  # it does not stay large
+    file.close()
+
+
+def test_one_call_saves_with_one_write(path, monkeypatch):
+    file = JournalFile(path)
+    written = []
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda *call: written.append(call[0]) or real(*call))
+    file.pwrite(bytes(7 * PAGE), PAGE)
+    assert written == [file._journal, file._data]
+    monkeypatch.undo()
+    file.roll_back()
+    file.close()
+
+
+def test_records_of_an_earlier_transaction_are_not_taken(path, old):
+    """They stay in the journal, behind those of the new one."""
+    file = JournalFile(path)
+    file.pwrite(bytes(4 * PAGE), 0)
+    file.commit()
+    committed = path.read_bytes()
+    file.pwrite(b"tail", len(committed))
+    kill(file)
+    settle(path)
+    assert path.read_bytes() == committed == bytes(4 * PAGE) + old[4 * PAGE :]
+
+
+# -------------------------------------------------------------------------- commit and roll back
+
+
+def test_roll_back(path, old):
+    file = JournalFile(path)
+    file.write(b"kept")
+    file.commit()
+    file.write(b"undone")
+    file.truncate(100)
+    file.roll_back()
+    assert path.read_bytes() == b"kept" + old[4:]
+    assert file.write(b"ignored") == 7
+    file.truncate(5)
+    file.seek(0)
+    assert file.read(4) == b"kept"
+    file.commit()
+    file.close()
+    assert path.read_bytes() == b"kept" + old[4:]
+    assert not journal_of(path).exists()
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+def test_what_was_not_committed_is_undone_by_the_next(path, old, how):
+    file = JournalFile(path)
+    file.write(b"half")
+    if how == "close":
+        file.close()
+    del file
+    assert path.read_bytes() != old
+    assert is_hot(path)
+    again = JournalFile(path)
+    assert path.read_bytes() == old
+    again.close()
+
+
+def test_a_new_file(tmp_path):
+    path = tmp_path / "new"
+    file = JournalFile(path, "x")
+    file.write(b"abc")
+    file.commit()
+    file.write(b"def")
+    kill(file)
+    settle(path)
+    assert path.read_bytes() == b"abc"
+
+
+def test_the_journal_of_a_file_that_is_gone(path):
+    file = JournalFile(path)
+    file.write(b"half")
+    kill(file)
+    path.unlink()
+    settle(path)
+    assert not journal_of(path).exists()
+
+
+def test_durable_waits_for_the_disk_in_order(path, old, monkeypatch):
+    calls = []
+    file = JournalFile(path, durable=True)
+    names = {file._data: "data", file._journal: "journal"}
+
+    def note(name, real):
+        def noted(descriptor, *rest):
+            calls.append(f"{name} {names.get(descriptor, 'folder')}")
+            return real(descriptor, *rest)
+
+        monkeypatch.setattr(os, name, noted)
+
+    note("pwrite", os.pwrite)
+    note("fsync", os.fsync)
+    file.write(b"new")
+    assert calls == ["pwrite journal", "fsync journal", "pwrite data"]
+    calls.clear()
+    file.commit()
+    assert calls == ["fsync data", "pwrite journal", "fsync journal"]
+    calls.clear()
+    file.close()
+    assert calls == ["fsync folder"]
+
+
+# ------------------------------------------------------------------------------- things go wrong
+
+
+class Full:
+    """`os.pwrite` of a disk that has room for so many bytes more."""
+
+    def __init__(self, monkeypatch, room):
+        self.room, self.real = room, os.pwrite
+        monkeypatch.setattr(os, "pwrite", self)
+
+    def __call__(self, descriptor, raw, offset):
+        n = min(self.room, len(raw))
+        self.room -= n
+        if n == 0:
+            raise OSError(28, "No space left on device")
+        return self.real(descriptor, raw[:n], offset)
+
+
+@pytest.mark.parametrize("room", [0, 30, HEADER.size, 2 * PAGE, 5 * PAGE, 9 * PAGE])
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_full_disk_loses_nothing(path, old, monkeypatch, room, direct):
+    """To HDF5 it looks as if it were written: the commit fails."""
+    file = JournalFile(path)
+    full = Full(monkeypatch, room)
+    new = some_bytes(5 * PAGE, 3)
+    if direct:
+        with pytest.raises(OSError, match="No space"):
+            file.pwrite(new, PAGE)
+    else:
+        file.seek(PAGE)
+        assert file.write(new) == len(new)
+        file.seek(0)
+        assert file.read(8 * PAGE)[PAGE:] == new + old[6 * PAGE : 8 * PAGE]
+    full.room = 1 << 30
+    file.pwrite(bytes(PAGE), 0)
+    with pytest.raises(OSError, match="No space"):
+        file.commit()
+    assert path.read_bytes() != old
+    file.roll_back()
+    file.seek(0)
+    assert file.read() == old
+    file.close()
+    assert path.read_bytes() == old
+
+
+def test_a_journal_is_not_used_on_another_file(path):
+    file = JournalFile(path)
+    file.pwrite(b"half", 3 * PAGE)
+    kill(file)
+    other = some_bytes(12 * PAGE, 7)
+    path.write_bytes(other)
+    for use in (settle, JournalFile):
+        with pytest.raises(RollbackError, match="does not belong to this file"):
+            use(path)
+    path.write_bytes(other[:100])
+    with pytest.raises(RollbackError, match="does not belong"):
+        settle(path)
+    assert path.read_bytes() == other[:100]
+
+
+def test_a_copy_of_both_is_rolled_back(path, old, tmp_path):
+    file = JournalFile(path)
+    file.pwrite(b"half", 3 * PAGE)
+    copy = tmp_path / "copy"
+    shutil.copy(path, copy)
+    shutil.copy(journal_of(path), journal_of(copy))
+    settle(copy)
+    assert copy.read_bytes() == old
+    file.commit()
+    file.close()
+    assert path.read_bytes()[3 * PAGE :].startswith(b"half")
+
+
+def test_links_lead_to_the_one_journal(path, old, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    file = JournalFile(link)
+    assert journal_path(link) == str(journal_of(path))
+    file.write(b"half")
+    kill(file)
+    settle(link)
+    assert path.read_bytes() == old
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
+def test_who_may_not_write_is_told_who_may(path):
+    file = JournalFile(path)
+    file.write(b"half")
+    kill(file)
+    for each in (path, journal_of(path)):
+        each.chmod(0o644)
+    for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
+        folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(RollbackError, match="someone who may write to the file"):
+            settle(path)
+    finally:
+        os.seteuid(0)
+    assert is_hot(path)
+
+
+def test_the_journal_is_as_private_as_the_file(path):
+    path.chmod(0o600)
+    file = JournalFile(path)
+    assert journal_of(path).stat().st_mode & 0o777 == 0o600
+    file.close()
+
+
+# ---------------------------------------------------------------------------- locks, processes
+
+
+def test_one_writer_only(path):
+    file = JournalFile(path)
+    with pytest.raises(LockedFileError, match="open elsewhere"):
+        JournalFile(path)
+    with pytest.raises(BlockingIOError), open(path) as other:
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    file.close()
+    JournalFile(path).close()
+
+
+def test_one_writer_only_without_the_locks_of_hdf5(path, monkeypatch):
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
+    with open(path) as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        file = JournalFile(path)  # as HDF5 would not care
+        with pytest.raises(LockedFileError, match="open elsewhere"):
+            JournalFile(path)
+        file.close()
+
+
+def test_a_file_system_without_locks(path, monkeypatch):
+    def refuse(descriptor, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    file = JournalFile(path)
+    file.write(b"new")
+    file.commit()
+    file.close()
+    assert path.read_bytes().startswith(b"new")
+
+
+def test_a_reader_waits_for_a_transaction_and_not_forever(path, monkeypatch):
+    monkeypatch.setattr("diskcsr.storage.rollback.PATIENCE", 0.05)
+    file = JournalFile(path)
+    settle(path)
+    file.write(b"half")
+    with pytest.raises(LockedFileError, match="in the middle of changing"):
+        settle(path)
+    file.commit()
+    settle(path)
+    assert journal_of(path).exists()
+    file.close()
+
+
+def test_a_cold_journal_that_was_left_is_removed(path, old):
+    file = JournalFile(path)
+    kill(file)
+    settle(path)
+    assert not journal_of(path).exists()
+    assert path.read_bytes() == old
+
+
+def in_child(work):
+    """Return what `work` returns, a few bytes, in a forked child."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            os.write(write, work())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    with os.fdopen(read, "rb") as pipe:
+        return pipe.read()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_reads_and_writes_not(path, old):
+    file = JournalFile(path)
+    file.write(b"half")
+
+    def child():
+        file.seek(0)
+        found = [file.read(4)]
+        file.write(b"child")
+        file.truncate(0)
+        for use in (lambda: file.pwrite(b"child", 0), file.commit, file.roll_back):
+            try:
+                use()
+            except DiskCSRError as problem:
+                found.append(b"can only read" in str(problem).encode() and b"refused")
+        file.close()
+        return b" ".join(found)
+
+    assert in_child(child) == b"half refused refused refused"
+    assert is_hot(path)
+    file.commit()
+    assert in_child(lambda: file.__del__() or b"done") == b"done"
+    assert journal_of(path).exists()
+    file.close()
+    assert path.read_bytes() == b"half" + old[4:]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_does_not_hold_the_lock(path, old):
+    """Else nobody could undo the transaction of its parent, once that was killed."""
+    file = JournalFile(path)
+    file.write(b"half")
+    wait, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(go)
+        os.read(wait, 1)
+        os._exit(0)
+    kill(file)
+    settle(path)
+    os.close(go)
+    os.close(wait)
+    os.waitpid(pid, 0)
+    assert path.read_bytes() == old
+
+
+def test_the_end_of_the_program(path, old):
+    code = (
+        "import sys; from diskcsr.storage.journal import JournalFile\n"
+        "file = JournalFile(sys.argv[1]); file.write(b'half')"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert is_hot(path)
+    settle(path)
+    assert path.read_bytes() == old
+
+
+# --------------------------------------------------------------------------------- any sequence
+
+steps = st.one_of(
+    st.tuples(st.just("write"), st.integers(0, 40_000), st.integers(1, 20_000)),
+    st.tuples(st.just("truncate"), st.integers(0, 40_000), st.just(0)),
+    st.tuples(st.just("commit"), st.just(0), st.just(0)),
+)
+
+
+@pytest.mark.parametrize("piece", [journal_module._PIECE, PAGE])
+@settings(max_examples=150)
+@given(
+    size=st.integers(0, 30_000),
+    sequence=st.lists(steps, max_size=12),
+    cut=st.floats(0, 1),
+)
+def test_killed_anywhere(tmp_path_factory, piece, size, sequence, cut):
+    """Whatever was done, what was committed last is there, byte for byte.
+
+    The writer is stopped after the last step, and in the middle of the write to the journal that
+    belongs to it: when the data has not been touched.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    with mock.patch.object(journal_module, "_PIECE", piece):
+        play(folder, size, sequence, cut)
+    shutil.rmtree(folder)
+
+
+def play(folder, size, sequence, cut):
+    path = folder / "data"
+    committed = now = some_bytes(size)
+    path.write_bytes(committed)
+    file = JournalFile(path)
+    for i, (step, offset, length) in enumerate(sequence):
+        before = path.read_bytes(), journal_of(path).read_bytes()
+        if step == "write":
+            raw = some_bytes(length, i)
+            file.pwrite(raw, offset)
+            now = now[:offset].ljust(offset, b"\0") + raw + now[offset + length :]
+        elif step == "truncate":
+            file.truncate(offset)
+            now = now[:offset].ljust(offset, b"\0")
+        else:
+            file.commit()
+            committed = now
+        assert path.read_bytes() == now
+        journal = journal_of(path).read_bytes()
+        check(folder / "after", now, journal, committed)
+        if step != "commit":
+            torn = journal[: int(cut * len(journal))]
+            torn += before[1][len(torn) :]
+            check(folder / "torn", before[0], torn, committed)
+    kill(file)
+    settle(path)
+    assert path.read_bytes() == committed
+
+
+def check(path, data, journal, committed):
+    path.write_bytes(data)
+    journal_of(path).write_bytes(journal)
+    settle(path)
+    assert path.read_bytes() == committed
+    assert not journal_of(path).exists()
