@@ -1,0 +1,1 @@
+"""Measure diskcsr and its peers: ``python -m diskcsr.bench``."""

@@ -1,0 +1,213 @@
+"""The command line: ``python -m diskcsr.bench``."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import DiskCSRError
+from .adapters import PEERS, load_adapter
+from .cases import CASES
+from .report import as_html, as_json, as_text
+from .run import Settings, load_own, measure
+from .workloads import WORKLOADS
+
+__all__ = ["main"]
+
+COMPRESSIONS = ("raw", "gzip", "lzf", "zstd")
+_EPILOG = """\
+examples:
+  python -m diskcsr.bench                          generated data, four systems, under two minutes
+  python -m diskcsr.bench cells.h5ad X             reading your own file; it is not changed
+  python -m diskcsr.bench --ops rows,columns --peers scipy,diskcsr,anndata
+  python -m diskcsr.bench --workload criteo --rows 50000 --compression zstd --threads 4
+  python -m diskcsr.bench cells.h5ad --cold --json out.json --html out.html
+  python -m diskcsr.bench --peers diskcsr,mymodule:MyAdapter
+                                                   a system of your own: a subclass of
+                                                   diskcsr.bench.adapters.base.Adapter
+  python -m diskcsr.bench --list                   systems, operations and workloads there are
+
+Every cell of the table is measured in a process of its own, after its answer was compared with the
+right one. Each repeat asks for fresh random rows. Times are medians of the repeats; a cell stops
+early once it has two times and took a second.
+
+exit codes: 0 fine; 1 an answer was wrong; 2 wrong usage, or a file cannot be opened or written
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong on one line."""
+        print(f"diskcsr-bench: error: {' '.join(message.split())}; see --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def _names(what: str, known: Any) -> Any:
+    def parse(text: str) -> list[str]:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        for name in names:
+            if name not in known and not (what == "peer" and ":" in name):
+                raise argparse.ArgumentTypeError(
+                    f"no {what} {name!r}; there are {', '.join(known)}"
+                )
+        if not names:
+            raise argparse.ArgumentTypeError(f"no {what} given")
+        return list(dict.fromkeys(names))
+
+    return parse
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    usual = Settings()
+    parser = _Parser(
+        prog="diskcsr-bench",
+        description="Measure diskcsr and its peers on generated data, or reading a file.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("file", nargs="?", metavar="FILE", help="HDF5 file to read instead of generated data")
+    add("name", nargs="?", metavar="NAME", help="its matrix; needed when there are several")
+    add(
+        "--peers",
+        type=_names("peer", PEERS),
+        default=usual.peers,
+        metavar="A,B",
+        help=f"systems to compare (default: {','.join(usual.peers)})",
+    )
+    add(
+        "--ops",
+        type=_names("operation", CASES),
+        default=None,
+        metavar="A,B",
+        help="operations (default: all; of a file those that read)",
+    )
+    add(
+        "--workload",
+        choices=list(WORKLOADS),
+        default=None,
+        help=f"what the generated data is like (default: {usual.workload})",
+    )
+    add("--rows", type=_count, help="rows to generate; may exceed memory (default: see --list)")
+    add(
+        "--compression",
+        choices=COMPRESSIONS,
+        default=None,
+        help="of generated files, in HDF5 (default: raw; zstd needs hdf5plugin for some)",
+    )
+    add("--chunks", type=_count, metavar="N", help="elements a chunk (default: each system's own)")
+    add("--threads", type=_count, metavar="N", help="threads of diskcsr (default: all cores)")
+    add("--cold", action="store_true", help="drop files from the page cache before each repeat")
+    add(
+        "--repeat",
+        type=_count,
+        default=usual.repeat,
+        metavar="N",
+        help="repeats of a cell (default: %(default)s)",
+    )
+    add(
+        "--timeout",
+        type=_count,
+        default=int(usual.timeout),
+        metavar="S",
+        help="seconds for a cell with all it prepares (default: %(default)s)",
+    )
+    add("--json", metavar="OUT", help="write everything as JSON")
+    add("--html", metavar="OUT", help="write a page with charts, one file")
+    add("--list", action="store_true", help="list systems, operations and workloads, and stop")
+    return parser  # fmt: skip
+
+
+def _list() -> None:
+    print("systems (--peers):")
+    for peer in PEERS:
+        cls = load_adapter(peer)
+        missing = cls.missing()
+        there = f"not installed; pip install {missing}" if missing else "installed"
+        print(f"  {peer:<14}{cls.title:<24}{there}")
+    print("operations (--ops):")
+    for op, case in CASES.items():
+        print(f"  {op:<14}{case.title}")
+    print("workloads (--workload):")
+    for name, workload in WORKLOADS.items():
+        rows = f"{workload.rows:,} of {workload.full_rows:,} rows"
+        print(f"  {name:<14}{workload.title:<28}{rows} x {workload.columns:,}")
+
+
+def _settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Settings:
+    """Check options against each other; return what is left to do."""
+    if args.file is not None:
+        for option in ("workload", "rows", "compression", "chunks"):
+            if getattr(args, option) is not None:
+                parser.error(f"--{option} is for generated data, not for a file")
+        if args.ops and "write" in args.ops:
+            parser.error("write is not measured on a file of yours")
+    ops = args.ops or [op for op in CASES if args.file is None or op != "write"]
+    for out in filter(None, (args.json, args.html)):
+        folder = os.path.dirname(os.path.abspath(out))
+        if not os.path.isdir(folder) or os.path.isdir(out):
+            parser.error(f"{out} cannot be written")
+        if args.file is not None and os.path.exists(out) and os.path.samefile(out, args.file):
+            parser.error(f"{out} is the file that is measured")
+    if any(":" in peer for peer in args.peers):
+        sys.path.insert(0, os.getcwd())  # the installed program does not begin with it
+    for peer in args.peers:
+        load_own(peer)
+    given = {
+        key: value
+        for key, value in vars(args).items()
+        if key not in ("json", "html", "list", "ops") and value is not None
+    }
+    return Settings(**given, ops=ops)
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text[:78]}", end="", file=sys.stderr, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; those of the process when None.
+
+    Returns
+    -------
+    int
+        The exit code: 0 fine, 1 an answer was wrong, 2 usage or a file that cannot be used.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        if args.list:
+            _list()
+            return 0
+        run = measure(_settings(parser, args), _say)
+        _say("")
+        print(as_text(run), flush=True)
+        for out, form in ((args.json, as_json), (args.html, as_html)):
+            if out:
+                Path(out).write_text(form(run), encoding="utf-8")
+    except KeyboardInterrupt:
+        return 130
+    except (DiskCSRError, OSError, ValueError, KeyError, TypeError, MemoryError) as problem:
+        _say("")
+        text = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
+        print(f"diskcsr-bench: error: {' '.join(str(text).split())}", file=sys.stderr)
+        return 2
+    return int(any(result["status"] == "wrong" for result in run["results"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""anndata's backed sparse dataset in HDF5."""
+
+from typing import Any, ClassVar
+
+import h5py
+import numpy as np
+
+from .base import Adapter, h5_filters
+
+
+class AnnDataH5ad(Adapter):
+    """anndata.io.sparse_dataset: indexing and to_memory; it has no sums, products or batches."""
+
+    title = "anndata (h5ad)"
+    needs: ClassVar[tuple[str, ...]] = ("anndata",)
+    brings = "diskcsr[bench]"
+    reads_files = True
+
+    def __init__(self, path: str, name: str, where: dict[str, Any]) -> None:
+        from anndata.io import sparse_dataset
+
+        super().__init__(path, name, where)
+        self.file = self._open(path)
+        self.X = sparse_dataset(self.file[name])
+
+    @staticmethod
+    def _open(path: str) -> Any:
+        return h5py.File(path, "r")
+
+    def rows(self, rows: np.ndarray) -> Any:
+        return self.X[rows]
+
+    runs = mask = rows
+
+    def scalar(self, i: int, j: int) -> Any:
+        return self.X[i, j]
+
+    def columns(self, columns: np.ndarray) -> Any:
+        return self.X[:, columns]
+
+    def load(self) -> Any:
+        return self.X.to_memory()
+
+    def close(self) -> None:
+        self.file.close()
+
+    @classmethod
+    def write(cls, path: str, matrix: Any, storage: dict[str, Any]) -> None:
+        from anndata.io import write_elem
+
+        with h5py.File(path, "w") as file:
+            write_elem(file, "X", matrix, dataset_kwargs=h5_filters(storage))

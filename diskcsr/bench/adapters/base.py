@@ -1,0 +1,72 @@
+"""What an adapter is: how a peer stores a matrix and does the operations it has."""
+
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+__all__ = ["Adapter"]
+
+
+class Adapter:
+    """A peer. An operation is a method of its name; None where the peer has no such thing.
+
+    Parameters
+    ----------
+    path : str
+        What `write` made, or the user's file.
+    name : str
+        Group of the matrix.
+    where : dict
+        The original matrix, as `diskcsr.bench.source.Matrix` takes it.
+    """
+
+    title: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()  # modules
+    brings: ClassVar[str] = ""  # what to install
+    reads_files: ClassVar[bool] = False  # the user's own file, as it is
+    counts_reads: ClassVar[bool] = True  # whether what the system says was read means anything
+    writes: ClassVar[bool] = True  # whether `write` is the peer's own, not only what it reads
+    note: ClassVar[str] = ""
+
+    rows: Any = None  # (row numbers) -> sparse
+    runs: Any = None
+    mask: Any = None  # (boolean mask) -> sparse
+    scalar: Any = None  # (i, j) -> scalar
+    columns: Any = None  # (column numbers) -> sparse
+    load: Any = None  # () -> sparse
+    sums: Any = None  # () -> sums of rows, sums of columns
+    matvec: Any = None  # (vector) -> vector
+    minibatches: Any = None  # (batch size, seed) -> iterable of sparse
+    write: Any = None  # classmethod (path, matrix, storage)
+
+    def __init__(self, path: str, name: str, where: dict[str, Any]) -> None:
+        self.path, self.name, self.where = path, name, where
+
+    @classmethod
+    def missing(cls) -> str:
+        """Return what to install, or "" when everything is there."""
+        there = all(find_spec(module) is not None for module in cls.needs)
+        return "" if there else cls.brings or " ".join(cls.needs)
+
+    @classmethod
+    def reopened(cls, path: str, where: dict[str, Any]) -> "Adapter":
+        """Open what `write` made, to see whether it is right."""
+        return cls(path, "X", where)
+
+    def bytes_read(self) -> int | None:
+        """Bytes read so far, where the peer counts them itself."""
+        return None
+
+    def close(self) -> None:
+        """Let go of files."""
+
+
+def h5_filters(storage: dict[str, Any]) -> dict[str, Any]:
+    """Return h5py's keywords for the compression asked for."""
+    name = storage.get("compression")
+    if name in (None, "raw"):
+        return {}
+    if name in ("gzip", "lzf"):
+        return {"compression": name, "shuffle": True}
+    import hdf5plugin
+
+    return {"shuffle": True} | dict(hdf5plugin.Zstd(clevel=3))
