@@ -162,9 +162,9 @@ def _broken(written: dict[str, Any]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Turn what JSON has no form for into one that compares: complex numbers."""
+    """Give complex numbers, which JSON has no form for, the one that the cells read."""
     if isinstance(value, complex):
-        return [value.real, value.imag]
+        return {"complex": [value.real, value.imag]}
     raise TypeError(f"{type(value).__name__} cannot be compared")
 
 

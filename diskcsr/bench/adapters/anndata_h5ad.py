@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 
-from .base import Adapter, h5_filters
+from .base import Adapter, h5_filters, register_filters
 
 
 class AnnDataH5ad(Adapter):
@@ -25,6 +25,7 @@ class AnnDataH5ad(Adapter):
 
     @staticmethod
     def _open(path: str) -> Any:
+        register_filters()
         return h5py.File(path, "r")
 
     def rows(self, rows: np.ndarray) -> Any:

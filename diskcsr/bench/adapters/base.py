@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "h5_filters", "register_filters"]
 
 
 class Adapter:
@@ -58,6 +58,12 @@ class Adapter:
 
     def close(self) -> None:
         """Let go of files."""
+
+
+def register_filters() -> None:
+    """Let HDF5 read files with the filters of hdf5plugin, where that is installed."""
+    if find_spec("hdf5plugin") is not None:
+        import hdf5plugin  # noqa: F401 - importing it is what registers them
 
 
 def h5_filters(storage: dict[str, Any]) -> dict[str, Any]:

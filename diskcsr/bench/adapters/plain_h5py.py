@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from ...axis import CSR, axis_of
 from ...storage.formats import detect
-from .base import Adapter, h5_filters
+from .base import Adapter, h5_filters, register_filters
 
 CHUNK = 1 << 16
 
@@ -61,6 +61,7 @@ class PlainH5py(Sliced):
 
     def __init__(self, path: str, name: str, where: dict[str, Any]) -> None:
         super().__init__(path, name, where)
+        register_filters()
         self.file = h5py.File(path, "r")
         group = self.file[name]
         header = detect(group)
