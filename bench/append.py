@@ -12,10 +12,8 @@ turns: what atomic writes cost.
 """
 
 import argparse
-import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -37,6 +35,7 @@ from common import (
     make_matrix,
     print_busy,
     read_through,
+    run_in_folder,
     versions,
 )
 
@@ -221,10 +220,7 @@ def main(argv=None):
     parser.add_argument("--folder", help="where to put the temporary folder (needs 3 GB)")
     parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        results = run(args, folder)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    run_in_folder(run, args)
     return 0
 
 

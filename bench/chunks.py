@@ -13,10 +13,8 @@ that from run to run, and random rows are what this library is for.
 """
 
 import argparse
-import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -35,6 +33,7 @@ from common import (
     make_matrix,
     print_busy,
     read_through,
+    run_in_folder,
     turn,
     versions,
 )
@@ -169,10 +168,7 @@ def main(argv=None):
     parser.add_argument("--folder", help="where to put the temporary folder (needs 1 GB)")
     parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        results = run(args, folder)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    run_in_folder(run, args)
     return 0
 
 

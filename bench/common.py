@@ -1,7 +1,9 @@
 """What the benchmark scripts share: the matrix, the check of answers, taking turns, the machine."""
 
+import json
 import os
 import resource
+import tempfile
 import time
 from pathlib import Path
 
@@ -111,3 +113,18 @@ def read_through(file):
     with open(file, "rb") as stream:
         while stream.read(1 << 24):
             pass
+
+
+# The end of a script
+
+
+def run_in_folder(run, args):
+    """Call ``run(args, folder)`` with a folder that is removed; keep its results if asked to.
+
+    `args` says where the folder goes (``folder``) and what file the results go to (``json``).
+    """
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        results = run(args, folder)
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return results

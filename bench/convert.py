@@ -8,12 +8,20 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import anndata
 import numpy as np
-from common import COLUMNS, ROWS, STORED_PER_ROW, machine, make_matrix, read_through, versions
+from common import (
+    COLUMNS,
+    ROWS,
+    STORED_PER_ROW,
+    machine,
+    make_matrix,
+    read_through,
+    run_in_folder,
+    versions,
+)
 
 import diskcsr
 
@@ -74,6 +82,7 @@ def check(path, expected, format):
 
 
 def run(args, folder):
+    folder = Path(folder)
     for value in (machine(), versions()):
         print(", ".join(f"{key} {item}" for key, item in value.items()))
     rng = np.random.default_rng(0)
@@ -113,10 +122,7 @@ def main(argv=None):
     parser.add_argument("--folder", help="where to put the temporary folder (needs 5 GB)")
     parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        results = run(args, Path(folder))
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    run_in_folder(run, args)
     return 0
 
 

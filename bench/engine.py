@@ -22,12 +22,10 @@ or one plain write of the bytes (raw).
 import argparse
 import ctypes
 import gc
-import json
 import mmap
 import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -52,6 +50,7 @@ from common import (
     memcpy_speed,
     print_busy,
     read_through,
+    run_in_folder,
     turn,
     versions,
     write_speed,
@@ -492,10 +491,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.threads is not None:
         diskcsr.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        results = run(args, folder)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    run_in_folder(run, args)
     return 0
 
 

@@ -12,12 +12,10 @@ the page cache throughout: this measures software, not the disk.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -38,6 +36,7 @@ from common import (
     machine,
     make_matrix,
     peak_memory,
+    run_in_folder,
     turn,
     versions,
 )
@@ -316,10 +315,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.threads is not None:
         diskcsr.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        results = run(args, folder)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    run_in_folder(run, args)
     return 0
 
 

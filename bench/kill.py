@@ -11,14 +11,14 @@ exit status is 1 when a file held anything else.
 """
 
 import argparse
-import json
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from common import run_in_folder
 from kills import KINDS, kill
 
 COLUMNS = ["kills", "rolled back", "before", "between", "after", "failures"]
@@ -56,11 +56,8 @@ def main(argv=None):
     parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
     args = parser.parse_args(argv)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        results = run(args.kills, args.seed, folder)
+    results = run_in_folder(lambda args, folder: run(args.kills, args.seed, folder), args)
     print(f"{time.perf_counter() - start:.0f} s")
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 1 if results["all"]["failures"] else 0
 
 

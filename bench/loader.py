@@ -17,11 +17,9 @@ every chunk that a buffer touches once, at the codec's own speed in as many thre
 
 import argparse
 import importlib.util
-import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -41,6 +39,7 @@ from common import (
     memcpy_speed,
     print_busy,
     read_through,
+    run_in_folder,
     turn,
     versions,
 )
@@ -313,10 +312,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.threads is not None:
         diskcsr.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        results = run(args, folder)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    run_in_folder(run, args)
     return 0
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .axis import CSR
+from .axis import CSR, axis_of
 from .batches import BUFFER_BYTES, Batches
 from .buffers import Buffers
 from .filtering import Keep
@@ -300,7 +300,7 @@ class Reading(Handle):
         return dense
 
     def _convert(self, name: str, copy: bool) -> Any:
-        if self._axis.format == name:
+        if self._axis is axis_of(name):
             return self.to_memory() if copy else self
         return getattr(self.to_memory(), "to" + name)()
 

@@ -107,7 +107,7 @@ def test_imports_go_down(name):
 #: Which modules may import a library; those marked True only inside a function.
 ALLOWED = {
     "numba": lambda name: name.startswith("kernels."),
-    "h5py": lambda name: name.startswith(("storage.", "bench.")) or name == "h5",
+    "h5py": lambda name: name.startswith(("storage.", "bench.adapters.")) or name == "h5",
     "anndata": lambda name: name == "interop.anndata" or name.startswith("bench.adapters."),
     "scipy": lambda name: not name.startswith("kernels"),
 }

@@ -11,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 import diskcsr
+from diskcsr.storage.files import hdf5_version, open_to_read
 
 __all__ = ["codec_speed", "in_threads", "machine", "memcpy_speed", "versions", "write_speed"]
 
@@ -46,7 +46,7 @@ def versions(*more: str) -> dict[str, str | None]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
-    return found | {"hdf5": h5py.version.hdf5_version}
+    return found | {"hdf5": hdf5_version()}
 
 
 def in_threads(function: Callable[[Any], Any], parts: list) -> float:
@@ -71,7 +71,7 @@ def memcpy_speed(nbytes: int = 1 << 28) -> float:
     return nbytes / min(in_threads(copy, parts) for _ in range(7))
 
 
-def _stored_chunks(group: h5py.Group, names: tuple[str, ...], sample: int) -> list | None:
+def _stored_chunks(group: Any, names: tuple[str, ...], sample: int) -> list | None:
     """Return (stored chunk, its codec, decoded bytes) of a sample; None without one codec."""
     from diskcsr.storage.filters import SHUFFLE, pipeline_of
 
@@ -106,7 +106,7 @@ def codec_speed(
     """
     from diskcsr.storage.filters import DECODERS, ENCODERS
 
-    with h5py.File(file) as f:
+    with open_to_read(file) as f:
         jobs = _stored_chunks(f[group], names, sample)
     if jobs is None:
         return None, None

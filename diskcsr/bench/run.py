@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import h5py
 import numpy as np
 
 import diskcsr
 
+from ..storage.files import open_to_read
 from ..storage.formats import detect
 from ..storage.opening import close_file, open_group
 from .adapters import load_adapter
@@ -140,7 +140,7 @@ class _Run:
         found: dict[str, float | None] = {"memcpy": memcpy_speed(size), "decode": None}
         found |= {"encode": None, "write": None}
         if self.settings.file is not None:
-            with h5py.File(self.settings.file) as file:
+            with open_to_read(self.settings.file) as file:
                 header = detect(file[self.name])
             parts = [part for part in (header.data, header.indices) if part]
             if parts and self.matrix.nnz:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from scipy.sparse import csr_array, hstack, issparse, vstack
 
 from ..axis import CSR, Axis, axis_of
 from ..options import require_memory
+from ..storage.files import open_to_read
 from ..storage.formats import detect
 
 __all__ = ["Matrix", "digest", "generate", "row_marks"]
@@ -54,7 +54,7 @@ class Matrix:
     shape: tuple[int, int]
 
     def __init__(self, where: dict[str, Any]) -> None:
-        self.file: h5py.File | None = None
+        self.file: Any = None
         if "folder" in where:
             self._from_folder(Path(where["folder"]))
         else:
@@ -72,7 +72,7 @@ class Matrix:
         )
 
     def _from_file(self, file: str, name: str) -> None:
-        self.file = h5py.File(file, "r")
+        self.file = open_to_read(file)
         group = self.file[name]
         header = detect(group)
         self.axis, self.shape, self._fill = axis_of(header.format), header.shape, header.iso

@@ -21,6 +21,7 @@ __all__ = [
     "JournaledFile",
     "close_file",
     "flush_file",
+    "hdf5_version",
     "journal_of",
     "open_to_read",
     "open_to_write",
@@ -214,6 +215,11 @@ def _serial(identifier: Any) -> int:
 
 def _driver(identifier: h5f.FileID) -> int:
     return identifier.get_access_plist().get_driver()
+
+
+def hdf5_version() -> str:
+    """Return the version of the HDF5 library in use."""
+    return h5py.version.hdf5_version
 
 
 def journal_of(item: Any) -> JournalFile | None:

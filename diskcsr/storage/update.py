@@ -18,7 +18,7 @@ from . import formats
 from .encode import ArrayWriter, check_exact, create_like
 from .files import transaction
 from .source import Source
-from .write import CHUNK
+from .write import chunk_length
 
 __all__ = ["append_blocks", "assign", "scale"]
 
@@ -263,7 +263,7 @@ def _chunk_for(dset: h5py.Dataset, length: int) -> int:
     A dataset that began small would otherwise be in many small chunks for ever. Chunks grow at
     least fourfold, so all rewriting together costs no more than a part of what is appended.
     """
-    wanted = min(CHUNK, max(1024, 1 << max(length - 1, 0).bit_length()))
+    wanted = chunk_length(length)
     own = dset.chunks[0] if dset.chunks else 0
     return wanted if 4 * own <= wanted else own
 

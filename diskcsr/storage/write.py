@@ -17,7 +17,7 @@ from .encode import ArrayWriter, create_array
 from .files import flush_file, open_to_write
 from .streams import Piece, Stream
 
-__all__ = ["Storage", "write_stream", "write_virtual"]
+__all__ = ["Storage", "chunk_length", "write_stream", "write_virtual"]
 
 #: Elements of a chunk: 256 kB of float32 or int32.
 CHUNK = 1 << 16
@@ -151,7 +151,7 @@ class _Array:
     ) -> None:
         self._length, self._filled = length or 0, 0
         # Whoever comes without a length has at least a chunk, or its length was found out.
-        chunk = storage.chunks or (CHUNK if length is None else _chunk_length(length))
+        chunk = storage.chunks or (CHUNK if length is None else chunk_length(length))
         self._writer: ArrayWriter = create_array(
             group,
             name,
@@ -204,7 +204,7 @@ def _store(
 
 
 def _look_ahead(stream: Stream) -> tuple[Iterator[Piece], int | None, int | None]:
-    """Learn the sizes of a small stream from its first pieces; see `_chunk_length`."""
+    """Learn the sizes of a small stream from its first pieces; see `chunk_length`."""
     pieces = iter(stream.pieces)
     if stream.nnz is not None:
         return pieces, stream.n_major, stream.nnz
@@ -218,6 +218,6 @@ def _look_ahead(stream: Stream) -> tuple[Iterator[Piece], int | None, int | None
     return iter(first), sum(lengths.size for _, _, lengths in first), stored
 
 
-def _chunk_length(length: int) -> int:
+def chunk_length(length: int) -> int:
     """The default chunk of a dataset: `CHUNK`, or the power of two that holds a small one."""
     return min(CHUNK, max(1024, 1 << max(length - 1, 0).bit_length()))

@@ -3,12 +3,11 @@
 from typing import Any, ClassVar
 
 import h5py
-import numpy as np
 
-from .base import Adapter, h5_filters, register_filters
+from .base import Subscripted, h5_filters, register_filters
 
 
-class AnnDataH5ad(Adapter):
+class AnnDataH5ad(Subscripted):
     """anndata.io.sparse_dataset: indexing and to_memory; it has no sums, products or batches."""
 
     title = "anndata (h5ad)"
@@ -27,17 +26,6 @@ class AnnDataH5ad(Adapter):
     def _open(path: str) -> Any:
         register_filters()
         return h5py.File(path, "r")
-
-    def rows(self, rows: np.ndarray) -> Any:
-        return self.X[rows]
-
-    runs = mask = rows
-
-    def scalar(self, i: int, j: int) -> Any:
-        return self.X[i, j]
-
-    def columns(self, columns: np.ndarray) -> Any:
-        return self.X[:, columns]
 
     def load(self) -> Any:
         return self.X.to_memory()

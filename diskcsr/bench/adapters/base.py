@@ -3,7 +3,9 @@
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-__all__ = ["Adapter", "h5_filters", "register_filters"]
+import numpy as np
+
+__all__ = ["Adapter", "Subscripted", "h5_filters", "register_filters"]
 
 
 class Adapter:
@@ -58,6 +60,23 @@ class Adapter:
 
     def close(self) -> None:
         """Let go of files."""
+
+
+class Subscripted(Adapter):
+    """Whatever is read by subscripts as scipy's arrays are: `self.X`."""
+
+    X: Any
+
+    def rows(self, rows: np.ndarray) -> Any:
+        return self.X[rows]
+
+    runs = mask = rows
+
+    def scalar(self, i: int, j: int) -> Any:
+        return self.X[i, j]
+
+    def columns(self, columns: np.ndarray) -> Any:
+        return self.X[:, columns]
 
 
 def register_filters() -> None:

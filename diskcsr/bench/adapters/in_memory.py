@@ -6,24 +6,11 @@ import numpy as np
 from scipy.sparse import load_npz, save_npz
 
 from ..source import Matrix
-from .base import Adapter
+from .base import Adapter, Subscripted
 
 
-class Indexed(Adapter):
+class Indexed(Subscripted):
     """Whatever indexes as scipy does: the matrix is `self.X`."""
-
-    X: Any
-
-    def rows(self, rows: np.ndarray) -> Any:
-        return self.X[rows]
-
-    runs = mask = rows
-
-    def scalar(self, i: int, j: int) -> Any:
-        return self.X[i, j]
-
-    def columns(self, columns: np.ndarray) -> Any:
-        return self.X[:, columns]
 
     def load(self) -> Any:
         return self.X.copy()
