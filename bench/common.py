@@ -1,19 +1,24 @@
 """What the benchmark scripts share: the matrix, the check of answers, taking turns, the machine."""
 
 import json
-import os
 import resource
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-from diskcsr.bench.machine import codec_speed, machine, memcpy_speed, versions, write_speed
+from diskcsr.bench.machine import (
+    Others,
+    codec_speed,
+    machine,
+    memcpy_speed,
+    versions,
+    write_speed,
+)
 from diskcsr.bench.workloads import odds_of, present
 
-__all__ = ["codec_speed", "machine", "memcpy_speed", "versions", "write_speed"]
+__all__ = ["Others", "codec_speed", "machine", "memcpy_speed", "versions", "write_speed"]
 
 ROWS, COLUMNS, STORED_PER_ROW = 60_000, 28_000, 1500
 REFERENCE, OWN, PEER = "scipy in memory", "diskcsr", "anndata"
@@ -67,33 +72,6 @@ def turn(names, repeat, repeats, peer_repeats):
     now = names[first:] + names[:first]
     spare = repeat % max(1, repeats // max(1, peer_repeats))
     return [name for name in now if not (spare and name.startswith(PEER))]
-
-
-class Others:
-    """How many cores everything else on the machine kept busy since this was made (Linux).
-
-    Two threads have little over one where another process computes: without this number a slow
-    run cannot be told from slow software.
-    """
-
-    def __init__(self):
-        self.start = self._seconds()
-
-    @staticmethod
-    def _seconds():
-        try:
-            first = Path("/proc/stat").read_text().splitlines()[0]
-        except OSError:
-            return None
-        user, nice, system, _, _, irq, soft, steal = map(int, first.split()[1:9])
-        busy = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), busy - sum(os.times()[:4])
-
-    def cores(self):
-        now = self._seconds()
-        if now is None:
-            return None
-        return max(0.0, (now[1] - self.start[1]) / (now[0] - self.start[0]))
 
 
 def peak_memory():

@@ -1,10 +1,7 @@
 """The command line: ``python -m diskcsr info|check|convert|bench``."""
 
 import argparse
-import importlib
-import importlib.util
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -16,6 +13,7 @@ from .errors import DiskCSRError
 from .options import format_bytes
 from .storage.check import check
 from .storage.describe import describe_file
+from .terminal import Parser, print_table, run_program, say
 
 __all__ = ["main", "parse_size"]
 
@@ -37,7 +35,8 @@ examples:
   python -m diskcsr info cells.h5ad --json      the same as JSON
 
 "reader" says what serves an array: direct (straight from the file), decode (chunks decoded in
-several threads), h5py (anything else, slower); "why" says why it is not a faster one.
+several threads), h5py (anything else, slower); a line below says why it is not a faster one.
+"ratio" is bytes in memory over bytes on disk; "chunk" is in elements.
 """
 _CHECK = """\
 examples:
@@ -53,7 +52,7 @@ stale, and sorts indices.
 _CONVERT = """\
 examples:
   python -m diskcsr convert matrix.mtx m.h5                         from Matrix Market
-  python -m diskcsr convert filtered.h5 m.h5 --format csr --sort    10x: rows of barcodes' features
+  python -m diskcsr convert filtered.h5 m.h5 --format csr           10x: by rows, not by columns
   python -m diskcsr convert m.h5 z.h5 --compression gzip --level 4  other compression
   python -m diskcsr convert cells.h5ad m.h5 --name layers/raw --to-name X --max-memory 500MB
   python -m diskcsr convert m.h5 s.h5 --shuffle-rows 0              rows in random order, seed 0
@@ -81,21 +80,17 @@ def parse_size(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw: Any = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "diskcsr",
         description="Sparse matrices in HDF5 files: look at them, check and repair them, "
         "convert them, measure them.",
         epilog=_EPILOG,
-        formatter_class=raw,
     )
     parser.add_argument("--version", action="version", version=f"diskcsr {diskcsr.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[Any], int], about: str, epilog: str) -> Any:
-        sub = commands.add_parser(
-            name, help=about, description=about, epilog=epilog, formatter_class=raw
-        )
+        sub = commands.add_parser(name, help=about, description=about, epilog=epilog)
         sub.set_defaults(run=run)
         return sub
 
@@ -126,7 +121,7 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     add("--level", dest="compression_opts", type=int, metavar="N", help="of the compression")
     add("--chunks", type=int, metavar="N", help="elements of a chunk (default: 65536)")
     add("--max-memory", type=parse_size, metavar="SIZE", help="as 500MB or 2GiB")
-    add("--sort", dest="sort_indices", action="store_true", help="sort indices within rows")
+    add("--keep-order", action="store_true", help="leave indices within rows as they are ordered")
     add("--sum-duplicates", action="store_true", help="add up indices that are stored twice")
     add("--shuffle-rows", type=int, metavar="SEED", help="put rows in random order")
     add("--overwrite", action="store_true", help="replace a matrix of that name in DST")
@@ -168,7 +163,6 @@ _CONVERT_KEYS = (
     "compression_opts",
     "chunks",
     "max_memory",
-    "sort_indices",
     "sum_duplicates",
     "shuffle_rows",
     "overwrite",
@@ -178,36 +172,30 @@ _CONVERT_KEYS = (
 
 
 def _convert(args: Any) -> int:
-    convert = getattr(diskcsr, "convert", None)
-    if convert is None:
-        raise DiskCSRError("this version has no convert")
     given = {key: getattr(args, key) for key in _CONVERT_KEYS}
     # What is not given is left to the defaults of `diskcsr.convert`; 0 is a seed.
     options = {
         key: value for key, value in given.items() if value is not None and value is not False
     }
-    if not args.no_progress and sys.stderr.isatty():
+    if args.keep_order:
+        options["sort_indices"] = False
+    if not args.no_progress:
         options["progress"] = _progress
-    result = convert(args.source, args.file, **options)
-    if hasattr(result, "close"):
-        result.close()
-    if "progress" in options:
-        print(file=sys.stderr)
+    diskcsr.convert(args.source, args.file, **options).close()
+    say("")
     _print_matrix(describe_file(args.file, args.name)["matrices"][0])
     return 0
 
 
 def _progress(done: int, total: int | None) -> None:
-    """Show how far a conversion has come, on one line that is written over."""
-    text = f"{100 * done // total:3d} %" if total else f"{done} bytes"
-    print(f"\rconverting: {text}", end="", file=sys.stderr, flush=True)
+    """Show how far a conversion has come."""
+    say(f"converting: {100 * done // total:3d} %" if total else f"converting: {done} bytes")
 
 
 def _bench(args: Any) -> int:
-    if importlib.util.find_spec("diskcsr.bench") is None:
-        raise DiskCSRError("this version has no bench")
-    bench: Any = importlib.import_module("diskcsr.bench.__main__")
-    return int(bench.main(args.rest) or 0)
+    from .bench.__main__ import main as bench  # most calls have no need for it
+
+    return bench(args.rest)
 
 
 # -------------------------------------------------------------------------------------- printing
@@ -218,8 +206,8 @@ def _print_json(facts: dict[str, Any]) -> None:
 
 
 _COLUMNS = (
-    "array", "dataset", "dtype", "elements", "chunks", "filters", "on disk", "in memory", "ratio",
-    "reader",
+    "array", "dataset", "dtype", "reader", "filters", "elements", "chunk", "on disk", "in memory",
+    "ratio",
 )  # fmt: skip
 
 
@@ -230,16 +218,20 @@ def _print_matrix(matrix: dict[str, Any]) -> None:
     order = {True: "sorted", False: "not sorted", None: "order not looked at (--deep)"}
     rows, columns = matrix["shape"]
     print(
-        f"{matrix['name']}: {matrix['format']} ({matrix['convention']}), {rows} x {columns}, "
-        f"{matrix['nnz']} stored values of {matrix['dtype']}, density {matrix['density']:.3g}, "
+        f"{matrix['name']}: {matrix['format']} ({matrix['convention']}), {rows:,} x {columns:,}, "
+        f"{matrix['nnz']:,} stored values of {matrix['dtype']}, density {matrix['density']:.3g}, "
         f"indices {order[matrix['sorted']]}"
     )
-    _print_table([_row(part, array) for part, array in matrix["arrays"].items()])
+    arrays = matrix["arrays"]
+    print_table(_COLUMNS, [_row(part, array) for part, array in arrays.items()], numbers_from=5)
     total = format_bytes(matrix["stored_bytes"]), format_bytes(matrix["memory_bytes"])
     ratio = "" if matrix["ratio"] is None else f" ({matrix['ratio']:.2f} times as much)"
     print(f"  {total[0]} on disk, {total[1]} in memory{ratio}")
-    for part, array in matrix["arrays"].items():
-        print(f"  why {array['reader']} for {part}: {array['why']}")
+    whys: dict[str, list[str]] = {}
+    for part, array in arrays.items():
+        whys.setdefault(f"read by {array['reader']}: {array['why']}", []).append(part)
+    for why, parts in whys.items():
+        print(f"  {', '.join(parts)}: {why}")
     for hint in matrix["hints"]:
         print(f"  hint: {hint}")
 
@@ -253,32 +245,14 @@ def _row(part: str, array: dict[str, Any]) -> tuple[str, ...]:
         part,
         array["dataset"] or "(absent)",
         array["dtype"],
-        str(array["size"]),
-        str(array["chunks"] or "contiguous"),
+        array["reader"],
         " ".join(filters) or "none",
+        f"{array['size']:,}",
+        f"{array['chunks']:,}" if array["chunks"] else "contiguous",
         format_bytes(array["stored_bytes"]),
         format_bytes(array["memory_bytes"]),
         "" if array["ratio"] is None else f"{array['ratio']:.2f}",
-        array["reader"],
     )
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print a table, by rich where it is installed and someone looks."""
-    if sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-
-        table = Table(*_COLUMNS)
-        for row in rows:
-            table.add_row(*map(escape, row))
-        Console().print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
-    for row in (_COLUMNS, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(f"  {'  '.join(cells)}".rstrip())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -295,31 +269,10 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 fine, 1 problems found, 2 usage or a file that cannot be opened.
     """
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        if argv[:1] == ["bench"]:  # argparse would take the options for its own
-            return _bench(argparse.Namespace(rest=argv[1:]))
-        args = _parser().parse_args(argv)
-        code = int(args.run(args))
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The interpreter flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except (DiskCSRError, OSError, ValueError, KeyError, TypeError, MemoryError) as problem:
-        print(f"diskcsr: error: {_one_line(problem)}", file=sys.stderr)
-        return 2
-    return code
-
-
-def _one_line(problem: BaseException) -> str:
-    text: Any = problem
-    if isinstance(problem, OSError) and problem.strerror and problem.filename:
-        text = f"{os.fsdecode(problem.filename)}: {problem.strerror}"
-    elif isinstance(problem, KeyError) and problem.args:
-        text = problem.args[0]
-    return " ".join(str(text).split()) or type(problem).__name__
+    if argv[:1] == ["bench"]:  # argparse would take the options for its own
+        return _bench(argparse.Namespace(rest=argv[1:]))
+    args = _parser().parse_args(argv)
+    return run_program("diskcsr", lambda: int(args.run(args)))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,11 @@ class Axis:
         """The other axis: the one ``indices`` point along."""
         return 1 - self.major
 
+    @property
+    def majors(self) -> str:
+        """What the major axis counts, in a user's words."""
+        return ("rows", "columns")[self.major]
+
     def swap(self, pair: Any) -> tuple[Any, Any]:
         """Turn a (row, column) pair into (major, minor), or back: it is its own inverse.
 

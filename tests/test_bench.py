@@ -1,5 +1,6 @@
 """python -m diskcsr.bench as a process, at tiny sizes: its table, its files, its errors."""
 
+import base64
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,11 +17,15 @@ from scipy.sparse import csc_array, csr_array
 
 import diskcsr
 from diskcsr.axis import CSR
-from diskcsr.bench.cases import CASES
+from diskcsr.bench.adapters import PEERS as ADAPTERS
+from diskcsr.bench.adapters import load_adapter
+from diskcsr.bench.cases import CASES, equal, expected
+from diskcsr.bench.cases import run as run_case
 from diskcsr.bench.source import Matrix, digest, generate, row_marks
 from diskcsr.bench.workloads import WORKLOADS
 
 OPS = ["rows", "columns", "write"]
+SVG = "{http://www.w3.org/2000/svg}"
 ROOT = Path(diskcsr.__file__).resolve().parent.parent
 
 OWN = """
@@ -99,7 +105,7 @@ def tiny(folder):
     """All operations of three systems on 60 rows: what was printed, and the JSON."""
     code, out, err = run(
         folder, "--rows=60", "--repeat=2", "--peers=scipy,diskcsr,h5py", "--compression=gzip",
-        f"--ops={','.join(OPS)}", "--json=out.json", "--html=out.html",
+        f"--ops={','.join(OPS)}", "--json=out.json", "--html=out.html", "--figure=out.svg",
     )  # fmt: skip
     assert (code, err) == (0, "")
     return out, json.loads((folder / "out.json").read_text())
@@ -120,6 +126,11 @@ def test_every_system_has_a_line_in_every_table(tiny):
     assert results["machine"]["cpu"] in out
     assert f"diskcsr {diskcsr.__version__}" in out
     assert "60 x 27,998" in out
+    # And all of them in the first table.
+    summary = lines[lines.index("") + 1 :][: len(OPS) + 1]
+    assert summary[0].split()[:3] == ["ms", "(x", "scipy)"]
+    assert [line[2:].split("  ")[0] for line in summary[1:]] == [CASES[op].title for op in OPS]
+    assert summary[2].split()[-1] == "n/a"
 
 
 def test_json_holds_what_was_measured(tiny):
@@ -146,6 +157,10 @@ def test_json_holds_what_was_measured(tiny):
     assert results["versions"]["diskcsr"] == diskcsr.__version__
     assert results["speeds"]["decode"] > 1e6
     assert results["missing"] == {}
+    assert results["in_turns"] is True
+    assert set(results["not_asked"]) >= {"anndata", "memmap", "annbatch"}
+    if sys.platform == "linux":
+        assert 0 <= results["busy_with_others"] <= results["machine"]["cores"] + 0.5
     assert found["diskcsr", "rows"]["read"] >= 0  # 0 when all chunks are in its cache
     assert found["h5py", "rows"]["read"] > 0
 
@@ -171,40 +186,105 @@ class _Page(HTMLParser):
 
 
 def page_of(path):
+    """Parse a page; return its text, its tags, and the pictures it holds."""
     text = path.read_text(encoding="utf-8")
     page = _Page()
     page.feed(text)
     page.close()
     assert page.open == []
-    assert page.links == []
     assert "url(" not in text
     assert "http" not in text
-    return text, page.seen
+    head = "data:image/svg+xml;base64,"
+    assert all(link.startswith(head) for link in page.links)
+    pictures = [base64.b64decode(link.removeprefix(head)) for link in page.links]
+    return text, page.seen, [ElementTree.fromstring(picture) for picture in pictures]
+
+
+def words_of(picture):
+    """All text in a picture; what it refers to lies in itself."""
+    for node in picture.iter():
+        for name, value in node.attrib.items():
+            assert not name.endswith("href") or value.startswith("#")
+    return [node.text for node in picture.iter(f"{SVG}text")]
 
 
 def test_the_page_is_whole_and_alone(tiny, folder):
-    text, tags = page_of(folder / "out.html")
-    assert tags.count("table") == tags.count("svg") == len(OPS)
-    assert tags.count("rect") == 8
-    assert tags.count("line") == len(OPS)
+    _, results = tiny
+    text, tags, pictures = page_of(folder / "out.html")
+    assert tags.count("table") == len(OPS) + 1
     assert "script" not in tags
     assert all(CASES[op].title in text for op in OPS)
+    assert len(pictures) == len(OPS)
+    for op, picture in zip(OPS, pictures, strict=True):
+        words = words_of(picture)
+        there = [r for r in results["results"] if r["op"] == op and r["status"] == "ok"]
+        assert [r["system"] for r in there] == [
+            w for w in words if "ms" not in w and not w[0].isdigit()
+        ]
+        assert sum(word.endswith(" ms") for word in words) == len(there)
 
 
-def test_the_page_renders(tiny, folder, tmp_path):
+def test_the_figure_has_every_operation_and_system(tiny, folder):
+    words = words_of(ElementTree.parse(folder / "out.svg").getroot())
+    assert {CASES[op].title for op in OPS} <= set(words)
+    assert {"diskcsr", "h5py by hand"} <= set(words)
+    assert "scipy in memory" not in words  # it is the line
+
+
+def test_a_figure_as_png(tiny, tmp_path):
+    from diskcsr.bench.figures import save_overview
+
+    save_overview(tiny[1], tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
+    without = {"results": [r for r in tiny[1]["results"] if "over_scipy" not in r]}
+    with pytest.raises(ValueError, match="compares with scipy"):
+        save_overview(without, tmp_path / "none.png")
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Headless Chromium, driven by its own driver; both from the distribution."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    done = subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,3000",
-         f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'page.png'}",
-         (folder / "out.html").as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    picture = (tmp_path / "page.png").read_bytes()
-    assert picture[:4] == b"\x89PNG"
-    assert len(picture) > 30_000  # an empty page of this size has less than 20 kB
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("chromium and chromium-driver are not installed")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run",
+        "disable-background-networking", "disable-component-update", "disable-sync",
+        f"user-data-dir={tmp_path / 'profile'}", "window-size=1000,2000",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=driver)
+    browser = webdriver.Chrome(options=options, service=service)
+    yield browser
+    browser.quit()
+
+
+def test_the_page_in_a_browser(tiny, folder, browser):
+    browser.get((folder / "out.html").as_uri())
+    assert browser.title == "diskcsr bench"
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    pictures = browser.execute_script(
+        "return [...document.images].map(i => [i.complete, i.naturalWidth, i.clientWidth])"
+    )
+    assert len(pictures) == len(OPS)
+    for complete, natural, shown in pictures:
+        assert complete
+        assert natural > 100
+        assert 500 < shown < 1000
+    loaded = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(entry => entry.name)"
+    )
+    assert all(name.startswith("data:") for name in loaded)
+    assert browser.execute_script("return document.body.scrollWidth <= window.innerWidth")
+    cells = browser.execute_script(
+        "return [...document.querySelectorAll('table')[0].rows].map(r => r.innerText)"
+    )
+    assert [cell.split("\t")[0] for cell in cells[1:]] == [CASES[op].title for op in OPS]
 
 
 def test_wrong_answers_failures_and_what_is_missing(folder):
@@ -223,7 +303,8 @@ def test_wrong_answers_failures_and_what_is_missing(folder):
     assert "own:Absent: not installed; pip install some-package" in out
     assert "WRONG" in out
     assert "over_scipy" not in found["own:Liar", "load"]
-    text, _ = page_of(folder / "wrong.html")
+    text, tags, _ = page_of(folder / "wrong.html")
+    assert tags.count("img") == 1  # of what was measured alone
     assert "&lt;liar&gt; &amp; co" in text
     assert "<liar>" not in text
     assert "no <such>" not in text
@@ -274,8 +355,9 @@ def test_list(folder):
     assert (code, err) == (0, "")
     words = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
     assert words >= {"scipy", "diskcsr", "anndata", *CASES, *WORKLOADS}
-    own = next(line for line in out.splitlines() if line.startswith("  diskcsr "))
-    assert own.endswith(" installed")
+    for line in out.splitlines():
+        if line.split()[:1] == ["diskcsr"]:
+            assert line.split()[2] == "yes"
 
 
 def test_help_teaches(folder):
@@ -283,7 +365,8 @@ def test_help_teaches(folder):
     assert (code, err) == (0, "")
     assert "examples:" in out
     assert "exit codes:" in out
-    for option in ("peers", "ops", "workload", "rows", "compression", "chunks", "threads", "cold"):
+    options = "peers ops workload rows compression chunks threads cold repeat json html figure list"
+    for option in options.split():
         assert f"--{option}" in out
 
 
@@ -300,6 +383,8 @@ def test_help_teaches(folder):
         (["missing.h5", "--rows=5"], "--rows is for generated data"),
         (["missing.h5", "--ops=write"], "write is not measured"),
         (["--json=nowhere/out.json"], "nowhere/out.json cannot be written"),
+        (["--figure=out.pdf"], "--figure writes a .png or .svg file, not out.pdf"),
+        (["--figure=out.png", "--peers=diskcsr"], "--figure compares with scipy"),
         (["--unknown"], "unrecognized arguments: --unknown"),
     ],
     ids=lambda value: None if isinstance(value, str) else value[-1],
@@ -336,6 +421,92 @@ def test_marks_of_rows_depend_on_their_values(dtype):
     if dtype is np.complex128:
         assert row_marks(csr_array(dense * 1j))[0] != marks[0]
         assert row_marks(csr_array(dense + 1j * (dense != 0)))[0] != marks[0]
+
+
+# ----------------------------------------------------------------------------------------- systems
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A matrix of counts on disk, and its answers."""
+    return generate(tmp_path_factory.mktemp("small") / "m", WORKLOADS["pbmc"].blocks(300, 1))
+
+
+@pytest.mark.filterwarnings("ignore")  # those of other libraries are theirs
+@pytest.mark.parametrize("op", [op for op in CASES if op != "write"])
+@pytest.mark.parametrize("peer", list(ADAPTERS))
+def test_a_peer_gives_the_right_answer_or_has_no_such_operation(peer, op, small, tmp_path):
+    cls = load_adapter(peer)
+    if cls.missing():
+        pytest.skip(f"{peer} is not installed; {cls.missing()} brings it")
+    case, matrix = CASES[op], Matrix(small)
+    if getattr(cls, case.method) is None:
+        return
+    path = str(tmp_path / "stored")
+    cls.write(path, matrix.load(), {"compression": "raw", "chunks": None})
+    key = case.draw(np.random.default_rng(0), matrix.shape)
+    adapter = cls(path, "X", small)
+    try:
+        got = run_case(case, adapter, key, keep=True)
+        read = adapter.bytes_read()
+    finally:
+        adapter.close()
+    right = json.loads(json.dumps(expected(case, matrix, key)))
+    assert equal(case, got, right, matrix.axis)
+    assert read is None or read >= 0
+
+
+def test_what_is_missing_is_brought_by_an_extra():
+    for peer in ADAPTERS:
+        cls = load_adapter(peer)
+        assert cls.title
+        assert bool(cls.needs) == cls.brings.startswith("diskcsr[")
+
+
+# --------------------------------------------------------------------------------------- workloads
+
+
+#: Of the real sets: mean stored values a row, their median (None where nobody says), the share of
+#: values that are 1 and the mean value. Sources: the module's docstring.
+REAL = {
+    "neurons": (2010, 1927, 0.646, 2.42),
+    "pbmc": (525, None, 0.75, None),
+    "tahoe": (1440, None, None, None),
+    "movielens": (159, None, None, None),
+    "rcv1": (76, None, None, None),
+    "criteo": (39, 39, 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", list(WORKLOADS))
+def test_workloads_have_the_statistics_of_real_sets(name):
+    workload = WORKLOADS[name]
+    blocks = list(workload.blocks(3000, 0))
+    lengths = np.concatenate([np.diff(block.indptr) for block in blocks])
+    values = np.concatenate([block.data for block in blocks])
+    mean, median, ones, value = REAL[name]
+    assert lengths.mean() == pytest.approx(mean, rel=0.08)
+    assert median is None or np.median(lengths) == pytest.approx(median, rel=0.08)
+    assert ones is None or (values == 1).mean() == pytest.approx(ones, abs=0.03)
+    assert value is None or values.mean() == pytest.approx(value, rel=0.08)
+    assert all(block.has_canonical_format for block in blocks)
+    assert {block.shape[1] for block in blocks} == {workload.columns}
+
+
+def test_values_of_neurons_are_distributed_as_in_the_real_set():
+    values = WORKLOADS["neurons"].values(np.random.default_rng(0), 1 << 20)
+    shares = [(values == count).mean() for count in (1, 2, 3, 4, 5)]
+    assert shares == pytest.approx([0.646, 0.168, 0.065, 0.032, 0.019], abs=0.01)
+    assert (values > 15).mean() == pytest.approx(0.017, abs=0.004)
+
+
+def test_a_workload_is_made_block_by_block_from_its_seed():
+    first, second, _ = WORKLOADS["movielens"].blocks(2100, 5)
+    assert [first.shape[0], second.shape[0]] == [1024, 1024]
+    again = next(iter(WORKLOADS["movielens"].blocks(5000, 5)))
+    assert digest(first, CSR) == digest(again, CSR)
+    other = next(iter(WORKLOADS["movielens"].blocks(1024, 6)))
+    assert digest(first, CSR) != digest(other, CSR)
 
 
 @pytest.mark.parametrize("name", list(WORKLOADS))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -62,12 +63,16 @@ def test_version():
 def test_wrong_usage(args):
     code, out, err = run(*args)
     assert (code, out) == (2, "")
-    assert "error: " in err.splitlines()[-1]
+    (line,) = err.splitlines()
+    assert line.startswith("diskcsr")
+    assert ": error: " in line
+    assert "see diskcsr" in line
 
 
-def test_the_console_script_is_this_program():
+def test_the_console_scripts_are_these_programs():
     project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
-    assert project["scripts"]["diskcsr"] == "diskcsr.__main__:main"
+    programs = {"diskcsr": "diskcsr.__main__:main", "diskcsr-bench": "diskcsr.bench.__main__:main"}
+    assert project["scripts"] == programs
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,7 @@ def test_info_says_what_is_there(path):
     assert "/X: csr (h5sparse+anndata), 40 x 30, 30 stored values of float32" in out
     assert "density 0.025, indices sorted" in out
     assert "deflate(" in out
-    assert "why decode for data: filtered by" in out
+    assert "  data, indices, indptr: read by decode: filtered by" in out
 
 
 def test_info_as_json_is_what_the_table_says(path):
@@ -221,7 +226,7 @@ def test_info_on_real_files(file, capsys):
     for group in groups:
         matrix, expected = facts[group.name], group.read()
         rows, columns = group.shape
-        assert f"{group.name}: {group.format} ({group.convention}), {rows} x {columns}" in out
+        assert f"{group.name}: {group.format} ({group.convention}), {rows:,} x {columns:,}" in out
         assert (matrix["nnz"], matrix["sorted"]) == (expected.nnz, expected.has_sorted_indices)
         assert matrix["dtype"] == str(expected.dtype)
 
@@ -294,7 +299,9 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
         return diskcsr.open(file, options["name"])
 
     monkeypatch.setattr(diskcsr, "convert", convert, raising=False)
-    args = "--name a --to-name X --format csc --compression gzip --level 3 --chunks 100 --sort"
+    args = (
+        "--name a --to-name X --format csc --compression gzip --level 3 --chunks 100 --keep-order"
+    )
     more = "--sum-duplicates --max-memory 2MiB --shuffle-rows 7 --overwrite --no-progress"
     assert cli.main(["convert", "src.mtx", str(path), *args.split(), *more.split()]) == 0
     assert "/X: csr" in capsys.readouterr().out
@@ -305,7 +312,7 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
         "compression": "gzip",
         "compression_opts": 3,
         "chunks": 100,
-        "sort_indices": True,
+        "sort_indices": False,
         "sum_duplicates": True,
         "max_memory": 2 << 20,
         "shuffle_rows": 7,
@@ -314,11 +321,10 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
     assert cli.main(["convert", "src.mtx", str(path), "--shuffle-rows", "0"]) == 0
     assert calls == [
         ("src.mtx", str(path), options),
-        ("src.mtx", str(path), {"name": "X", "shuffle_rows": 0}),
+        ("src.mtx", str(path), {"name": "X", "shuffle_rows": 0, "progress": cli._progress}),
     ]
 
 
-@pytest.mark.skipif(not hasattr(diskcsr, "convert"), reason="diskcsr.convert is not there yet")
 def test_convert_as_a_process(path):
     target = path.with_name("t.h5")
     code, out, err = run("convert", path, target, "--format", "csc", "--to-name", "T")
@@ -331,15 +337,37 @@ def test_convert_as_a_process(path):
 
 
 def test_bench_is_passed_its_arguments(monkeypatch):
+    from diskcsr.bench import __main__ as bench
+
     seen = []
-
-    class Bench:
-        @staticmethod
-        def main(args):
-            seen.append(args)
-            return 0
-
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: Bench)
+    monkeypatch.setattr(bench, "main", lambda args: seen.append(args) or 0)
     assert cli.main(["bench", "m.h5", "--json", "out"]) == 0
     assert seen == [["m.h5", "--json", "out"]]
+
+
+def test_bench_as_a_command():
+    code, out, err = run("bench", "--help")
+    assert (code, err) == (0, "")
+    assert "examples:" in out
+
+
+# -------------------------------------------------------------------------------- console scripts
+
+
+@pytest.mark.parametrize("program", ["diskcsr", "diskcsr-bench"])
+def test_the_installed_program_runs(program):
+    found = shutil.which(program, path=str(Path(sys.executable).parent))
+    if found is None:
+        pytest.skip(f"{program} is not installed beside this Python")
+
+    def started(*args):
+        return subprocess.run([found, *args], capture_output=True, text=True, timeout=120)
+
+    helped = started("--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert helped.stdout.startswith(f"usage: {program} ")
+    assert "exit codes:" in helped.stdout
+    wrong = started("--no-such-option")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith(f"{program}: error: ")
+    assert wrong.stderr.count("\n") == 1

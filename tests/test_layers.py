@@ -13,7 +13,7 @@ ROOT = Path(diskcsr.__file__).parent
 LAYERS = [
     "errors axis kernels.rows kernels.codecs kernels.transpose kernels storage",
     "options",
-    "threads buffers cache selection plan progress",
+    "threads buffers cache selection plan progress terminal",
     "filtering batches assignment",
     # What touches a file.
     "storage.rollback",
@@ -41,8 +41,9 @@ LAYERS = [
     "bench.adapters.in_memory bench.adapters.plain_h5py bench.adapters.anndata_h5ad",
     "bench.adapters.mapped bench.adapters.disk bench.adapters.plain_zarr "
     "bench.adapters.h5sparse_rows bench.adapters.anndata_zarr bench.adapters.scdataset_loader "
-    "bench.adapters.tiledb_soma bench.adapters.bpcells_dir bench.adapters.hdf5array_tatami",
-    "bench.cases",
+    "bench.adapters.tiledb_soma bench.adapters.bpcells_dir bench.adapters.hdf5array_tatami "
+    "bench.adapters.annbatch_loader",
+    "bench.cases bench.cells bench.figures",
     "bench.measure bench.report",
     "bench.run",
     "bench.__main__",
@@ -110,6 +111,9 @@ ALLOWED = {
     "h5py": lambda name: name.startswith(("storage.", "bench.adapters.")) or name == "h5",
     "anndata": lambda name: name == "interop.anndata" or name.startswith("bench.adapters."),
     "scipy": lambda name: not name.startswith("kernels"),
+    "matplotlib": lambda name: name == "bench.figures",
+    "rich": lambda name: name == "terminal",
+    "tqdm": lambda name: name == "progress",
 }
 
 

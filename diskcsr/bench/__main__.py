@@ -4,12 +4,13 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ..errors import DiskCSRError
+from ..terminal import Parser, print_table, run_program, say
 from .adapters import PEERS, load_adapter
 from .cases import CASES
-from .report import as_html, as_json, as_text
+from .figures import require_matplotlib, save_overview
+from .report import as_html, as_json, print_report
 from .run import Settings, load_own, measure
 from .workloads import WORKLOADS
 
@@ -22,30 +23,27 @@ examples:
   python -m diskcsr.bench cells.h5ad X             reading your own file; it is not changed
   python -m diskcsr.bench --ops rows,columns --peers scipy,diskcsr,anndata
   python -m diskcsr.bench --workload criteo --rows 50000 --compression zstd --threads 4
-  python -m diskcsr.bench cells.h5ad --cold --json out.json --html out.html
+  python -m diskcsr.bench cells.h5ad --cold --json out.json --html out.html --figure out.png
   python -m diskcsr.bench --peers diskcsr,mymodule:MyAdapter
                                                    a system of your own: a subclass of
                                                    diskcsr.bench.adapters.base.Adapter
   python -m diskcsr.bench --list                   systems, operations and workloads there are
 
 Every cell of the table is measured in a process of its own, after its answer was compared with the
-right one. Each repeat asks for fresh random rows. Times are medians of the repeats; a cell stops
-early once it has two times and took a second.
+right one. Each repeat asks for fresh random rows, and systems take turns, so that whatever else the
+machine does meets all alike. Times are medians of the repeats; a cell stops early once it has two
+times and took a second.
 
 exit codes: 0 fine; 1 an answer was wrong; 2 wrong usage, or a file cannot be opened or written
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong on one line."""
-        print(f"diskcsr-bench: error: {' '.join(message.split())}; see --help", file=sys.stderr)
-        sys.exit(2)
-
-
 def _names(what: str, known: Any) -> Any:
     def parse(text: str) -> list[str]:
         names = [name.strip() for name in text.split(",") if name.strip()]
+        if "all" in names:
+            names += known
+            names.remove("all")
         for name in names:
             if name not in known and not (what == "peer" and ":" in name):
                 raise argparse.ArgumentTypeError(
@@ -66,12 +64,10 @@ def _count(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     usual = Settings()
-    parser = _Parser(
+    parser = Parser(
         prog="diskcsr-bench",
         description="Measure diskcsr and its peers on generated data, or reading a file.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE", help="HDF5 file to read instead of generated data")
@@ -81,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_names("peer", PEERS),
         default=usual.peers,
         metavar="A,B",
-        help=f"systems to compare (default: {','.join(usual.peers)})",
+        help=f"systems to compare, or all (default: {','.join(usual.peers)})",
     )
     add(
         "--ops",
@@ -121,25 +117,45 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds for a cell with all it prepares (default: %(default)s)",
     )
     add("--json", metavar="OUT", help="write everything as JSON")
-    add("--html", metavar="OUT", help="write a page with charts, one file")
+    add("--html", metavar="OUT", help="write a page with charts, one file (needs matplotlib)")
+    add("--figure", metavar="OUT", help="draw all of it into a PNG or SVG file (needs matplotlib)")
     add("--list", action="store_true", help="list systems, operations and workloads, and stop")
     return parser  # fmt: skip
 
 
 def _list() -> None:
-    print("systems (--peers):")
+    rows = []
     for peer in PEERS:
         cls = load_adapter(peer)
         missing = cls.missing()
-        there = f"not installed; pip install {missing}" if missing else "installed"
-        print(f"  {peer:<14}{cls.title:<24}{there}")
-    print("operations (--ops):")
-    for op, case in CASES.items():
-        print(f"  {op:<14}{case.title}")
-    print("workloads (--workload):")
-    for name, workload in WORKLOADS.items():
-        rows = f"{workload.rows:,} of {workload.full_rows:,} rows"
-        print(f"  {name:<14}{workload.title:<28}{rows} x {workload.columns:,}")
+        there = f"no: pip install {missing}" if missing else "yes"
+        rows.append((peer, cls.title, there, cls.note))
+    print_table(("--peers", "system", "installed", "note"), rows, numbers_from=4)
+    print()
+    ops = [(op, case.title) for op, case in CASES.items()]
+    print_table(("--ops", "operation"), ops, numbers_from=2)
+    print()
+    sizes = [
+        (name, load.title, f"{load.rows:,}", f"{load.full_rows:,}", f"{load.columns:,}")
+        for name, load in WORKLOADS.items()
+    ]
+    print_table(("--workload", "like", "rows", "really", "columns"), sizes, numbers_from=2)
+
+
+def _check_outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse early what could not be written in the end."""
+    for out in filter(None, (args.json, args.html, args.figure)):
+        folder = os.path.dirname(os.path.abspath(out))
+        if not os.path.isdir(folder) or os.path.isdir(out):
+            parser.error(f"{out} cannot be written")
+        if args.file is not None and os.path.exists(out) and os.path.samefile(out, args.file):
+            parser.error(f"{out} is the file that is measured")
+    if args.html or args.figure:
+        require_matplotlib()
+    if args.figure and not args.figure.lower().endswith((".png", ".svg")):
+        parser.error(f"--figure writes a .png or .svg file, not {args.figure}")
+    if args.figure and "scipy" not in args.peers:
+        parser.error("--figure compares with scipy: put it among --peers")
 
 
 def _settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Settings:
@@ -151,12 +167,7 @@ def _settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Sett
         if args.ops and "write" in args.ops:
             parser.error("write is not measured on a file of yours")
     ops = args.ops or [op for op in CASES if args.file is None or op != "write"]
-    for out in filter(None, (args.json, args.html)):
-        folder = os.path.dirname(os.path.abspath(out))
-        if not os.path.isdir(folder) or os.path.isdir(out):
-            parser.error(f"{out} cannot be written")
-        if args.file is not None and os.path.exists(out) and os.path.samefile(out, args.file):
-            parser.error(f"{out} is the file that is measured")
+    _check_outputs(parser, args)
     if any(":" in peer for peer in args.peers):
         sys.path.insert(0, os.getcwd())  # the installed program does not begin with it
     for peer in args.peers:
@@ -164,14 +175,24 @@ def _settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Sett
     given = {
         key: value
         for key, value in vars(args).items()
-        if key not in ("json", "html", "list", "ops") and value is not None
+        if key not in ("json", "html", "figure", "list", "ops") and value is not None
     }
     return Settings(**given, ops=ops)
 
 
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text[:78]}", end="", file=sys.stderr, flush=True)
+def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    if args.list:
+        _list()
+        return 0
+    run = measure(_settings(parser, args), say)
+    say("")
+    print_report(run)
+    for out, form in ((args.json, as_json), (args.html, as_html)):
+        if out:
+            Path(out).write_text(form(run), encoding="utf-8")
+    if args.figure:
+        save_overview(run, args.figure)
+    return int(any(result["status"] == "wrong" for result in run["results"]))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -189,24 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     args = parser.parse_args(argv)
-    try:
-        if args.list:
-            _list()
-            return 0
-        run = measure(_settings(parser, args), _say)
-        _say("")
-        print(as_text(run), flush=True)
-        for out, form in ((args.json, as_json), (args.html, as_html)):
-            if out:
-                Path(out).write_text(form(run), encoding="utf-8")
-    except KeyboardInterrupt:
-        return 130
-    except (DiskCSRError, OSError, ValueError, KeyError, TypeError, MemoryError) as problem:
-        _say("")
-        text = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
-        print(f"diskcsr-bench: error: {' '.join(str(text).split())}", file=sys.stderr)
-        return 2
-    return int(any(result["status"] == "wrong" for result in run["results"]))
+    return run_program(parser.prog, lambda: _run(parser, args))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,25 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Case:
-    """An operation: its title, the method of adapters, and how fresh keys are drawn."""
+    """An operation.
+
+    Attributes
+    ----------
+    title, method : str
+        For people; of adapters.
+    draw : function of (rng, shape)
+        Draws a fresh key.
+    calls : int
+        How many calls a repeat makes; the time is that of one.
+    block : int
+        Of minibatches, how many neighbouring rows stay together.
+    """
 
     title: str
     method: str
     draw: Callable[[np.random.Generator, tuple[int, int]], Any]
     calls: int = 1
+    block: int = 1
 
 
 def _rows(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
@@ -69,7 +82,8 @@ CASES = {
     "load": Case("full load", "load", _nothing),
     "sums": Case("sums of rows and columns", "sums", _nothing),
     "matvec": Case("product with a vector", "matvec", _vector),
-    "minibatches": Case("an epoch of shuffled batches", "minibatches", _seed),
+    "minibatches": Case("an epoch of batches of random rows", "minibatches", _seed),
+    "blocks": Case("an epoch of batches of 64-row blocks", "minibatches", _seed, block=64),
     "write": Case("write", "write", _nothing),
 }
 
@@ -80,7 +94,7 @@ def run(case: Case, adapter: Any, key: Any, keep: bool = False) -> Any:
     if case.method == "scalar":
         return [method(int(i), int(j)) for i, j in key]
     if case.method == "minibatches":
-        batches = method(BATCH, key)
+        batches = method(BATCH, key, case.block)
         if keep:
             return np.concatenate([row_marks(batch) for batch in batches])
         return sum(batch.shape[0] for batch in batches)

@@ -16,7 +16,15 @@ import numpy as np
 import diskcsr
 from diskcsr.storage.files import hdf5_version, open_to_read
 
-__all__ = ["codec_speed", "in_threads", "machine", "memcpy_speed", "versions", "write_speed"]
+__all__ = [
+    "Others",
+    "codec_speed",
+    "in_threads",
+    "machine",
+    "memcpy_speed",
+    "versions",
+    "write_speed",
+]
 
 
 def machine() -> dict[str, Any]:
@@ -33,6 +41,34 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "diskcsr_threads": diskcsr.options.num_threads,
     }
+
+
+class Others:
+    """How many cores everything else on the machine kept busy since this was made (Linux).
+
+    Two threads have little over one where another process computes: without this number a slow
+    run cannot be told from slow software.
+    """
+
+    def __init__(self) -> None:
+        self.start = self._seconds()
+
+    @staticmethod
+    def _seconds() -> tuple[float, float] | None:
+        try:
+            first = Path("/proc/stat").read_text().splitlines()[0]
+        except OSError:
+            return None
+        user, nice, system, _, _, irq, soft, steal = map(int, first.split()[1:9])
+        busy = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), busy - sum(os.times()[:4])
+
+    def cores(self) -> float | None:
+        """Return the number; None where the system does not tell."""
+        now = self._seconds()
+        if now is None or self.start is None:
+            return None
+        return max(0.0, (now[1] - self.start[1]) / (now[0] - self.start[0]))
 
 
 def versions(*more: str) -> dict[str, str | None]:

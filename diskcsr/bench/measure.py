@@ -1,43 +1,23 @@
-"""One cell of the table in a process of its own: JSON in, JSON out."""
+"""The process of one cell: told a job, it checks an answer, then times one repeat a line.
+
+What it is told and what it answers are lines of JSON. First comes the job; the answer has a
+"status", of which "ready" asks for more. Every further line is one repeat, answered with its
+"seconds". At the end of its input it says what memory it took.
+"""
 
 import gc
 import json
 import os
 import re
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["drop_cached", "run_cell", "seed_of"]
-
-LONGEST = 1.0  # seconds after which a cell that has two times stops
-
-
-def run_cell(job: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """Measure in a fresh process; whatever happens there becomes a result.
-
-    Returns
-    -------
-    dict
-        With "status": "ok", "n/a", "memory", "wrong", "failed" or "timeout", and what belongs
-        to it.
-    """
-    command = [sys.executable, "-m", "diskcsr.bench.measure"]
-    try:
-        done = subprocess.run(
-            command, input=json.dumps(job), capture_output=True, text=True, timeout=timeout
-        )
-    except subprocess.TimeoutExpired:
-        return {"status": "timeout", "why": f"no answer within {timeout:g} s"}
-    try:
-        return dict(json.loads(done.stdout))
-    except ValueError:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return {"status": "failed", "why": lines[-1][:300]}
+__all__ = ["drop_cached", "seed_of"]
 
 
 def held(which: str) -> int:
@@ -124,7 +104,7 @@ class _Writing:
 
 
 class _Cell:
-    """What one process measures: the answer is checked first, then times are taken."""
+    """An operation of a peer: the answer is checked first, then times are taken."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         from .adapters import load_adapter
@@ -137,6 +117,8 @@ class _Cell:
         matrix.close()
         self.rng = np.random.default_rng(seed_of(job["seed"], job["op"]))
         self.writing = self.case.method == "write"
+        self.adapter: Any = None
+        self.cold, self.idle = bool(job["cold"]) and not self.writing, 0
 
     def lacks(self) -> bool:
         """Whether there is no such operation, of the peer or of such a matrix."""
@@ -153,8 +135,21 @@ class _Cell:
             job["path"], job["name"], job["where"]
         )  # fmt: skip
 
-    def check(self) -> dict[str, Any] | None:
-        """Compare the first answer with the right one; return the result if it is wrong."""
+    def begin(self) -> dict[str, Any]:
+        """Compare the first answer with the right one; be ready to repeat it."""
+        if self.lacks():
+            return {"status": "n/a"}
+        if not self._right():
+            why = f"the answer to {self.case.title!r} is not the right one"
+            return {"status": "wrong", "why": why}
+        give_back_memory()
+        if self.writing:
+            self.adapter = self.opened()
+        reset_peak()
+        self.idle = held("VmRSS")
+        return {"status": "ready"}
+
+    def _right(self) -> bool:
         from .cases import equal, run
 
         adapter = self.opened()
@@ -162,55 +157,38 @@ class _Cell:
         got = adapter.answer() if self.writing else got
         adapter.close()
         if got is None and self.writing:
-            return None  # the peer cannot load what it wrote; what it reads is checked one by one
+            return True  # the peer cannot load what it wrote; what it reads is checked one by one
         right = json.loads(Path(self.job["expected"]).read_text(), object_hook=_complex)
-        if equal(self.case, got, right, self.axis):
-            return None
-        why = f"the answer to {self.case.title!r} is not the right one"
-        return {"status": "wrong", "why": why}
+        return equal(self.case, got, right, self.axis)
 
-    def times(self) -> dict[str, Any]:
-        """Repeat the operation with fresh keys; memory is what it takes above the idle process."""
-        seconds: list[float] = []
-        read: list[int] = []
-        give_back_memory()
-        adapter = self.opened() if self.writing else None
-        reset_peak()
-        idle, cold, start = held("VmRSS"), bool(self.job["cold"]), time.perf_counter()
-        while len(seconds) < self.job["repeat"]:
-            if len(seconds) > 1 and time.perf_counter() - start > LONGEST:
-                break
-            if adapter is not None and self.job["cold"] and not self.writing:
-                adapter.close()
-                adapter = None
-            if adapter is None:
-                gc.collect()
-                cold = cold and drop_cached(self.job["path"])
-                adapter = self.opened()
-            self._once(adapter, seconds, read)
-        if adapter is not None:
-            adapter.close()
-        return {
-            "status": "ok",
-            "median": float(np.median(seconds)),
-            "all": seconds,
-            "peak": max(0, held("VmHWM") - idle),
-            "read": int(np.median(read)) if read else None,
-            "cold": cold and not self.writing,
-        }
-
-    def _once(self, adapter: Any, seconds: list[float], read: list[int]) -> None:
+    def once(self) -> dict[str, Any]:
+        """Do the operation with a fresh key; opening a file is not part of its time."""
         from .cases import run
 
+        if self.adapter is None:
+            self.cold = self.cold and drop_cached(self.job["path"])
+            self.adapter = self.opened()
         key = self.case.draw(self.rng, self.shape)
-        before = read_so_far(adapter)
+        before = read_so_far(self.adapter)
         began = time.perf_counter()
-        answer = run(self.case, adapter, key)
-        seconds.append((time.perf_counter() - began) / self.case.calls)
-        after = read_so_far(adapter)
+        answer = run(self.case, self.adapter, key)
+        seconds = (time.perf_counter() - began) / self.case.calls
+        after = read_so_far(self.adapter)
         del answer
+        if self.job["cold"] and not self.writing:
+            self.adapter.close()  # a file that is mapped stays in the page cache
+            self.adapter = None
+            gc.collect()
+        read = None
         if before is not None and after is not None:
-            read.append((after - before) // self.case.calls)
+            read = (after - before) // self.case.calls
+        return {"seconds": seconds, "read": read}
+
+    def end(self) -> dict[str, Any]:
+        """Say what memory it took above that of the idle process."""
+        if self.adapter is not None:
+            self.adapter.close()
+        return {"peak": max(0, held("VmHWM") - self.idle), "cold": self.cold}
 
 
 def _complex(found: dict[str, Any]) -> complex:
@@ -235,32 +213,38 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def _measure(job: dict[str, Any]) -> dict[str, Any]:
-    import diskcsr
-
+def _serve(tell: Callable[[dict[str, Any]], None]) -> None:
+    lines = iter(sys.stdin.readline, "")
+    job = json.loads(next(lines))
     if job["threads"]:
+        import diskcsr
+
         diskcsr.set_num_threads(job["threads"])
     cell = _Cell(job)
-    if cell.lacks():
-        return {"status": "n/a"}
-    return cell.check() or cell.times()
+    tell(cell.begin())
+    for _ in lines:
+        tell(cell.once())
+    tell(cell.end())
 
 
 def main() -> None:
-    """Read a job, print its result; what peers print goes to stderr."""
-    answer = os.dup(1)
+    """Read a job, answer on standard output; what peers print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+
+    def tell(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
     try:
-        result = _measure(json.load(sys.stdin))
+        _serve(tell)
     except NotImplementedError as problem:
-        result = {"status": "n/a", "why": str(problem)}
+        tell({"status": "n/a", "why": str(problem)})
     except MemoryError as problem:
-        result = {"status": "memory", "why": " ".join(str(problem).split())[:300]}
+        tell({"status": "memory", "why": " ".join(str(problem).split())[:300]})
     except Exception as problem:
         text = " ".join(f"{type(problem).__name__}: {problem}".split())
-        result = {"status": "failed", "why": text[:300]}
-    with os.fdopen(answer, "w") as stream:
-        json.dump(result, stream)
+        tell({"status": "failed", "why": text[:300]})
 
 
 if __name__ == "__main__":

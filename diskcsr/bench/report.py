@@ -5,8 +5,10 @@ from html import escape
 from typing import Any
 
 from ..options import format_bytes
+from ..terminal import print_table
+from .figures import chart_uri
 
-__all__ = ["as_html", "as_json", "as_text"]
+__all__ = ["as_html", "as_json", "print_report"]
 
 HEAD = ("system", "median ms", "spread ms", "x scipy", "peak", "read", "limit ms")
 SHOWN = {
@@ -25,21 +27,44 @@ def _ms(seconds: float | None) -> str:
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:,.0f}"
+
+
 def _row(result: dict[str, Any]) -> tuple[str, ...]:
     """Return the cells of one system's line."""
     if result["status"] != "ok":
         return (result["system"], SHOWN[result["status"]], "", "", "", "", _ms(result["limit"]))
     times = sorted(result["all"])
-    ratio = result.get("over_scipy")
     return (
         result["system"],
         _ms(result["median"]),
         f"{_ms(times[0])} to {_ms(times[-1])}",
-        "-" if ratio is None else f"{ratio:.2f}" if ratio < 100 else f"{ratio:,.0f}",
+        _times(result.get("over_scipy")),
         format_bytes(result["peak"]),
         "-" if result["read"] is None else format_bytes(result["read"]),
         _ms(result["limit"]),
     )
+
+
+def _summary(run: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of operations times systems: medians, and ratios to scipy."""
+    systems = list(dict.fromkeys(result["system"] for result in run["results"]))
+    rows = []
+    for operation, results in _operations(run).items():
+        found = {result["system"]: result for result in results}
+        rows.append([operation, *(_brief(found[system]) for system in systems)])
+    return ["ms (x scipy)", *systems], rows
+
+
+def _brief(result: dict[str, Any]) -> str:
+    if result["status"] != "ok":
+        return SHOWN[result["status"]]
+    ratio = result.get("over_scipy")
+    own = ratio is None or result["peer"] == "scipy"
+    return _ms(result["median"]) + ("" if own else f" ({_times(ratio)})")
 
 
 def _operations(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -58,12 +83,16 @@ def _about(run: dict[str, Any]) -> list[str]:
     if settings["cold"]:
         cache = "files dropped from the page cache" if asked else "the page cache was not dropped"
     named = (f"{name} {number}" for name, number in run["versions"].items() if number)
+    turns = "systems take turns" if run["in_turns"] else "one system after the other, to fit memory"
+    busy = run["busy_with_others"]
+    others = "" if busy is None else f"; other processes kept {busy:.2f} cores busy"
     return [
         f"{matrix['what']}: {rows:,} x {columns:,} {matrix['format']}, {matrix['stored']:,} stored "
         f"values of {matrix['dtype']}, {format_bytes(matrix['bytes'])}",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['diskcsr_threads']} threads, "
         f"{format_bytes(machine['memory_bytes'])}; {cache}",
         ", ".join(named),
+        f"medians of fresh random keys, answers checked, a process each; {turns}{others}",
     ]
 
 
@@ -77,6 +106,8 @@ def _below(run: dict[str, Any]) -> list[str]:
             line = f"{SHOWN[result['status']]}: {result['why']}"
             whys.setdefault(f"{result['system']}: {line}", result["operation"])
     lines += [f"{operation}, {line}" for line, operation in whys.items()]
+    if run["not_asked"]:
+        lines.append(f"more systems: --peers {','.join(run['not_asked'])}, or --peers all")
     lines.append(
         "x scipy: time over that of scipy in memory; peak: memory above that of the idle process; "
         "read: bytes asked of files by one call; limit: what the compressor alone or a copy in "
@@ -85,18 +116,16 @@ def _below(run: dict[str, Any]) -> list[str]:
     return lines
 
 
-def as_text(run: dict[str, Any]) -> str:
-    """Return the tables as plain text, one for each operation."""
-    lines = _about(run)
-    rows = [_row(result) for result in run["results"]]
-    widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
+def print_report(run: dict[str, Any]) -> None:
+    """Print the tables: one of all medians, then one for each operation with all there is."""
+    print("\n".join(_about(run)))
+    print()
+    print_table(*_summary(run), numbers_from=1)
     for operation, results in _operations(run).items():
-        lines += ["", operation]
-        for row in (HEAD, *map(_row, results)):
-            cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-            cells[0] = row[0].ljust(widths[0])
-            lines.append("  " + "  ".join(cells).rstrip())
-    return "\n".join([*lines, "", *_below(run)])
+        print(f"\n{operation}")
+        print_table(HEAD, [_row(result) for result in results], numbers_from=1)
+    print()
+    print("\n".join(_below(run)))
 
 
 def as_json(run: dict[str, Any]) -> str:
@@ -113,43 +142,24 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .15em .6em; border-bottom: 1px solid #e4e4e4 }
 th:first-child, td:first-child { text-align: left }
 td.bad { color: #b00020; font-weight: bold }
-svg { display: block; width: 100%; height: auto; margin: .4em 0 }
-text { font-size: 12px; fill: #222 }
-.bar { fill: #8aa4c8 } .own { fill: #2b6cb0 } .line { stroke: #b00020; stroke-dasharray: 4 3 }
+img { display: block; width: 100%; height: auto; margin: .4em 0 }
 """
-WIDTH, LEFT, RIGHT, HIGH = 900, 170, 90, 22
 
 
-def _chart(results: list[dict[str, Any]]) -> str:
-    """Return bars of the medians, with a line where scipy's ends."""
+def _chart(operation: str, results: list[dict[str, Any]]) -> str:
     timed = [result for result in results if result["status"] == "ok"]
     if not timed:
         return ""
-    longest = max(result["median"] for result in timed)
-    scale = (WIDTH - LEFT - RIGHT) / longest if longest else 0.0
-    high = HIGH * len(timed) + 4
-    parts = [f'<svg viewBox="0 0 {WIDTH} {high}" role="img" aria-label="median times">']
-    for number, result in enumerate(timed):
-        y, length = HIGH * number + 2, max(1.0, result["median"] * scale)
-        kind = "bar own" if result["peer"] == "diskcsr" else "bar"
-        parts += [
-            f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">',
-            f"{escape(result['system'])}</text>",
-            f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{length:.1f}" height="{HIGH - 4}"/>',
-            f'<text x="{LEFT + length + 6:.1f}" y="{y + 14}">{_ms(result["median"])} ms</text>',
-        ]
-        if result["peer"] == "scipy":
-            x = f"{LEFT + length:.1f}"
-            parts.append(f'<line class="line" x1="{x}" x2="{x}" y1="0" y2="{high}"/>')
-    return "\n".join([*parts, "</svg>"])
+    uri = chart_uri(timed, [f"{_ms(result['median'])} ms" for result in timed])
+    return f'<img alt="{escape(operation)}: median times" src="{uri}"/>'
 
 
-def _table(results: list[dict[str, Any]]) -> str:
-    lines = ["<table>", "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in HEAD) + "</tr>"]
-    for result in results:
-        bad = result["status"] not in ("ok", "n/a")
-        cells = [f"<td>{escape(cell)}</td>" for cell in _row(result)]
-        if bad:
+def _table(head: Any, rows: list[Any], bad: list[bool]) -> str:
+    """Return a table; the second cell of a bad row stands out."""
+    lines = ["<table>", "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
+    for row, wrong in zip(rows, bad, strict=True):
+        cells = [f"<td>{escape(cell)}</td>" for cell in row]
+        if wrong:
             cells[1] = cells[1].replace("<td>", '<td class="bad">')
         lines.append("<tr>" + "".join(cells) + "</tr>")
     return "\n".join([*lines, "</table>"])
@@ -162,9 +172,14 @@ def as_html(run: dict[str, Any]) -> str:
         f"<title>diskcsr bench</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
         "<h1>diskcsr and its peers</h1>",
         *(f"<p>{escape(line)}</p>" for line in _about(run)),
-        "<p>Bars are medians; the broken line is scipy in memory.</p>",
+        "<p>Bars are medians on a logarithmic scale; the broken line is scipy in memory, the "
+        "dotted one the limit.</p>",
     ]
+    head, rows = _summary(run)
+    parts.append(_table(head, rows, [False] * len(rows)))
     for operation, results in _operations(run).items():
-        parts += [f"<h2>{escape(operation)}</h2>", _chart(results), _table(results)]
+        bad = [result["status"] not in ("ok", "n/a") for result in results]
+        table = _table(HEAD, [_row(result) for result in results], bad)
+        parts += [f"<h2>{escape(operation)}</h2>", _chart(operation, results), table]
     parts += ["<h2>Notes</h2>", "<ul>", *(f"<li>{escape(line)}</li>" for line in _below(run))]
     return "\n".join([*parts, "</ul>", "</body>", "</html>", ""])

@@ -13,13 +13,15 @@ import numpy as np
 
 import diskcsr
 
+from ..options import available_memory, format_bytes
 from ..storage.files import open_to_read
 from ..storage.formats import detect
 from ..storage.opening import close_file, open_group
-from .adapters import load_adapter
+from .adapters import PEERS, load_adapter
 from .cases import CASES, expected, touched
-from .machine import codec_speed, machine, memcpy_speed, versions, write_speed
-from .measure import run_cell, seed_of
+from .cells import Cell, take_turns
+from .machine import Others, codec_speed, machine, memcpy_speed, versions, write_speed
+from .measure import seed_of
 from .source import Matrix, generate
 from .workloads import WORKLOADS
 
@@ -42,7 +44,7 @@ class Settings:
     chunks: int | None = None
     threads: int | None = None
     cold: bool = False
-    repeat: int = 7
+    repeat: int = 31
     timeout: float = 60.0
     seed: int = 0
 
@@ -62,6 +64,10 @@ class _Run:
         self.matrix = Matrix(self.where)
         self.results: list[dict[str, Any]] = []
         self.limits: dict[str, int] = {}
+        #: Of each peer that is there, its class, and what it reads: a path and a group's name.
+        self.peers: dict[str, tuple[Any, str, str]] = {}
+        self.unwritten: dict[str, dict[str, Any]] = {}
+        self.in_turns = True
 
     def _source(self) -> dict[str, Any]:
         settings = self.settings
@@ -81,18 +87,71 @@ class _Run:
         case = CASES[op]
         rng = np.random.default_rng(seed_of(self.settings.seed, op))
         possible = op != "scalar" or min(self.matrix.shape)
-        if not possible or (op == "minibatches" and self.matrix.axis.major):
+        if not possible or (case.method == "minibatches" and self.matrix.axis.major):
             return
         key = case.draw(rng, self.matrix.shape)
         self.limits[op] = touched(case, self.matrix, key)
         answer = expected(case, self.matrix, key)
         (self.folder / f"{op}.json").write_text(json.dumps(answer, default=_plain))
 
-    def cell(self, peer: str, op: str, path: str, name: str) -> dict[str, Any]:
-        """Measure one operation of one peer."""
-        self.say(f"{CASES[op].title}: {peer}")
-        settings = self.settings
-        job = {
+    def add(self, classes: dict[str, Any]) -> None:
+        """Give each peer its place; the user's own file is read where it is."""
+        for number, (peer, cls) in enumerate(classes.items()):
+            path, name = str(self.folder / f"of-{number}"), "X"
+            if self._reads_own(cls):
+                path, name = self.where["file"], self.where["group"]
+            self.peers[peer] = (cls, path, name)
+        self._require_disk(sum(not self._reads_own(cls) for cls in classes.values()))
+
+    def _reads_own(self, cls: Any) -> bool:
+        return self.settings.file is not None and cls.reads_files
+
+    def _require_disk(self, copies: int) -> None:
+        needed, free = copies * self.matrix.nbytes, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise OSError(
+                f"{copies} systems store the matrix, which may take {format_bytes(needed)}; "
+                f"{self.folder.parent} has {format_bytes(free)} left. Set TMPDIR to another "
+                "folder, or ask for fewer rows or systems"
+            )
+
+    def operation(self, op: str) -> None:
+        """Measure one operation of all peers."""
+        self.say(CASES[op].title)
+        asked = {peer: self._job(peer, op) for peer in self.peers if self._measures(peer, op)}
+        found = self._measured(list(asked.values()))
+        for (peer, (cls, _, _)), result in zip(
+            self.peers.items(), self._results(op, asked, found), strict=True
+        ):
+            if op in self.settings.ops:
+                line = {"op": op, "peer": peer, "system": cls.title or peer, **result}
+                self.results.append(line)
+
+    def _measures(self, peer: str, op: str) -> bool:
+        """Whether there is a process to start: not for a peer that has nothing to read."""
+        return not self._reads_own(self.peers[peer][0]) if op == "write" else (
+            peer not in self.unwritten
+        )  # fmt: skip
+
+    def _results(self, op: str, asked: Any, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Put what was measured beside what was not."""
+        measured = dict(zip(asked, found, strict=True))
+        if op == "write":
+            self.unwritten = {peer: one for peer, one in measured.items() if "why" in one}
+        results = []
+        for peer, (cls, _, _) in self.peers.items():
+            result = measured.get(peer, {"status": "n/a"})
+            if op == "write" and not cls.writes and peer not in self.unwritten:
+                result = {"status": "n/a"}
+            elif op != "write" and peer in self.unwritten:
+                wrong = self.unwritten[peer]
+                result = {"status": wrong["status"], "why": f"writing: {wrong['why']}"}
+            results.append(result)
+        return results
+
+    def _job(self, peer: str, op: str) -> dict[str, Any]:
+        settings, (_, path, name) = self.settings, self.peers[peer]
+        return {
             "peer": peer,
             "op": op,
             "path": path,
@@ -101,38 +160,27 @@ class _Run:
             "storage": settings.storage,
             "expected": str(self.folder / f"{op}.json"),
             "seed": settings.seed,
-            "repeat": settings.repeat if op in settings.ops else 1,
             "threads": settings.threads,
             "cold": settings.cold,
         }
-        return run_cell(job, settings.timeout)
 
-    def peer(self, peer: str, cls: Any) -> None:
-        """Measure all operations of a peer: it writes first what it reads then."""
-        ops = self.settings.ops
-        if self.settings.file is not None and cls.reads_files:
-            path, name = self.where["file"], self.where["group"]
-            written: dict[str, Any] = {"status": "n/a"}
-        else:
-            path, name = str(self.folder / f"of-{len(self.results)}"), "X"
-            written = self.cell(peer, "write", path, name)
-        for op in ops:
-            if op == "write":
-                result = written if cls.writes or _broken(written) else {"status": "n/a"}
-            elif _broken(written):
-                result = {"status": written["status"], "why": f"writing: {written['why']}"}
-            else:
-                result = self.cell(peer, op, path, name)
-            self.results.append({"op": op, "peer": peer, "system": cls.title or peer, **result})
-        self._remove(path)
+    def _measured(self, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Measure cells in turns, or, where memory is short, one after the other."""
+        repeat = self.settings.repeat if jobs and jobs[0]["op"] in self.settings.ops else 1
+        self.in_turns &= 3 * len(jobs) * self.matrix.nbytes < available_memory()
+        groups = [jobs] if self.in_turns else [[job] for job in jobs]
+        return [result for group in groups for result in self._together(group, repeat)]
 
-    def _remove(self, path: str) -> None:
-        if not path.startswith(str(self.folder)):
-            return
-        if os.path.isdir(path):
-            shutil.rmtree(path, ignore_errors=True)
-        elif os.path.exists(path):
-            os.unlink(path)
+    def _together(self, jobs: list[dict[str, Any]], repeat: int) -> list[dict[str, Any]]:
+        cells: list[Cell] = []
+        try:
+            for job in jobs:
+                cells.append(Cell(job, self.settings.timeout))
+            take_turns(cells, repeat)
+            return [cell.end() for cell in cells]
+        finally:
+            for cell in cells:
+                cell.close()
 
     def speeds(self) -> dict[str, float | None]:
         """Bytes a second that memory, the compressor and the disk give without any library."""
@@ -157,10 +205,6 @@ class _Run:
         return found
 
 
-def _broken(written: dict[str, Any]) -> bool:
-    return "why" in written
-
-
 def _plain(value: Any) -> Any:
     """Give complex numbers, which JSON has no form for, the one that the cells read."""
     if isinstance(value, complex):
@@ -169,7 +213,7 @@ def _plain(value: Any) -> Any:
 
 
 def _finish(run: _Run, speeds: dict[str, float | None]) -> None:
-    """Add ratios and limits to the results, and put operations together."""
+    """Add ratios and limits to the results, in the order asked for."""
     scipy = {r["op"]: r["median"] for r in run.results if r["peer"] == "scipy" and "median" in r}
     for result in run.results:
         op = result["op"]
@@ -201,15 +245,19 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
         diskcsr.set_num_threads(settings.threads)
     classes = {peer: load_adapter(peer) for peer in settings.peers}
     missing = {peer: cls.missing() for peer, cls in classes.items() if cls.missing()}
+    there = {peer: cls for peer, cls in classes.items() if peer not in missing}
     with TemporaryDirectory(prefix="diskcsr-bench-") as folder:
         run = _Run(settings, Path(folder), say)
         try:
-            for op in dict.fromkeys([*settings.ops, "write"]):
+            run.add(there)
+            ops = dict.fromkeys(["write", *settings.ops])  # what is read is written first
+            for op in ops:
                 say(f"the right answer: {CASES[op].title}")
                 run.expect(op)
-            for peer, cls in classes.items():
-                if peer not in missing:
-                    run.peer(peer, cls)
+            others = Others()
+            for op in ops:
+                run.operation(op)
+            busy = others.cores()
             say("limits")
             speeds = run.speeds()
         finally:
@@ -229,10 +277,13 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
             },
             "settings": {key: value for key, value in vars(settings).items() if value is not None},
             "machine": machine(),
+            "busy_with_others": busy,
+            "in_turns": run.in_turns,
             "versions": versions(*(m for c in classes.values() for m in c.needs)),
             "speeds": speeds,
-            "notes": {cls.title: cls.note for cls in classes.values() if cls.note},
+            "notes": {cls.title: cls.note for cls in there.values() if cls.note},
             "missing": missing,
+            "not_asked": [peer for peer in PEERS if peer not in classes],
             "results": run.results,
         }
 

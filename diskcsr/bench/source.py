@@ -40,6 +40,22 @@ def generate(folder: Path, blocks: Iterable[Any]) -> dict[str, Any]:
     return {"folder": str(folder)}
 
 
+class _Flat:
+    """A file of nothing but numbers; slices are read, so that they are no one's mapped pages."""
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self.path, self.dtype = path, dtype
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        offset = span.start * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, span.stop - span.start, offset=offset)
+
+    def mapped(self) -> np.ndarray:
+        """Return all of it as a memory map; nothing cannot be mapped."""
+        size = self.path.stat().st_size
+        return np.memmap(self.path, self.dtype, "r") if size else np.zeros(0, self.dtype)
+
+
 class Matrix:
     """A matrix to take blocks of.
 
@@ -52,6 +68,8 @@ class Matrix:
 
     axis: Axis
     shape: tuple[int, int]
+    data: Any
+    indices: Any
 
     def __init__(self, where: dict[str, Any]) -> None:
         self.file: Any = None
@@ -66,10 +84,8 @@ class Matrix:
         self.shape, self.axis = tuple(meta["shape"]), CSR
         self.indptr = np.fromfile(folder / "indptr", meta["indptr"])
         self.dtype, self._fill = np.dtype(meta["dtype"]), False
-        self.data, self.indices = (
-            np.memmap(folder / name, dtype, "r") if self.indptr[-1] else np.zeros(0, dtype)
-            for name, dtype in (("data", self.dtype), ("indices", np.dtype(np.int32)))
-        )
+        self.data = _Flat(folder / "data", self.dtype)
+        self.indices = _Flat(folder / "indices", np.dtype(np.int32))
 
     def _from_file(self, file: str, name: str) -> None:
         self.file = open_to_read(file)
@@ -101,11 +117,10 @@ class Matrix:
         """Return rows (of a CSC: columns) `first` to `last` in memory."""
         start, stop = int(self.indptr[first]), int(self.indptr[last])
         data = np.repeat(self.data[:1], stop - start) if self._fill else self.data[start:stop]
-        indices = np.array(self.indices[start:stop])
         dtype = np.int32 if max(*self.shape, stop - start) < 2**31 else np.int64
         parts = (
-            np.array(data).astype(self.dtype),
-            indices.astype(dtype),
+            np.asarray(data, self.dtype),
+            np.asarray(self.indices[start:stop], dtype),
             (self.indptr[first : last + 1].astype(np.int64) - start).astype(dtype),
         )
         shape = self.axis.swap((last - first, self.shape[self.axis.minor]))
@@ -135,7 +150,8 @@ class Matrix:
         """Return a scipy array over the flat files; of an HDF5 file everything in memory."""
         if self.file is not None:
             return self.load()
-        return csr_array((self.data, self.indices, self.indptr), self.shape)
+        parts = [flat.mapped() for flat in (self.data, self.indices)]
+        return csr_array((*parts, self.indptr), self.shape)
 
     def take(self, axis: int, which: np.ndarray) -> Any:
         """Return the chosen rows (axis 0) or columns (axis 1), in the order asked for."""

@@ -108,10 +108,15 @@ def _lognormal(mean: float, spread: float, low: float = 1, high: float = np.inf)
     return lengths
 
 
-def _counts(exponent: float) -> Callable:
+def _counts(*shares: float, tail: float = 2.5) -> Callable:
+    """Counts: the shares of 1, 2, 3 ..., and what is left by a power law, cut off at 1024."""
+    rest = np.arange(len(shares) + 1, 1025, dtype=float) ** -tail
+    odds = np.concatenate([shares, rest * (1 - sum(shares)) / rest.sum()])
+    edges = np.cumsum(odds)
+
     def values(rng: np.random.Generator, n: int) -> np.ndarray:
-        table = np.minimum(rng.zipf(exponent, 1 << 14), 1024).astype(np.float32)
-        return table[rng.integers(0, table.size, n, np.uint16)]
+        table = np.searchsorted(edges, rng.random(1 << 16) * edges[-1], side="right") + 1
+        return table.astype(np.float32)[rng.integers(0, table.size, n, np.uint16)]
 
     return values
 
@@ -136,15 +141,15 @@ def _thirty_nine(rng: np.random.Generator, n: int) -> np.ndarray:
 WORKLOADS = {
     "neurons": Workload(
         "10x 1.3 M neurons, counts", 27_998, 10_000, 1_306_127,
-        _lognormal(2010, 0.29), 2.0, _counts(2.2), dense=True,
+        _lognormal(2010, 0.29), 2.0, _counts(0.646, 0.168, 0.065, 0.032, 0.019), dense=True,
     ),
     "pbmc": Workload(
         "10x PBMC 68k, counts", 32_738, 30_000, 68_579,
-        _lognormal(525, 0.35), 2.2, _counts(2.5), dense=True,
+        _lognormal(525, 0.35), 2.2, _counts(0.75, 0.13, 0.05), dense=True,
     ),
     "tahoe": Workload(
         "Tahoe-100M, counts", 62_710, 10_000, 100_600_000,
-        _lognormal(1440, 0.45, 393, 5450), 2.2, _counts(2.3), dense=True,
+        _lognormal(1440, 0.45, 393, 5450), 2.2, _counts(0.65, 0.17, 0.065, 0.03), dense=True,
     ),
     "movielens": Workload(
         "MovieLens 32M, ratings", 87_585, 60_000, 200_948,

@@ -51,12 +51,18 @@ class Report:
 
     def __str__(self) -> str:
         what = f"{len(self.matrices)} sparse {'matrix' if len(self.matrices) == 1 else 'matrices'}"
-        lines = [f"{self.file}: {what}: {'ok' if self.ok else 'problems found'}"]
+        lines = [f"{self.file}: {what}: {'ok' if self.ok else self._counts()}"]
         lines += [f"  repaired: {text}" for text in self.repaired]
         for problem in self.problems:
             lines.append(f"  {problem}")
             lines += [f"    {problem.advice}"] if problem.advice else []
         return "\n".join(lines)
+
+    def _counts(self) -> str:
+        """Say how many problems of each kind there are, as "1 error, 2 warnings"."""
+        kinds = [problem.severity for problem in self.problems]
+        counts = ((kind, kinds.count(kind)) for kind in ("error", "warning"))
+        return ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind, n in counts if n)
 
     __repr__ = __str__
 

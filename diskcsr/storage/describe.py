@@ -165,7 +165,9 @@ def _hints(
             f"indices are {indices['dtype']} where int32 would do: convert halves their size"
         )
     if ordered is False:
-        hints.append("indices are not sorted within rows: convert --sort, or check --repair")
+        hints.append(
+            f"indices are not sorted within {source.axis.majors}: convert, or check --repair"
+        )
     if source.axis is CSC:
         hints.append(
             "columns are contiguous, rows are not: where rows are wanted, convert the "

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..axis import CSR, axis_of
 from .conventions import Header
 
 __all__ = ["Problem", "Scan", "brief"]
@@ -75,6 +76,11 @@ class Scan:
     restamp: bool = False
     unsorted: bool = False
     _found: dict[tuple[str, str], Problem] = field(default_factory=dict)
+
+    @property
+    def majors(self) -> str:
+        """What the major axis counts: rows or columns."""
+        return (axis_of(self.header.format) if self.header else CSR).majors
 
     @property
     def problems(self) -> list[Problem]:

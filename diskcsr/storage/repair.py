@@ -116,8 +116,7 @@ def _repair(group: h5py.Group, found: Scan) -> list[str]:
         formats.stamp(group, header, _tags(group))
         done.append(f"{group.name}: tags written: {header.format}, shape {header.shape}")
     if found.unsorted:
-        rows = axis_of(header.format).swap(header.shape)[0]
-        done.append(_sort(group, header, rows))
+        done.append(_sort(group, header))
     return done
 
 
@@ -145,13 +144,13 @@ def _tags(group: h5py.Group) -> str:
     )
 
 
-def _sort(group: h5py.Group, header: Header, rows: int) -> str:
+def _sort(group: h5py.Group, header: Header) -> str:
     """Sort the indices of each row, and the values with them; equal indices keep their order."""
     names = (header.data or "", header.indices or "", header.indptr)
     arrays = open_arrays(group, names, Scan(group.name))
     moved = [arrays[part] for part in ("indices",) + ("data",) * (not header.iso)]
-    count = 0
-    for _, pointers in row_blocks(arrays["indptr"], rows):
+    count, axis = 0, axis_of(header.format)
+    for _, pointers in row_blocks(arrays["indptr"], axis.swap(header.shape)[0]):
         lo, hi = int(pointers[0]), int(pointers[-1])
         require_memory(40 * (hi - lo), f"{group.name}: sorting a row", "Raise the budget.")
         row = np.repeat(np.arange(pointers.size - 1), np.diff(pointers))
@@ -161,4 +160,4 @@ def _sort(group: h5py.Group, header: Header, rows: int) -> str:
             count += np.unique(row[astray]).size
             for array in moved:
                 array.dset[lo:hi] = array.read(lo, hi)[order]
-    return f"{group.name}: indices of {count} rows sorted"
+    return f"{group.name}: indices of {count} {axis.majors} sorted"

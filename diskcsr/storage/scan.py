@@ -236,7 +236,8 @@ def _scan_lengths(
     if pointers.good == pointers.total == n_major + 1:
         for name, size in sizes.items():
             if size > pointers.last:
-                what = f"{size - pointers.last} elements behind the end of the last row"
+                last = found.majors.removesuffix("s")
+                what = f"{size - pointers.last} elements behind the end of the last {last}"
                 found.add("warning", "slack", what, name, position=pointers.last, value=size)
     if rows >= 0 and {problem.kind for problem in found.problems} & set(_CLIPPED):
         found.clip = _plan_clip(arrays, header, pointers, rows, len(set(sizes.values())) > 1)
@@ -350,14 +351,14 @@ def _scan_order(
     ordered = values
     if down.size:
         found.unsorted = True
-        what = "indices are not sorted within rows"
+        what = f"indices are not sorted within {found.majors}"
         more = "warning", "unsorted", what, part
         found.add_all(*more, down, base, values)
         row = np.repeat(np.arange(pointers.size - 1), np.diff(pointers))
         place = np.lexsort((values, row))
         ordered = values[place]
     twice = np.sort(place[1:][(ordered[1:] == ordered[:-1]) & inner])
-    what = "the same index is stored more than once in a row"
+    what = f"the same index is stored more than once within {found.majors}"
     found.add_all("warning", "duplicates", what, part, twice, base, values)
 
 

@@ -16,6 +16,7 @@ PEERS = {
     "zarr": "plain_zarr:PlainZarr",
     "h5sparse": "h5sparse_rows:H5Sparse",
     "scdataset": "scdataset_loader:ScDataset",
+    "annbatch": "annbatch_loader:Annbatch",
     "tiledbsoma": "tiledb_soma:TileDBSoma",
     "bpcells": "bpcells_dir:BPCells",
     "hdf5array": "hdf5array_tatami:Hdf5Array",

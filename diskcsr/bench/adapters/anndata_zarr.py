@@ -10,7 +10,7 @@ class AnnDataZarr(AnnDataH5ad):
 
     title = "anndata (zarr)"
     needs = ("anndata", "zarr")
-    brings = "anndata zarr"
+    brings = "diskcsr[bench-peers]"
     reads_files = False
     note = "zarr's default compression"
 

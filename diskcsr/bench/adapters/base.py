@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-__all__ = ["Adapter", "Subscripted", "h5_filters", "register_filters"]
+__all__ = ["Adapter", "Subscripted", "h5_filters", "register_filters", "shuffled"]
 
 
 class Adapter:
@@ -23,7 +23,7 @@ class Adapter:
 
     title: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()  # modules
-    brings: ClassVar[str] = ""  # what to install
+    brings: ClassVar[str] = ""  # what to install: an extra
     reads_files: ClassVar[bool] = False  # the user's own file, as it is
     counts_reads: ClassVar[bool] = True  # whether what the system says was read means anything
     writes: ClassVar[bool] = True  # whether `write` is the peer's own, not only what it reads
@@ -37,7 +37,7 @@ class Adapter:
     load: Any = None  # () -> sparse
     sums: Any = None  # () -> sums of rows, sums of columns
     matvec: Any = None  # (vector) -> vector
-    minibatches: Any = None  # (batch size, seed) -> iterable of sparse
+    minibatches: Any = None  # (batch size, seed, rows a block) -> iterable of sparse
     write: Any = None  # classmethod (path, matrix, storage)
 
     def __init__(self, path: str, name: str, where: dict[str, Any]) -> None:
@@ -77,6 +77,13 @@ class Subscripted(Adapter):
 
     def columns(self, columns: np.ndarray) -> Any:
         return self.X[:, columns]
+
+
+def shuffled(rows: int, seed: int, block: int) -> np.ndarray:
+    """Return all row numbers in an order that keeps blocks of neighbours together."""
+    firsts = np.arange(0, rows, block)
+    order = np.random.default_rng(seed).permutation(firsts)[:, None] + np.arange(block)
+    return order[order < rows]
 
 
 def register_filters() -> None:

@@ -12,7 +12,7 @@ class BPCells(Adapter):
 
     title = "BPCells"
     needs = ("bpcells",)
-    brings = "bpcells"
+    brings = "diskcsr[bench-peers] with Python 3.11 or 3.12"
     note = "keeps unsigned 32-bit integers only"
 
     def __init__(self, path: str, name: str, where: dict[str, Any]) -> None:

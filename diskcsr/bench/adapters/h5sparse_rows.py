@@ -10,7 +10,7 @@ class H5Sparse(Adapter):
 
     title = "h5sparse"
     needs = ("h5sparse", "pkg_resources")
-    brings = "h5sparse 'setuptools<81'"
+    brings = "diskcsr[bench-peers]"
 
     def __init__(self, path: str, name: str, where: dict[str, Any]) -> None:
         import h5sparse

@@ -12,7 +12,7 @@ class Hdf5Array(PlainH5py):
 
     title = "hdf5array"
     needs = ("hdf5array", "delayedarray")
-    brings = "hdf5array"
+    brings = "diskcsr[bench-peers]"
     writes = False
     reads_files = False
     mask: Any = None

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import load_npz, save_npz
 
 from ..source import Matrix
-from .base import Adapter, Subscripted
+from .base import Adapter, Subscripted, shuffled
 
 
 class Indexed(Subscripted):
@@ -21,8 +21,8 @@ class Indexed(Subscripted):
     def matvec(self, x: np.ndarray) -> Any:
         return self.X @ x
 
-    def minibatches(self, size: int, seed: int) -> Any:
-        order = np.random.default_rng(seed).permutation(self.X.shape[0])
+    def minibatches(self, size: int, seed: int, block: int) -> Any:
+        order = shuffled(self.X.shape[0], seed, block)
         return (self.X[order[i : i + size]] for i in range(0, order.size, size))
 
 

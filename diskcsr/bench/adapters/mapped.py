@@ -15,7 +15,7 @@ class Mapped(Indexed):
 
     title = "scipy over np.memmap"
     counts_reads = False
-    note = "peak memory counts mapped pages"
+    note = "peak memory counts the pages of the files that are mapped"
 
     def __init__(self, path: str, name: str, where: dict[str, Any]) -> None:
         super().__init__(path, name, where)

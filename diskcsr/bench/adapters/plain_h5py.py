@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from ...axis import CSR, axis_of
 from ...storage.formats import detect
-from .base import Adapter, h5_filters, register_filters
+from .base import Adapter, h5_filters, register_filters, shuffled
 
 CHUNK = 1 << 16
 
@@ -48,8 +48,8 @@ class Sliced(Adapter):
     def load(self) -> Any:
         return self.axis.array((self.data[:], self.indices[:], self.indptr), self.shape)
 
-    def minibatches(self, size: int, seed: int) -> Any:
-        order = np.random.default_rng(seed).permutation(self.shape[0])
+    def minibatches(self, size: int, seed: int, block: int) -> Any:
+        order = shuffled(self.shape[0], seed, block)
         return (self.rows(order[i : i + size]) for i in range(0, order.size, size))
 
 

@@ -12,7 +12,7 @@ class PlainZarr(Sliced):
 
     title = "zarr by hand"
     needs = ("zarr",)
-    brings = "zarr"
+    brings = "diskcsr[bench-peers]"
     note = "zarr's default compression"
 
     def __init__(self, path: str, name: str, where: dict[str, Any]) -> None:

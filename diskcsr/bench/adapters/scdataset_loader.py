@@ -19,7 +19,7 @@ class _Rows:
 
 
 class ScDataset(AnnDataH5ad):
-    """scDataset with fully random rows, 16 batches a fetch (its default)."""
+    """scDataset, 16 batches a fetch (its default)."""
 
     title = "scDataset"
     needs = ("anndata", "scdataset")
@@ -32,8 +32,8 @@ class ScDataset(AnnDataH5ad):
     columns: Any = None
     load: Any = None
 
-    def minibatches(self, size: int, seed: int) -> Any:
+    def minibatches(self, size: int, seed: int, block: int) -> Any:
         from scdataset import BlockShuffling, scDataset
 
-        strategy = BlockShuffling(block_size=1)
+        strategy = BlockShuffling(block_size=block)
         return scDataset(_Rows(self.X), strategy, batch_size=size, fetch_factor=16, seed=seed)

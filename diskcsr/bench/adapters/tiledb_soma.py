@@ -13,7 +13,7 @@ class TileDBSoma(Adapter):
 
     title = "tiledbsoma"
     needs = ("tiledbsoma", "pyarrow")
-    brings = "tiledbsoma"
+    brings = "diskcsr[bench-peers]"
 
     def __init__(self, path: str, name: str, where: dict[str, Any]) -> None:
         import tiledbsoma
