@@ -5,6 +5,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -19,6 +21,8 @@ _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _made_for: tuple[int, int] | None = None  # (process, threads) of _pool
 _inside = threading.local()
+_workers: set[int] = set()  # the system's numbers of the pool's threads
+_sent_away: dict[int, set[int]] = {}  # of those that may not run everywhere: where they might
 
 
 def set_num_threads(n: int) -> None:
@@ -41,6 +45,8 @@ def _forget_pool() -> None:
     """In a forked child: the threads did not come along, and the lock may be held by one."""
     global _pool, _lock, _made_for
     _pool, _made_for, _lock = None, None, threading.Lock()
+    _workers.clear()
+    _sent_away.clear()
 
 
 os.register_at_fork(after_in_child=_forget_pool)
@@ -53,12 +59,53 @@ def _get_pool() -> ThreadPoolExecutor:
         if _pool is None or _made_for != wanted:
             # The old pool is not shut down: another thread may be about to use it. Its workers
             # end when the last reference to it goes.
-            _pool = ThreadPoolExecutor(wanted[1], thread_name_prefix="diskcsr")
+            _workers.clear()
+            register = _workers.add
+            _pool = ThreadPoolExecutor(
+                wanted[1], "diskcsr", lambda: register(threading.get_native_id())
+            )
             _made_for = wanted
         return _pool
 
 
+@cache
+def _current_cpu() -> Callable[[], int] | None:
+    """Return the C library's function that tells the processor the caller runs on (Linux)."""
+    import ctypes
+
+    found: Any = getattr(ctypes.CDLL(None), "sched_getcpu", None)
+    return found if hasattr(os, "sched_setaffinity") else None
+
+
+def _send_away() -> None:
+    """Have the pool's threads wake up on other processors than the one this thread runs on.
+
+    In a virtual machine Linux takes a processor that idles for one that was taken away by the host,
+    and after a pause of some milliseconds wakes a thread on the processor of the thread that wakes
+    it: the two then share it while the others idle. Each thread comes back to where it may run as
+    soon as it has begun (`_come_back`).
+    """
+    current_cpu = _current_cpu()
+    if current_cpu is None:
+        return
+    allowed = os.sched_getaffinity(0)
+    others = allowed - {current_cpu()}
+    if others:
+        for worker in tuple(_workers):
+            _sent_away[worker] = allowed
+            with suppress(OSError):  # it has ended
+                os.sched_setaffinity(worker, others)
+
+
+def _come_back() -> None:
+    allowed = _sent_away.pop(threading.get_native_id(), None)
+    if allowed:
+        with suppress(OSError):  # none of them is there any more
+            os.sched_setaffinity(0, allowed)
+
+
 def _enter(function: Callable[..., R], *args: Any) -> R:
+    _come_back()
     # A task that itself asks for the pool must not wait for a thread of it: see run_parts.
     _inside.pool = True
     try:
@@ -92,6 +139,7 @@ def run_parts(function: Callable[[T], R], parts: list[T]) -> list[R]:
     if len(parts) < 2 or _serial():
         return [function(part) for part in parts]
     pool = _get_pool()
+    _send_away()
     futures = [_submit(pool, function, part) for part in parts[1:]]
     try:
         first = function(parts[0])

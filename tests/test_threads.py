@@ -80,6 +80,42 @@ def test_run_parts_runs_side_by_side(num_threads):
     assert sorted(run_parts(lambda _: barrier.wait(PATIENCE), [0, 1])) == [0, 1]
 
 
+several_processors = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two processors, and a system that says which (Linux)",
+)
+
+
+@several_processors
+@several_threads
+def test_threads_wake_up_elsewhere_and_may_then_run_anywhere(num_threads):
+    run_parts(slowly_square, list(range(6)))  # the threads are there
+    everywhere = os.sched_getaffinity(0)
+    threads._send_away()
+    assert threads._workers
+    for worker in threads._workers:
+        assert len(os.sched_getaffinity(worker)) == len(everywhere) - 1
+    for _ in range(20):
+        found = run_parts(lambda _: os.sched_getaffinity(0), list(range(num_threads + 1)))
+        assert found == [everywhere] * (num_threads + 1)
+        assert list(ordered_map(lambda _: os.sched_getaffinity(0), range(4), 4)) == [everywhere] * 4
+    assert os.sched_getaffinity(0) == everywhere
+
+
+@several_processors
+@several_threads
+def test_a_thread_that_is_pinned_keeps_its_processor(num_threads):
+    everywhere = os.sched_getaffinity(0)
+    run_parts(slowly_square, list(range(6)))
+    one = {min(everywhere)}
+    os.sched_setaffinity(0, one)
+    try:
+        assert run_parts(slowly_square, [1, 2, 3]) == [1, 4, 9]
+        assert os.sched_getaffinity(0) == one
+    finally:
+        os.sched_setaffinity(0, everywhere)
+
+
 @pytest.mark.parametrize("bad", [(0,), (2,), (4,), (1, 3), (0, 4)])
 def test_run_parts_raises_the_first_error_when_nothing_runs_any_more(bad, num_threads):
     function, done = fail_on(*bad)

@@ -20,7 +20,10 @@ class AnnDataH5ad(Subscripted):
 
         super().__init__(path, name, where)
         self.file = self._open(path)
-        self.X = sparse_dataset(self.file[name])
+        group = self.file[name]
+        if not {"encoding-type", "h5sparse_format"} & set(group.attrs):
+            raise NotImplementedError("reads its own format only")
+        self.X = sparse_dataset(group)
 
     @staticmethod
     def _open(path: str) -> Any:
