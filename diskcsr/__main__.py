@@ -126,6 +126,7 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     add("--shuffle-rows", type=int, metavar="SEED", help="put rows in random order")
     add("--overwrite", action="store_true", help="replace a matrix of that name in DST")
     add("--no-progress", action="store_true", help="show no progress")
+    add("--json", action="store_true", help="print what was written as JSON")
 
 
 # -------------------------------------------------------------------------------------- commands
@@ -183,7 +184,11 @@ def _convert(args: Any) -> int:
         options["progress"] = _progress
     diskcsr.convert(args.source, args.file, **options).close()
     say("")
-    _print_matrix(describe_file(args.file, args.name)["matrices"][0])
+    facts = describe_file(args.file, args.name)
+    if args.json:
+        _print_json(facts)
+    else:
+        _print_matrix(facts["matrices"][0])
     return 0
 
 

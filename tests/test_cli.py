@@ -332,6 +332,8 @@ def test_convert_as_a_process(path):
     assert "/T: csc" in out
     with diskcsr.open(target, "T") as matrix:
         np.testing.assert_array_equal(matrix.toarray(), np.eye(40, 30))
+    code, out, _ = run("convert", path, target, "--to-name", "U", "--json")
+    assert json.loads(out) == json.loads(json.dumps(describe_file(target, "U")))
     assert run("convert", path, target, "--to-name", "T")[0] == 2
     assert run("convert", path.with_name("nothing.h5"), target)[0] == 2
 

@@ -1,5 +1,6 @@
 """What `diskcsr.write` leaves in a file: read back by h5py and scipy, AnnData and h5sparse."""
 
+import mmap
 import os
 import stat
 
@@ -586,3 +587,29 @@ def test_a_relative_path(tmp_path, monkeypatch):
     with diskcsr.write("m.h5", np.eye(3)) as A:
         assert A.filename == "m.h5"
     assert os.listdir() == ["m.h5"]
+
+
+@pytest.mark.parametrize("source", ["whole", "file"])
+def test_unfiltered_arrays_lie_in_one_piece_each_and_are_mapped(tmp_path, source):
+    rng = np.random.default_rng(0)
+    dense = rng.random((400, 300)) * (rng.random((400, 300)) < 0.2)
+    matrix = sp.csr_array(dense)
+    chunks = 32  # some 750 of them in each array, and HDF5's records of them in many nodes
+    path = tmp_path / "m.h5"
+    diskcsr.write(path, matrix, chunks=chunks).close()
+    if source == "file":
+        other = tmp_path / "other.h5"
+        with diskcsr.open(path) as opened:
+            diskcsr.write(other, opened, chunks=chunks).close()
+        path = other
+    with diskcsr.open(path) as A:
+        for part in ("data", "indices", "indptr"):
+            assert A._source.reader(part).contiguous_offset() is not None
+        assert isinstance(A.data.base.obj, mmap.mmap)
+        assert isinstance(A.indices.base.obj, mmap.mmap)
+        assert_array_equal(A.toarray(), dense)
+    with h5py.File(path) as file:
+        stored = sum(dset.id.get_storage_size() for dset in file["X"].values())
+        assert file["X/data"].chunks == (chunks,)
+        assert_array_equal(file["X/data"][:], matrix.data)
+    assert path.stat().st_size - stored < 64 * 4 * (matrix.nnz // chunks)

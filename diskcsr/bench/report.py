@@ -8,7 +8,7 @@ from ..options import format_bytes
 from ..terminal import print_table
 from .figures import chart_uri
 
-__all__ = ["as_html", "as_json", "print_report"]
+__all__ = ["about", "as_html", "as_json", "print_report", "summary"]
 
 HEAD = ("system", "median ms", "spread ms", "x scipy", "peak", "read", "limit ms")
 SHOWN = {
@@ -49,7 +49,7 @@ def _row(result: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _summary(run: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def summary(run: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of operations times systems: medians, and ratios to scipy."""
     systems = list(dict.fromkeys(result["system"] for result in run["results"]))
     rows = []
@@ -74,7 +74,7 @@ def _operations(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return groups
 
 
-def _about(run: dict[str, Any]) -> list[str]:
+def about(run: dict[str, Any]) -> list[str]:
     """Return lines on what was measured, and where."""
     matrix, machine, settings = run["matrix"], run["machine"], run["settings"]
     rows, columns = matrix["shape"]
@@ -118,9 +118,9 @@ def _below(run: dict[str, Any]) -> list[str]:
 
 def print_report(run: dict[str, Any]) -> None:
     """Print the tables: one of all medians, then one for each operation with all there is."""
-    print("\n".join(_about(run)))
+    print("\n".join(about(run)))
     print()
-    print_table(*_summary(run), numbers_from=1)
+    print_table(*summary(run), numbers_from=1)
     for operation, results in _operations(run).items():
         print(f"\n{operation}")
         print_table(HEAD, [_row(result) for result in results], numbers_from=1)
@@ -171,11 +171,11 @@ def as_html(run: dict[str, Any]) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>',
         f"<title>diskcsr bench</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
         "<h1>diskcsr and its peers</h1>",
-        *(f"<p>{escape(line)}</p>" for line in _about(run)),
+        *(f"<p>{escape(line)}</p>" for line in about(run)),
         "<p>Bars are medians on a logarithmic scale; the broken line is scipy in memory, the "
         "dotted one the limit.</p>",
     ]
-    head, rows = _summary(run)
+    head, rows = summary(run)
     parts.append(_table(head, rows, [False] * len(rows)))
     for operation, results in _operations(run).items():
         bad = [result["status"] not in ("ok", "n/a") for result in results]

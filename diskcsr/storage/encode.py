@@ -110,11 +110,36 @@ def create_array(
         keywords["compression_opts"] = preset.level if level is None else level
     if preset.filter:
         dset = _create_plugin(group, name, length, dtype, chunk, preset, level, keywords)
+    elif not keywords:
+        dset = _create_raw(group, name, length, dtype, chunk)
     else:
         dset = group.create_dataset(
             name, (length,), dtype, chunks=(chunk,), maxshape=(None,), **keywords
         )
     return ArrayWriter(dset)
+
+
+def _create_raw(
+    group: h5py.Group, name: str, length: int, dtype: np.dtype, chunk: int
+) -> h5py.Dataset:
+    """Create a dataset without filters, whose chunks HDF5 lays out at once and side by side.
+
+    Else it finds room for each chunk when it is first written, with chunks of other datasets and
+    its own records between them; an array that lies in one piece can be mapped.
+    """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((chunk,))
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # all of it is written in a moment
+    return _create(group, name, length, dtype, properties)
+
+
+def _create(
+    group: h5py.Group, name: str, length: int, dtype: np.dtype, properties: Any
+) -> h5py.Dataset:
+    space = h5py.h5s.create_simple((length,), (h5py.h5s.UNLIMITED,))
+    stored = h5py.h5t.py_create(dtype, logical=True)
+    return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), stored, space, properties))
 
 
 def _create_plugin(
@@ -140,9 +165,7 @@ def _create_plugin(
         BLOSC: (2, 2, size, size * chunk, level, _BLOSC_SHUFFLE, _BLOSC_LZ4),
     }[preset.filter]
     properties.set_filter(preset.filter, h5py.h5z.FLAG_OPTIONAL, data)
-    space = h5py.h5s.create_simple((length,), (h5py.h5s.UNLIMITED,))
-    stored = h5py.h5t.py_create(dtype, logical=True)
-    return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), stored, space, properties))
+    return _create(group, name, length, dtype, properties)
 
 
 def create_like(
@@ -164,9 +187,7 @@ def create_like(
             elif number in _SET_BY_HDF5:
                 values = values[: _SET_BY_HDF5[number]]
             new.set_filter(number, flags, values)
-    space = h5py.h5s.create_simple((length,), (h5py.h5s.UNLIMITED,))
-    stored = h5py.h5t.py_create(dtype, logical=True)
-    dset = h5py.Dataset(h5py.h5d.create(group.id, name.encode(), stored, space, new))
+    dset = _create(group, name, length, dtype, new)
     for key, value in like.attrs.items():
         dset.attrs[key] = value
     return dset

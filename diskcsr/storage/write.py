@@ -26,6 +26,8 @@ _STEP = 1 << 22
 #: Bytes of chunks that HDF5 holds back, per dataset: enough to complete one that was begun. Its own
 #: default, 8 MiB since HDF5 2.0, is memory that a writer of whole chunks has no use for.
 _CACHE = 1 << 20
+#: Bytes of HDF5's records of a chunk, and some to spare: a node of 2 kB for every 32 at least.
+_RECORD = 64
 _INT32_MAX = np.iinfo(np.int32).max
 
 
@@ -65,7 +67,8 @@ def write_stream(
     advance : callable
         Is told of the bytes of values and indices that were written.
     """
-    with _target(file) as parent, _new_group(parent, name, storage) as group:
+    chunks = 2 * (stream.nnz or 0) // (storage.chunks or CHUNK)
+    with _target(file, chunks) as parent, _new_group(parent, name, storage) as group:
         shape = stream.axis.swap((_store(group, stream, storage, advance), stream.n_minor))
         _stamp(parent, group, stream.axis.format, shape, storage)
 
@@ -120,8 +123,11 @@ def _new_group(parent: h5py.Group, name: str, storage: Storage) -> Iterator[h5py
 
 
 @contextmanager
-def _target(file: Any) -> Iterator[h5py.Group]:
-    """Give the group to write into: an open one, an existing file, or a new one."""
+def _target(file: Any, chunks: int = 0) -> Iterator[h5py.Group]:
+    """Give the group to write into: an open one, an existing file, or a new one.
+
+    `chunks` is about how many there will be, so that HDF5 keeps its records of them in one place.
+    """
     if isinstance(file, h5py.Group):
         yield h5py.Group(file.id)
         flush_file(h5py.Group(file.id).file)
@@ -135,7 +141,8 @@ def _target(file: Any) -> Iterator[h5py.Group]:
     # been made empty, as "w" does, and that takes longer than all the rest.
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        with h5py.File(temporary, "x", rdcc_nbytes=_CACHE) as new:
+        records = 1 << max(11, (_RECORD * chunks).bit_length())
+        with h5py.File(temporary, "x", rdcc_nbytes=_CACHE, meta_block_size=records) as new:
             yield new
         os.replace(temporary, path)
     except BaseException:

@@ -1,5 +1,6 @@
 """diskcsr."""
 
+from pathlib import Path
 from typing import Any
 
 import diskcsr
@@ -42,10 +43,7 @@ class Disk(Indexed):
 
     @classmethod
     def write(cls, path: str, matrix: Any, storage: dict[str, Any]) -> None:
+        Path(path).unlink(missing_ok=True)  # a new file, as the others write one
         diskcsr.write(
-            path,
-            matrix,
-            compression=storage.get("compression"),
-            chunks=storage.get("chunks"),
-            overwrite=True,
+            path, matrix, compression=storage.get("compression"), chunks=storage.get("chunks")
         ).close()
