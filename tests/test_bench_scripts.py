@@ -242,3 +242,34 @@ def test_kill(tmp_path):
     assert everything["before"] + everything["between"] + everything["after"] == 12
     assert sum(row["kills"] for row in results.values()) == 12
     assert all(name in stdout for name in results)
+
+
+def run_readme(*arguments):
+    root = SCRIPT.parent.parent
+    return subprocess.run(
+        [sys.executable, str(SCRIPT.with_name("readme.py")), *arguments],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_readme_says_what_was_recorded():
+    result = run_readme("--check")
+    assert result.returncode == 0, result.stdout + result.stderr
+    result = run_readme("nothing")
+    assert result.returncode == 2
+    assert "no record 'nothing'; there are neurons" in result.stderr
+
+
+def test_records_say_where_they_come_from():
+    records = sorted((SCRIPT.parent / "results").glob("*.json"))
+    assert {path.stem for path in records} >= {"neurons", "gzip", "loaders", "peers"}
+    for path in records:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        assert run["machine"]["cpu"]
+        assert run["versions"]["diskcsr"]
+        assert run["busy_with_others"] < 0.5, "recorded on a busy machine"
+        assert not [r for r in run["results"] if r["status"] == "wrong"]
+        assert run["seconds"] > 0

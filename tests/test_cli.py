@@ -180,6 +180,21 @@ def test_hints(tmp_path, monkeypatch):
     assert "data, indices, indptr: of fixed length, cannot be appended to" in hints(path)
     store(matrix, chunks=(16,), maxshape=(None,))
     assert "data: chunks of 16 elements are tiny; 65536 is the default" in hints(path)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("X")
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", matrix.shape
+        for name in ("data", "indices", "indptr"):
+            values = getattr(matrix, name)
+            dset = group.create_dataset(
+                name, values.shape, values.dtype, chunks=(16,), maxshape=(None,)
+            )
+            for first in reversed(range(0, values.size, 16)):  # HDF5 makes room as it is written
+                dset[first : first + 16] = values[first : first + 16]
+    pieces = describe_file(path)["matrices"][0]["arrays"]["data"]["pieces"]
+    assert pieces > 1
+    assert f"data lies in {pieces} pieces: what computes with all of it loads it" in hints(path)
+    diskcsr.convert(path, path.with_name("one.h5")).close()
+    assert "pieces" not in hints(path.with_name("one.h5"))
     store(matrix, chunks=(1 << 21,), maxshape=(None,), compression="gzip")
     assert "data: chunks of 2097152 elements are huge" in hints(path)
     monkeypatch.setattr("diskcsr.storage.describe.find_library", lambda *names: None)

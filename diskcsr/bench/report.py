@@ -86,13 +86,14 @@ def about(run: dict[str, Any]) -> list[str]:
     turns = "systems take turns" if run["in_turns"] else "one system after the other, to fit memory"
     busy = run["busy_with_others"]
     others = "" if busy is None else f"; other processes kept {busy:.2f} cores busy"
+    took = f"{run['date']}, {run['seconds']:.0f} s"
     return [
         f"{matrix['what']}: {rows:,} x {columns:,} {matrix['format']}, {matrix['stored']:,} stored "
         f"values of {matrix['dtype']}, {format_bytes(matrix['bytes'])}",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['diskcsr_threads']} threads, "
         f"{format_bytes(machine['memory_bytes'])}; {cache}",
         ", ".join(named),
-        f"medians of fresh random keys, answers checked, a process each; {turns}{others}",
+        f"medians of fresh random keys, answers checked, a process each; {turns}{others}; {took}",
     ]
 
 

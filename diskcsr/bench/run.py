@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,6 +242,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     dict
         What `diskcsr.bench.report` prints; it can be written as JSON. Times are in seconds.
     """
+    began = time.monotonic()
     if settings.threads:
         diskcsr.set_num_threads(settings.threads)
     classes = {peer: load_adapter(peer) for peer in settings.peers}
@@ -276,6 +278,8 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
                 "bytes": matrix.nbytes,
             },
             "settings": {key: value for key, value in vars(settings).items() if value is not None},
+            "date": time.strftime("%Y-%m-%d"),
+            "seconds": time.monotonic() - began,
             "machine": machine(),
             "busy_with_others": busy,
             "in_turns": run.in_turns,

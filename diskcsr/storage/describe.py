@@ -13,6 +13,7 @@ from . import formats
 from .codecs import find_library
 from .files import open_to_read
 from .filters import DEFLATE, pipeline_of
+from .readers import DirectReader
 from .scan import is_sorted
 from .source import ARRAYS, Source
 
@@ -126,6 +127,7 @@ def _array(source: Source, part: str) -> dict[str, Any]:
         "ratio": None,
         "reader": reader.name,
         "why": reader.why,
+        "pieces": None,
     }
     if name is None:
         return facts
@@ -138,6 +140,7 @@ def _array(source: Source, part: str) -> dict[str, Any]:
         "chunks": int(dset.chunks[0]) if dset.chunks else None,
         "maxshape": dset.maxshape[0],
         "filters": options,
+        "pieces": len(reader.extent_offset) if isinstance(reader, DirectReader) else None,
         "stored_bytes": stored,
         "memory_bytes": memory,
         "ratio": _ratio(memory, stored),
@@ -190,6 +193,11 @@ def _array_hints(array: dict[str, Any]) -> list[str]:
         why = array["why"]
         advice = "install it" if "extra" in why else "rewrite it with convert"
         hints.append(f"{name} is read through h5py, which is slow ({why}): {advice}")
+    if (array["pieces"] or 1) > 1:
+        hints.append(
+            f"{name} lies in {array['pieces']} pieces: what computes with all of it loads it "
+            "instead of mapping it; convert stores it in one"
+        )
     if chunk and chunk < _TINY and array["size"] > chunk:
         hints.append(f"{name}: chunks of {chunk} elements are tiny; {_CHUNK} is the default")
     if chunk and chunk > _HUGE and array["filters"]:
