@@ -1,6 +1,7 @@
 """Memory that is filled again and again: where batches of rows are fetched to."""
 
 import sys
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -70,4 +71,39 @@ def as_whole(part: np.ndarray) -> np.ndarray:
 
 def take(buffers: Buffers | None, name: str, size: int, dtype: Any) -> np.ndarray:
     """Return an uninitialised array: in `buffers`, or new without."""
-    return np.empty(size, dtype) if buffers is None else buffers.take(name, size, dtype)
+    if buffers is not None:
+        return buffers.take(name, size, dtype)
+    keep_freed(size * np.dtype(dtype).itemsize)
+    return np.empty(size, dtype)
+
+
+#: The largest block that the C library was taught to keep, and the most that glibc can be taught on
+#: a 64-bit system: M_MMAP_THRESHOLD of mallopt(3).
+_kept, _MOST = 1 << 16, 1 << 25
+
+
+def keep_freed(nbytes: int) -> None:
+    """Have the C library keep blocks of `nbytes` that are freed, for the next of that size.
+
+    glibc hands freed memory back to the system when it is more than twice the largest block freed
+    so far. The two arrays of a batch of rows come to just that: now one batch is a little over it,
+    now the next is under, and filling pages that are new to the process takes longer than fetching
+    the rows. A larger block that is freed untouched moves the limit. Other C libraries decide for
+    themselves, and so do users who set glibc's thresholds.
+    """
+    global _kept
+    if sys.platform == "linux" and _kept * 3 // 4 < nbytes < _MOST and _kept < _MOST:
+        _kept = min(2 * nbytes, _MOST)
+        malloc, free = _allocator()
+        free(malloc(_kept - (1 << 13)))  # a page or two are glibc's own
+
+
+@cache
+def _allocator() -> tuple[Any, Any]:
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    malloc, free = library.malloc, library.free
+    malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    free.restype, free.argtypes = None, [ctypes.c_void_p]
+    return malloc, free

@@ -1,6 +1,9 @@
 """Batch row fetch: the rows asked for, in memory that is used again; and epochs made of it."""
 
 import gc
+import os
+import platform
+import subprocess
 import sys
 import threading
 import tracemalloc
@@ -175,6 +178,41 @@ def test_fetching_allocates_nothing_that_grows_with_the_batch(tmp_path, filter):
             tracemalloc.stop()
     assert np.array_equal(batch.data, matrix[rows].data)
     assert peak < nbytes / 8
+
+
+_FAULTS = """
+import resource, sys
+import numpy as np, diskcsr
+
+diskcsr.set_num_threads(1)
+with diskcsr.open(sys.argv[1]) as A:
+    for k in [600, 580, 620, 600] * 6:
+        rows = np.arange(k)[::-1]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        batch = A[rows]
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        del batch
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of glibc")
+def test_memory_of_freed_results_is_used_again(tmp_path):
+    """Batches of about one size: the pages of one serve the next."""
+    matrix = csr_array(np.ones((650, 600), np.float32))
+    path = tmp_path / "m.h5"
+    diskcsr.write(path, matrix).close()
+    keys = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"}
+    found = subprocess.run(
+        [sys.executable, "-c", _FAULTS, str(path)],
+        env={key: value for key, value in os.environ.items() if key not in keys},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    faults = [int(line) for line in found.stdout.split()]
+    pages = 580 * 600 * 8 // 4096  # of a result; without it all of them are new in each fetch
+    assert len(faults) == 24
+    assert sorted(faults[4:])[10] < pages / 20
 
 
 @pytest.mark.parametrize(

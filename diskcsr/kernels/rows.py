@@ -363,11 +363,15 @@ def gather_indices(file, extents, plan, first, last, out, limit):
 @njit(cache=True, nogil=True)
 def first_bad_index(indices, limit):
     """Position of the first entry outside ``[0, limit)``, or -1."""
-    bad = False
+    if indices.size == 0:
+        return -1
+    least = most = indices[0]
     for i in range(indices.size):
-        # No early exit: so the compiler can compare many entries at a time.
-        bad |= (indices[i] < 0) | (indices[i] >= limit)
-    if bad:
+        # No comparison with `limit`, an int64, and no early exit: the compiler then takes as many
+        # entries at a time as fit a register.
+        least = min(least, indices[i])
+        most = max(most, indices[i])
+    if least < 0 or most >= limit:
         for i in range(indices.size):
             if indices[i] < 0 or indices[i] >= limit:
                 return i

@@ -25,12 +25,17 @@ class Disk(Indexed):
         return self.X.to_memory()
 
     def sums(self) -> Any:
-        self.mapped = True
+        self._from_file()
         return super().sums()
 
     def matvec(self, x: Any) -> Any:
-        self.mapped = True
+        self._from_file()
         return super().matvec(x)
+
+    def _from_file(self) -> None:
+        """Let go of the arrays of the call before: each call maps or loads them anew."""
+        self.X.release()
+        self.mapped = True
 
     def minibatches(self, size: int, seed: int, block: int) -> Any:
         return self.X.batches(size, shuffle=True, seed=seed, block_size=block)
