@@ -16,6 +16,7 @@ from .errors import (
     RollbackError,
     StaleFileError,
     StructureError,
+    WriteError,
 )
 from .h5 import File, Group
 from .options import options
@@ -52,5 +53,6 @@ __all__ = [
     "StructureError",
     "LockedFileError",
     "RollbackError",
+    "WriteError",
     "MemoryBudgetError",
 ]

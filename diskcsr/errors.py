@@ -16,6 +16,7 @@ __all__ = [
     "StructureError",
     "LockedFileError",
     "RollbackError",
+    "WriteError",
     "MemoryBudgetError",
 ]
 
@@ -54,6 +55,10 @@ class LockedFileError(DiskCSRError, BlockingIOError):
 
 class RollbackError(DiskCSRError, OSError):
     """An interrupted write must be undone before the file can be read, and that is impossible."""
+
+
+class WriteError(DiskCSRError, OSError):
+    """The system refused a write: the disk is full, a limit reached. Nothing is half written."""
 
 
 class MemoryBudgetError(DiskCSRError, MemoryError):

@@ -9,7 +9,15 @@ from scipy.sparse import issparse
 
 from . import array
 from .handle import Handle
-from .storage.files import close_file, flush_file, journal_of, open_to_read, open_to_write
+from .interrupts import deferred
+from .storage.files import (
+    changing,
+    close_file,
+    flush_file,
+    journal_of,
+    open_to_read,
+    open_to_write,
+)
 from .storage.formats import is_sparse
 
 __all__ = ["File", "Group"]
@@ -41,7 +49,8 @@ class Group(h5py.Group):
     """
 
     def __getitem__(self, name: Any) -> Any:
-        return _wrapped(super().__getitem__(name))
+        with deferred():
+            return _wrapped(super().__getitem__(name))
 
     def get(
         self, name: Any, default: Any = None, getclass: bool = False, getlink: bool = False
@@ -56,27 +65,27 @@ class Group(h5py.Group):
 
     def __setitem__(self, name: str, obj: Any) -> None:
         if not issparse(obj):
-            super().__setitem__(name, obj)
-            flush_file(self.file)
+            with self._changing():
+                super().__setitem__(name, obj)
             return
         # As an assignment to a variable: a matrix of this name is replaced. Other objects are not.
         overwrite = name in self and is_sparse(super().__getitem__(name))
         _store(self, name, obj, overwrite=overwrite)
 
     def __delitem__(self, name: str) -> None:
-        super().__delitem__(name)
-        flush_file(self.file)
+        with self._changing():
+            super().__delitem__(name)
 
     def move(self, source: str, dest: str) -> None:
         """Rename an object; as in h5py."""
-        super().move(source, dest)
-        flush_file(self.file)
+        with self._changing():
+            super().move(source, dest)
 
     def copy(self, source: Any, dest: Any, name: str | None = None, **kwds: Any) -> None:
         """Copy an object; as in h5py, and either may be a DiskCSR or DiskCSC."""
         source, dest = (x.group if isinstance(x, Handle) else x for x in (source, dest))
-        super().copy(source, dest, name, **kwds)
-        flush_file(dest.file if isinstance(dest, h5py.Group) else self.file)
+        with changing(h5py.Group((dest if isinstance(dest, h5py.Group) else self).id)):
+            super().copy(source, dest, name, **kwds)
 
     def create_dataset(
         self, name: Any, shape: Any = None, dtype: Any = None, data: Any = None, **kwds: Any
@@ -108,9 +117,8 @@ class Group(h5py.Group):
             For a keyword that a sparse matrix has no use for.
         """
         if not issparse(data):
-            dset = super().create_dataset(name, shape, dtype, data, **kwds)
-            flush_file(self.file)
-            return dset
+            with self._changing():
+                return super().create_dataset(name, shape, dtype, data, **kwds)
         if shape is not None and tuple(shape) != data.shape:
             raise ValueError(f"shape={shape} given for a matrix of shape {data.shape}")
         data = data if dtype is None else data.astype(dtype)
@@ -119,9 +127,8 @@ class Group(h5py.Group):
 
     def create_group(self, name: Any, *args: Any, **kwds: Any) -> "Group":
         """Create a group; as in h5py."""
-        group = Group(super().create_group(name, *args, **kwds).id)
-        flush_file(self.file)
-        return group
+        with self._changing():
+            return Group(super().create_group(name, *args, **kwds).id)
 
     def require_group(self, name: str) -> Any:
         """Return a group, created if it does not exist; as in h5py."""
@@ -133,6 +140,10 @@ class Group(h5py.Group):
         A sparse matrix is visited as such, and after it its three datasets.
         """
         return self.visit(lambda name: func(name, self[name]))
+
+    def _changing(self) -> Any:
+        """Keep signals back while h5py changes the file, and commit what it did."""
+        return changing(h5py.Group(self.id))
 
     @property
     def file(self) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 from . import interop
 from .axis import Axis
 from .errors import FormatError, StaleFileError
+from .interrupts import deferred
 from .options import require_memory
 from .storage.files import close_file
 from .storage.maps import is_untouched
@@ -24,13 +25,14 @@ def open_source(
     """Check the mode and open what `file` holds; see `diskcsr.open`."""
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
-    group, owned = open_group(file, name, mode == "r+")
-    try:
-        return shared_source(group, owned, format=format, shape=shape)
-    except BaseException:
-        if owned is not None:
-            close_file(owned)
-        raise
+    with deferred():
+        group, owned = open_group(file, name, mode == "r+")
+        try:
+            return shared_source(group, owned, format=format, shape=shape)
+        except BaseException:
+            if owned is not None:
+                close_file(owned)
+            raise
 
 
 class _StoredArray:

@@ -10,6 +10,7 @@ from functools import cache
 from itertools import chain, islice
 from typing import Any, TypeVar
 
+from .interrupts import deferred
 from .options import options
 
 __all__ = ["ordered_map", "run_parts", "set_num_threads"]
@@ -138,16 +139,18 @@ def run_parts(function: Callable[[T], R], parts: list[T]) -> list[R]:
     """
     if len(parts) < 2 or _serial():
         return [function(part) for part in parts]
-    pool = _get_pool()
-    _send_away()
-    futures = [_submit(pool, function, part) for part in parts[1:]]
-    try:
-        first = function(parts[0])
-    finally:
-        # Even when the first part failed, nobody may go on writing to the caller's arrays.
-        for future in futures:
-            future.exception()
-    return [first, *(future.result() for future in futures)]
+    # A signal must not end the wait, nor leave a lock of a future taken, which its thread needs.
+    with deferred():
+        pool = _get_pool()
+        _send_away()
+        futures = [_submit(pool, function, part) for part in parts[1:]]
+        try:
+            first = function(parts[0])
+        finally:
+            # Even when the first part failed, nobody may go on writing to the caller's arrays.
+            for future in futures:
+                future.exception()
+        return [first, *(future.result() for future in futures)]
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
@@ -158,17 +161,24 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], ahead: int) -> I
         yield from map(function, chain(first, items))
         return
     items = chain(first, items)
-    pool = _get_pool()
     pending: deque[Any] = deque()
     try:
         for item in items:
-            pending.append(_submit(pool, function, item))
+            with deferred():
+                pending.append(_submit(_get_pool(), function, item))
             if len(pending) > ahead:
-                yield pending.popleft().result()
+                yield _next_result(pending)
         while pending:
-            yield pending.popleft().result()
+            yield _next_result(pending)
     finally:
         # Stopped early: nothing may still be reading when the caller closes the file.
-        for future in pending:
-            if not future.cancel():
-                future.exception()
+        with deferred():
+            for future in pending:
+                if not future.cancel():
+                    future.exception()
+
+
+def _next_result(pending: "deque[Future[R]]") -> R:
+    # A signal must not leave a lock of the future taken, which its thread needs.
+    with deferred():
+        return pending.popleft().result()

@@ -12,6 +12,7 @@ ROOT = Path(diskcsr.__file__).parent
 #: From the bottom up. A module may import those of the lines before its own, not its neighbours.
 LAYERS = [
     "errors axis kernels.rows kernels.codecs kernels.transpose kernels storage",
+    "interrupts",
     "options",
     "threads buffers cache selection plan progress terminal",
     "filtering batches assignment",

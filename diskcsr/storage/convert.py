@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..axis import Axis
+from ..interrupts import deferred
 from ..options import format_bytes, options
 from ..plan import plan_batches
 from ..threads import ordered_map
@@ -207,7 +208,11 @@ def _by_buckets(
     folder: Path,
     advance: Callable[[int], None],
 ) -> Iterator[Piece]:
-    with tempfile.TemporaryFile(dir=folder, prefix=".transpose-", buffering=0) as file:
+    with deferred():
+        made = tempfile.TemporaryFile(  # noqa: SIM115
+            dir=folder, prefix=".transpose-", buffering=0
+        )
+    with made as file:
         spill = _Spill(task, file)
         for nbytes in spill.fill(blocks):
             advance(nbytes)

@@ -1,17 +1,18 @@
 """A file that keeps a rollback journal while it is written to: all of a transaction or nothing."""
 
 import contextlib
+import errno
 import io
 import os
 import stat
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ..errors import DiskCSRError, LockedFileError
+from ..errors import DiskCSRError, LockedFileError, WriteError
+from ..interrupts import protected, stand_by, stand_down
 from .rollback import (
     BRIEFLY,
     HEADER,
@@ -35,8 +36,11 @@ _PIECE = 4 * MAX_RECORD
 _SMALL = PAGE
 #: Hardly any metadata of HDF5 is longer.
 _METADATA = 1 << 16
+#: How often something that was interrupted is begun anew.
+_TRIES = 100
 
-_open_files: "weakref.WeakSet[JournalFile]" = weakref.WeakSet()
+#: All that have descriptors, by their `id`; no callbacks, in which a signal would be lost.
+_open_files: dict[int, "weakref.ref[JournalFile]"] = {}
 
 
 class JournalFile:
@@ -51,6 +55,8 @@ class JournalFile:
     path : path-like
     mode : {"r+", "x"}
         Open an existing file, or make a new one.
+    name : str, optional
+        What messages call the file, where it has another name for the time being.
     durable : bool, default False
         Wait for the disk in each transaction, so that a loss of power does no harm either.
         Otherwise only the end of the process does none, however it comes.
@@ -71,12 +77,14 @@ class JournalFile:
 
     _data = _journal = -1
 
-    def __init__(self, path: Any, mode: str = "r+", *, durable: bool = False) -> None:
+    def __init__(
+        self, path: Any, mode: str = "r+", *, durable: bool = False, name: str | None = None
+    ) -> None:
         if mode not in ("r+", "x"):
             raise ValueError(f"mode must be 'r+' or 'x', not {mode!r}")
         self.path = os.path.realpath(os.fsdecode(path))
-        #: What `repr` says.
-        self.name = self.path
+        #: What `repr` and messages say.
+        self.name = name or self.path
         self.durable = durable
         self.pid = os.getpid()
         #: Held by whoever is in a transaction; see `diskcsr.storage.files.transaction`.
@@ -84,8 +92,10 @@ class JournalFile:
         self.depth = 0
         #: What went wrong first. HDF5 would go on calling with the exception under way, so it is
         #: told that all is well, and what it may want to read again soon is kept here.
-        self.problem: Exception | None = None
+        self.problem: BaseException | None = None
         self._lost: list[tuple[int, bytes]] = []
+        #: Whether HDF5 said where it would read or write, and that has not been done yet.
+        self._called = False
         #: Whether HDF5 letting go of the file in good order means a commit.
         self.commit_when_dropped = False
         self.closed = self.dead = False
@@ -96,10 +106,17 @@ class JournalFile:
         self._data = os.open(self.path, flags, 0o666)
         try:
             self._take(new=mode == "x")
-        except BaseException:
-            self._release()
+        except BaseException as problem:
+            if mode == "x":
+                self.discard()
+            else:
+                self.close()
+            if isinstance(problem, OSError) and problem.filename is None and problem.strerror:
+                text = f"{problem.strerror}; it cannot be opened for writing, nothing was changed"
+                raise WriteError(problem.errno, text, self.name) from problem
             raise
-        _open_files.add(self)
+        _open_files[id(self)] = weakref.ref(self)
+        stand_by()
 
     def _take(self, new: bool) -> None:
         """Lock the file and its journal, and undo what a killed writer began."""
@@ -111,20 +128,24 @@ class JournalFile:
         if not ignored and not try_lock(self._data, BRIEFLY):
             raise self._locked()
         name = journal_path(self.path)
-        while True:
-            self._journal = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
-            if not try_lock(self._journal, BRIEFLY):
-                raise self._locked()
-            if os.fstat(self._journal).st_nlink:
-                break
-            os.close(self._journal)  # removed by its last user just now
-            self._journal = -1
+        while self._journal < 0:
+            journal = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                if not try_lock(journal, BRIEFLY):
+                    raise self._locked()
+                if os.fstat(journal).st_nlink:  # else removed by its last user just now
+                    self._journal = journal
+            finally:
+                if self._journal < 0:
+                    os.close(journal)
         with contextlib.suppress(OSError):  # who may read the file may read what it was
             os.fchmod(self._journal, stat.S_IMODE(mode))
-        header = Header.read(self._journal)
-        if header is not None and not new:
-            roll_back(self._data, self._journal, header, self.path)
+        # Until it is rolled back, the journal must not be removed.
+        self._header = Header.read(self._journal)
+        if self._header is not None and not new:
+            roll_back(self._data, self._journal, self._header, self.path)
         pwrite_all(self._journal, bytes(HEADER.size), 0)
+        self._header = None
         if self.durable:
             os.fsync(self._journal)
             fsync_folder(self.path)
@@ -137,23 +158,57 @@ class JournalFile:
             "or in this one"
         )
 
+    @protected
     def __repr__(self) -> str:
         return self.name  # what h5py takes as the name of the file
 
     # ------------------------------------------------------------------------ what h5py calls
+    #
+    # No exception may leave these: it would travel through HDF5, which goes on calling meanwhile.
+    # Signals are kept back for that reason; other exceptions are kept when they are raised within.
+    # Where one was raised before the first step of a call all the same, the next call finds out.
 
+    @protected
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if self._called and whence != os.SEEK_CUR:
+            self._doom(InterruptedError(f"{self.path}: a call by HDF5 was cut short"))
+        self._called = whence == os.SEEK_SET
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         self._position = base + offset
         return self._position
 
+    @protected
     def tell(self) -> int:
+        self._called = False
         return self._position
 
+    @protected
     def readinto(self, buffer: Any) -> int:
-        """Fill all of `buffer`, with zeros behind the end of the file, as HDF5 wants it."""
+        """Fill all of `buffer`, with zeros behind the end of the file, as HDF5 wants it.
+
+        Raises
+        ------
+        OSError
+            When it cannot be read: of that HDF5 must know.
+        """
         self._check_open()
         view = memoryview(buffer).cast("B")
+        for _ in range(_TRIES):
+            try:
+                self._fill(view)
+                break
+            except Exception:
+                self._called = False
+                raise
+            except BaseException as interrupt:  # read again: it is raised by the commit
+                self._doom(interrupt)
+        else:
+            raise OSError(f"{self.path}: reading was interrupted again and again")
+        self._position += len(view)
+        self._called = False
+        return len(view)
+
+    def _fill(self, view: memoryview) -> None:
         done = 0
         while done < len(view):
             n = os.preadv(self._data, [view[done:]], self._position + done)
@@ -163,8 +218,6 @@ class JournalFile:
             done += n
         for offset, lost in self._lost:
             _overlay(view, self._position, lost, offset)
-        self._position += len(view)
-        return len(view)
 
     def read(self, size: int = -1) -> bytes:
         """Return bytes up to the end of the file."""
@@ -173,29 +226,38 @@ class JournalFile:
         self.readinto(buffer)
         return bytes(buffer)
 
+    @protected
     def write(self, raw: Any) -> int:
         """Write at the position; what goes wrong is raised by `commit`."""
         view = memoryview(raw).cast("B")
         try:
             self.pwrite(view, self._position)
-        except Exception:
+        except BaseException as problem:
+            self._doom(problem)
             if len(view) <= _METADATA:
                 self._lost.append((self._position, bytes(view)))
         self._position += len(view)
+        self._called = False
         return len(view)
 
+    @protected
     def flush(self) -> None:
         """Do nothing: HDF5 asks for it also when only a part of what it holds was written."""
 
+    @protected
     def truncate(self, size: int | None = None) -> int:
         """Set the size of the file; what goes wrong is raised by `commit`."""
         size = self._position if size is None else size
-        with contextlib.suppress(Exception), self._changing():
-            if size != self._size and not self.dead:
-                self._check_owner()
-                self._save(size, self._committed)
-                os.ftruncate(self._data, size)
-                self._size = size
+        try:
+            with self._lock:
+                self._check_open()
+                if size != self._size and not self.dead:
+                    self._check_owner()
+                    self._save(size, self._committed)
+                    os.ftruncate(self._data, size)
+                    self._size = size
+        except BaseException as problem:
+            self._doom(problem)
         return size
 
     def pwrite(self, raw: Any, offset: int) -> int:
@@ -212,24 +274,27 @@ class JournalFile:
             Its length in bytes: everything is written, or an exception raised.
         """
         view = memoryview(raw).cast("B")
-        with self._changing():
-            if not self.dead and not self._changes_nothing(view, offset):
-                self._check_owner()
-                self._save(offset, offset + len(view))
-                pwrite_all(self._data, view, offset)
-                self._size = max(self._size, offset + len(view))
-        return len(view)
-
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Note what goes wrong: from then on the transaction can only be rolled back."""
         try:
             with self._lock:
                 self._check_open()
-                yield
-        except Exception as problem:
-            self.problem = self.problem or problem
+                if not self.dead and not self._changes_nothing(view, offset):
+                    self._check_owner()
+                    self._save(offset, offset + len(view))
+                    pwrite_all(self._data, view, offset)
+                    self._size = max(self._size, offset + len(view))
+        except BaseException as problem:
+            self._doom(problem)
             raise
+        return len(view)
+
+    def _doom(self, problem: BaseException) -> None:
+        """Note what went wrong: from then on the transaction can only be rolled back."""
+        self.problem = self.problem or problem
+
+    def check(self) -> None:
+        """Raise what went wrong since the last commit: there is no point in writing on."""
+        if self.problem is not None:
+            raise self.problem
 
     def _changes_nothing(self, view: memoryview, offset: int) -> bool:
         if self._header is not None or len(view) > _SMALL or offset + len(view) > self._size:
@@ -295,8 +360,7 @@ class JournalFile:
             if self.dead:
                 return
             self._check_owner()
-            if self.problem is not None:
-                raise self.problem
+            self.check()
             if self._header is None:
                 return
             if self.durable:
@@ -344,9 +408,22 @@ class JournalFile:
         with self._lock:
             if self.closed:
                 return
-            if self._header is None and os.getpid() == self.pid:
-                self._remove_journal()
-            self._release()
+            try:
+                if self._header is None and os.getpid() == self.pid:
+                    self._remove_journal()
+            finally:
+                self._release()
+
+    def discard(self) -> None:
+        """Release the file and remove it, and the journal with it, whatever was written."""
+        with self._lock:
+            self.dead = True
+            try:
+                for name in (self.path, journal_path(self.path)):
+                    with contextlib.suppress(OSError):
+                        os.unlink(name)
+            finally:
+                self.close()
 
     def _remove_journal(self) -> None:
         name = journal_path(self.path)
@@ -360,11 +437,18 @@ class JournalFile:
     def _release(self) -> None:
         """Close the descriptors, and with them the locks: a forked child's copies hold them too."""
         self.closed = True
-        for descriptor in (self._journal, self._data):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if _open_files.pop(id(self), None) is not None:
+            stand_down()
+        descriptors = self._journal, self._data
         self._journal = self._data = -1
+        try:
+            if descriptors[0] >= 0:
+                os.close(descriptors[0])
+        finally:
+            if descriptors[1] >= 0:
+                os.close(descriptors[1])
 
+    @protected
     def __del__(self) -> None:
         if self._data < 0:
             return
@@ -388,13 +472,18 @@ class JournalFile:
         """
         with self._lock:
             old, path = self.path, os.path.realpath(path)
-            if replace:
-                os.replace(old, path)
-            else:
-                os.link(old, path)
-                os.unlink(old)
+            # Without its journal, which is empty, a file is as good; so that goes first.
             os.replace(journal_path(old), journal_path(path))
-            self.path = path
+            try:
+                if replace:
+                    os.replace(old, path)
+                else:
+                    _rename_new(old, path)
+                self.path = path
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(journal_path(path))
+                raise
             if self.durable:
                 fsync_folder(path)
 
@@ -412,6 +501,21 @@ class JournalFile:
         os.close(inherited)
         os.close(self._journal)
         self._journal = -1
+
+
+def _rename_new(old: str, new: str) -> None:
+    """Rename a file, and raise `FileExistsError` when there is one of the new name."""
+    try:
+        os.link(old, new)
+    except OSError as problem:
+        # A file system without hard links.
+        if problem.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if os.path.exists(new):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from problem
+        os.rename(old, new)
+    else:
+        os.unlink(old)
 
 
 def _overlay(view: memoryview, position: int, lost: bytes, offset: int) -> None:
@@ -434,8 +538,9 @@ def _runs(pages: Any) -> list[tuple[int, int]]:
 
 
 def _in_child() -> None:
-    for file in list(_open_files):
-        if not file.closed:
+    for known in list(_open_files.values()):
+        file = known()
+        if file is not None and not file.closed:
             file._leave_to_parent()
 
 

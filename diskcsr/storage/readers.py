@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from ..errors import CorruptFileError
+from ..interrupts import deferred
 from ..options import options
 from ..plan import Plan
 from ..threads import run_parts
@@ -237,7 +238,8 @@ class H5Reader(Reader):
 
     def _read(self, lo: int, hi: int) -> np.ndarray:
         try:
-            values = self._dset[lo:hi]
+            with deferred():  # a file open for writing is read through callbacks
+                values = self._dset[lo:hi]
         except (OSError, RuntimeError) as problem:
             raise CorruptFileError(
                 f"{self.where}: HDF5 could not read elements {lo} to {hi}: {problem}"

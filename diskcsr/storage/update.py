@@ -16,7 +16,7 @@ from ..assignment import Change, apply_change
 from ..errors import FormatError, ReadOnlyError, StaleFileError
 from . import formats
 from .encode import ArrayWriter, check_exact, create_like
-from .files import transaction
+from .files import check_writing, transaction
 from .source import Source
 from .write import chunk_length
 
@@ -54,7 +54,9 @@ def assign(source: Source, change: Change) -> None:
             kept.append(piece)
             kept = kept if size <= _KEPT else None
     with transaction(source.group):
+        check = check_writing(source.group)
         for starts, stops, values in _new_values(source, change) if kept is None else kept:
+            check()
             _write_runs(data, starts, stops, values)
     source.changed()
 
@@ -121,7 +123,9 @@ def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], fa
         for _, values in scaled():
             check_exact(data, values)
     with transaction(source.group):
+        check = check_writing(source.group)
         for lo, values in scaled():
+            check()
             write_run(data, lo, values)
     source.changed()
 
@@ -252,7 +256,9 @@ def _extend(
         dset = _rewrite(group, name, length, dtype, chunk)
     dset.resize((new,))
     writer = ArrayWriter(dset, length)
+    check = check_writing(group)
     for part in parts:
+        check()
         writer.append(part.astype(dtype.newbyteorder("="), copy=False))
     writer.finish()
 
@@ -276,7 +282,9 @@ def _rewrite(
     temporary = f"writing-{uuid.uuid4().hex}"
     new = create_like(group, temporary, old, length, dtype, chunk)
     writer = ArrayWriter(new)
+    check = check_writing(group)
     for lo in range(0, length, 4 * _BLOCK):
+        check()
         values = old[lo : min(lo + 4 * _BLOCK, length)]
         writer.append(values.astype(dtype.newbyteorder("="), copy=False))
     writer.finish()

@@ -12,9 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ..interrupts import allowing, deferred, pulled
 from . import formats
 from .encode import ArrayWriter, create_array
-from .files import flush_file, open_to_write
+from .files import changing, check_writing, new_file, open_to_write, transaction
 from .streams import Piece, Stream
 
 __all__ = ["Storage", "chunk_length", "write_stream", "write_virtual"]
@@ -26,12 +27,15 @@ _STEP = 1 << 22
 #: Bytes of chunks that HDF5 holds back, per dataset: enough to complete one that was begun. Its own
 #: default, 8 MiB since HDF5 2.0, is memory that a writer of whole chunks has no use for.
 _CACHE = 1 << 20
-#: Bytes of HDF5's records of a chunk, and some to spare: a node of 2 kB for every 32 at least.
-_RECORD = 64
-#: What follows the records should not begin with a page of the file: numpy's large arrays begin 16
-#: bytes into a page, and AMD's processors copy from the beginning of one page to a little after
-#: that of another at a third of their speed (glibc's bug 30994).
-_OFF_PAGE = 1 << 10
+#: Chunks that HDF5's records of a small dataset have room for anyway.
+_FEW_CHUNKS = 64
+#: Arrays should not begin with a page of the file: numpy's large arrays begin 16 bytes into a page,
+#: and AMD's processors copy from the beginning of one page to a little after that of another at a
+#: third of their speed (glibc's bug 30994). What comes before an array moves it on by some hundred
+#: bytes; from the second half of a page that could lead to the next.
+_PAGE = 4096
+#: Datasets of a group that is being written: room that must stay taken meanwhile.
+_ROOM, _PAD = "room", "pad"
 _INT32_MAX = np.iinfo(np.int32).max
 
 
@@ -72,7 +76,7 @@ def write_stream(
         Is told of the bytes of values and indices that were written.
     """
     chunks = 2 * (stream.nnz or 0) // (storage.chunks or CHUNK)
-    with _target(file, chunks) as parent, _new_group(parent, name, storage) as group:
+    with _target(file) as parent, _new_group(parent, name, storage, chunks) as group:
         shape = stream.axis.swap((_store(group, stream, storage, advance), stream.n_minor))
         _stamp(parent, group, stream.axis.format, shape, storage)
 
@@ -104,10 +108,13 @@ def _stamp(
 
 
 @contextmanager
-def _new_group(parent: h5py.Group, name: str, storage: Storage) -> Iterator[h5py.Group]:
+def _new_group(
+    parent: h5py.Group, name: str, storage: Storage, chunks: int = 0
+) -> Iterator[h5py.Group]:
     """Give a group to fill, which gets its name at the end.
 
     Only then are the groups on the way to it made as well: a failure leaves what was there.
+    `chunks` is about how many its arrays will have, where they are laid out at once.
     """
     if name in parent and not storage.overwrite:
         raise ValueError(
@@ -115,43 +122,71 @@ def _new_group(parent: h5py.Group, name: str, storage: Storage) -> Iterator[h5py
             "overwrite=True to replace it"
         )
     temporary = f"writing-{uuid.uuid4().hex}"
-    group = parent.create_group(temporary)
+    group = _begin_group(parent, temporary, chunks)
     try:
         yield group
+        for taken in (_ROOM, _PAD):
+            if taken in group:
+                del group[taken]
+        check_writing(parent)()
+        if name in parent:
+            del parent[name]
+        parent.move(temporary, name)
     except BaseException:
-        del parent[temporary]
+        if temporary in parent:
+            del parent[temporary]
         raise
-    if name in parent:
-        del parent[name]
-    parent.move(temporary, name)
+
+
+def _begin_group(parent: h5py.Group, name: str, chunks: int) -> h5py.Group:
+    """Make a group whose arrays will lie in one piece each, where they are laid out at once.
+
+    HDF5 makes a record of chunks when the one before is full, wherever the file ends then: between
+    the chunks of an array, which then cannot be mapped. But it first takes records that became
+    free. So a dataset of as many chunks, of a byte each, is made and deleted; the group, made in
+    between, keeps its place from being given back to the end of the file.
+    """
+    if chunks <= _FEW_CHUNKS:
+        return parent.create_group(name)
+    count = -(-(chunks + chunks // 8 + 5 * _FEW_CHUNKS) // 8) * 8
+    other = f"room-{uuid.uuid4().hex}"
+    _lay_out(parent, other, count, chunk=1)
+    group = parent.create_group(name)
+    del parent[other]
+    # Its bytes stay taken, or short chunks of an array would be put there.
+    end = parent.file.id.get_filesize() % _PAGE
+    _lay_out(group, _ROOM, count)
+    if end > _PAGE // 2:
+        _lay_out(group, _PAD, _PAGE // 2)
+    return group
+
+
+def _lay_out(group: h5py.Group, name: str, nbytes: int, chunk: int | None = None) -> None:
+    """Make a dataset of bytes for which room is found now, and nothing is written."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if chunk is not None:
+        properties.set_chunk((chunk,))
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    space = h5py.h5s.create_simple((nbytes,), (nbytes if chunk is None else h5py.h5s.UNLIMITED,))
+    h5py.h5d.create(group.id, name.encode(), h5py.h5t.STD_I8LE, space, properties)
 
 
 @contextmanager
-def _target(file: Any, chunks: int = 0) -> Iterator[h5py.Group]:
-    """Give the group to write into: an open one, an existing file, or a new one.
-
-    `chunks` is about how many there will be, so that HDF5 keeps its records of them in one place.
-    """
+def _target(file: Any) -> Iterator[h5py.Group]:
+    """Give the group to write into: an open one, an existing file, or a new one."""
     if isinstance(file, h5py.Group):
-        yield h5py.Group(file.id)
-        flush_file(h5py.Group(file.id).file)
+        group = h5py.Group(file.id)
+        with changing(group):
+            yield group
         return
     path = Path(os.fsdecode(file))
     if path.exists():
-        with open_to_write(path, "r+") as existing:
+        with deferred(), open_to_write(path, "r+") as existing, transaction(existing):
             yield existing
         return
-    # A new name, opened with "x": ext4 writes a file out at once when it is closed after having
-    # been made empty, as "w" does, and that takes longer than all the rest.
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    try:
-        records = (1 << max(10, (_RECORD * chunks).bit_length())) + _OFF_PAGE
-        with h5py.File(temporary, "x", rdcc_nbytes=_CACHE, meta_block_size=records) as new:
-            yield new
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with new_file(path, rdcc_nbytes=_CACHE) as new:
+        yield new
 
 
 class _Array:
@@ -174,9 +209,11 @@ class _Array:
             storage.shuffle,
         )
         self._dset = group[name]
+        self._check = check_writing(group)
 
     def append(self, values: np.ndarray) -> None:
         for first in range(0, values.size, _STEP):
+            self._check()
             some = values[first : first + _STEP]
             self._filled += some.size
             if self._filled > self._length:
@@ -200,13 +237,13 @@ def _store(
     indptr = _Array(group, "indptr", np.dtype(np.int64), length, storage)
     indptr.append(np.zeros(1, np.int64))
     rows = stored = 0
-    for values, minor, lengths in pieces:
+    for values, minor, lengths in pulled(pieces):
         data.append(values)
         indices.append(minor)
         indptr.append(stored + np.cumsum(lengths))
         rows += lengths.size
         stored += int(lengths.sum())
-        advance(values.nbytes + minor.size * index.itemsize)
+        allowing(advance, values.nbytes + minor.size * index.itemsize)
         # While the next piece is made, this one need not be kept.
         del values, minor
     for array in (data, indices, indptr):
@@ -216,12 +253,12 @@ def _store(
 
 def _look_ahead(stream: Stream) -> tuple[Iterator[Piece], int | None, int | None]:
     """Learn the sizes of a small stream from its first pieces; see `chunk_length`."""
-    pieces = iter(stream.pieces)
+    pieces = allowing(iter, stream.pieces)
     if stream.nnz is not None:
         return pieces, stream.n_major, stream.nnz
     first: list[Piece] = []
     stored = 0
-    for piece in pieces:
+    for piece in pulled(pieces):
         first.append(piece)
         stored += piece[0].size
         if stored > CHUNK:

@@ -1,0 +1,269 @@
+"""Signals and refused writes amid what writes: one exception, the old state or the new."""
+
+import itertools
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+
+import interrupted
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import diskcsr
+from diskcsr import interrupts
+from diskcsr.errors import WriteError
+from diskcsr.interrupts import allowing, check, deferred, protected, pulled, stand_by, stand_down
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
+]
+#: Of the calls of an operation every so many-th is tried, beginning with another for each fault;
+#: ``python tests/interrupted.py`` tries all.
+STEP = {"any line": 4001}
+
+
+# ------------------------------------------------------------------------------ every operation
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded():
+    interrupted.warm_up()
+
+
+@pytest.mark.parametrize("fault", interrupted.FAULTS)
+@pytest.mark.parametrize("kind", interrupted.KINDS)
+def test_one_exception_and_the_old_state_or_the_new(kind, fault):
+    first = sum(map(ord, kind + fault)) % 7
+    found = dict(interrupted.trials(kind, fault, STEP.get(fault, 97), first))
+    assert [what for what in found.values() if what.startswith("!")] == []
+    assert found, "nothing was tried"
+
+
+@pytest.mark.parametrize("kind", ["append", "assign, gzip", "File, assignment", "write"])
+def test_a_second_interrupt_while_the_first_is_cleaned_up_after(kind):
+    found = dict(interrupted.trials(kind, "raise after", 19, 3, times=4))
+    bad = [what for what in found.values() if what.startswith("!")]
+    # When even the rollback was cut short, the next one to open the file does it.
+    assert [what for what in bad if "files left: {'m.h5-journal'}" not in what] == []
+    assert len(found) > 1
+
+
+@pytest.mark.parametrize("kind", interrupted.KINDS)
+def test_a_limit_of_the_size_of_files(kind, tmp_path):
+    operation = interrupted.KINDS[kind]
+    refused = set()
+    for number, limit in enumerate([1, 9000, 30_000]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        interrupted.prepare(folder, operation)
+        refused.add(interrupted.in_child(lambda: limited(operation, folder, limit)))  # noqa: B023
+    assert refused <= {"refused", "undone later", "done"}
+    assert "refused" in refused
+
+
+def limited(operation, folder, limit):
+    before, files = interrupted.descriptors(), set(os.listdir(folder))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        operation.run(folder)
+    except OSError as problem:
+        text = f"{type(problem).__name__}: {problem}"
+        refused = problem.with_traceback(None)
+        refused.__cause__ = refused.__context__ = None
+    else:
+        return "done"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    assert isinstance(refused, WriteError), text
+    assert refused.errno == 27, text
+    assert refused.filename in {str(folder / "m.h5"), str(folder / "new.h5")}, text
+    assert not interrupted.descriptors() - before
+    left = set(os.listdir(folder)) - files
+    if left == {"m.h5-journal"}:  # the limit forbids to write what was there back, too
+        assert "is undone when it is opened next" in text
+        with diskcsr.File(folder / "m.h5", "r"):
+            pass
+        assert operation.states(folder) == operation.steps()[0]
+        return "undone later"
+    assert left <= {"new.h5"}
+    assert operation.states(folder) == operation.steps()[0]
+    operation.run(folder)
+    assert operation.states(folder) == operation.steps()[-1]
+    return "refused"
+
+
+# ------------------------------------------------------------------------------- the caller's code
+
+
+def blocks_then(act):
+    yield sp.csr_array(np.eye(3))
+    act()
+    yield sp.csr_array(np.eye(3))
+
+
+def fail():
+    raise RuntimeError("of the caller")
+
+
+@pytest.mark.parametrize(
+    ("act", "error"), [(interrupted.send_signal, KeyboardInterrupt), (fail, RuntimeError)]
+)
+def test_in_the_blocks_of_the_caller(tmp_path, act, error):
+    path, new = tmp_path / "m.h5", tmp_path / "new.h5"
+    diskcsr.write(path, sp.csr_array(np.eye(3))).close()
+    with pytest.raises(error):
+        diskcsr.write(new, blocks_then(act))
+    with pytest.raises(error):
+        diskcsr.write(path, blocks_then(act), name="Y")
+    with pytest.raises(error), diskcsr.open(path, mode="r+") as A:
+        A.append(blocks_then(act))
+    with diskcsr.File(path, "a") as file, pytest.raises(error):
+        diskcsr.write(file, blocks_then(act), name="Y")
+    assert sorted(os.listdir(tmp_path)) == ["m.h5"]
+    with diskcsr.File(path, "r") as file:
+        assert sorted(file) == ["X"]
+        assert file["X"].shape[0] in (3, 6)
+
+
+def test_in_the_function_that_shows_progress(tmp_path):
+    def progress(done, total):
+        interrupted.send_signal()
+
+    with pytest.raises(KeyboardInterrupt):
+        diskcsr.write(tmp_path / "m.h5", sp.csr_array(np.eye(3)), progress=progress)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_dataset_of_h5py_is_written_whole(tmp_path):
+    """HDF5 may call back at any time, as when the last reference to a dataset goes."""
+    code = (
+        "import os, signal, sys, threading, time, numpy as np, diskcsr\n"
+        "file = diskcsr.File(sys.argv[1], 'w')\n"
+        "file.create_dataset('y', data=np.zeros(50_000), chunks=(500,))\n"
+        "kill = lambda: (time.sleep(float(sys.argv[2])), os.kill(os.getpid(), signal.SIGINT))\n"
+        "threading.Thread(target=kill).start()\n"
+        "try:\n"
+        "    for n in range(10**6):\n"
+        "        file['y'][...] = n\n"
+        "except KeyboardInterrupt:\n"
+        "    file.close()\n"
+        "    with diskcsr.File(sys.argv[1], 'r') as file:\n"
+        "        y = file['y'][:]\n"
+        "    print('whole', set(y) <= {n - 1, n} and n > 0)\n"
+    )
+    for seconds in ("0.02", "0.05"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "m.h5"), seconds],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "whole True\n", "")
+        assert os.listdir(tmp_path) == ["m.h5"]
+
+
+# --------------------------------------------------------------------------------- the mechanism
+
+
+def test_nested_blocks_handle_at_the_end_of_the_outermost():
+    done = []
+    with pytest.raises(KeyboardInterrupt), deferred():  # noqa: PT012
+        with deferred():
+            interrupted.send_signal()
+        done.append("inner")
+        interrupted.send_signal()
+        done.append("outer")
+    assert done == ["inner", "outer"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_check_and_allowing_handle_at_once():
+    with deferred():
+        interrupted.send_signal()
+        with pytest.raises(KeyboardInterrupt):
+            check()
+        with pytest.raises(KeyboardInterrupt):
+            allowing(interrupted.send_signal)
+        interrupted.send_signal()
+        with pytest.raises(KeyboardInterrupt):
+            allowing(int)
+        assert allowing(int, "7") == 7
+
+
+def test_pulled_is_interrupted_where_the_items_come_from():
+    items = pulled(itertools.chain([1], (interrupted.send_signal() for _ in range(1)), [3]))
+    with deferred():
+        assert next(items) == 1
+        with pytest.raises(KeyboardInterrupt):
+            next(items)
+
+
+def test_each_handler_is_called_whatever_the_others_raise(monkeypatch):
+    called = []
+
+    def handler(number, frame):
+        called.append(signal.Signals(number).name)
+        raise SystemExit(number)
+
+    saved = signal.signal(signal.SIGTERM, handler), signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(SystemExit), deferred():  # noqa: PT012
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
+                signal.raise_signal(number)
+        assert called == ["SIGTERM", "SIGUSR1"]
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, saved[0])
+        signal.signal(signal.SIGUSR1, saved[1])
+
+
+def test_a_protected_function_comes_to_its_end():
+    done = []
+
+    @protected
+    def work():
+        interrupted.send_signal()
+        done.append("all of it")
+
+    stand_by()
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            work()
+            for _ in range(1000):
+                threading.Event().wait(0.01)
+    finally:
+        stand_down()
+    assert done == ["all of it"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_that_was_kept_elsewhere_passes_signals_on():
+    """As a notebook keeps the handler it finds and puts it back after each cell."""
+    stand_by()
+    kept = signal.getsignal(signal.SIGINT)
+    stand_down()
+    signal.signal(signal.SIGINT, kept)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.send_signal()
+    with deferred():
+        pass
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_are_left_alone():
+    seen = []
+
+    def work():
+        with deferred():
+            seen.append(interrupts._depth)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [0]
