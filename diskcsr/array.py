@@ -9,8 +9,8 @@ from .axis import CSC, CSR
 from .changing import Changing
 from .conversion import Conversion, write_any
 from .handle import Handle, open_source
-from .progress import Progress
-from .storage.write import Storage
+from .machine.progress import Progress
+from .storage.write.groups import Storage
 
 __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "write"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from .assignment import parse_change
 from .errors import ReadOnlyError
 from .handle import Handle
-from .storage.update import append_blocks, assign, scale
+from .keys.assignment import parse_change
+from .storage.edit.update import append_blocks, assign, scale
 
 __all__ = ["Changing"]
 

@@ -14,16 +14,16 @@ from scipy.sparse import hstack, issparse, load_npz, vstack
 
 from .axis import CSR, Axis, axis_of
 from .handle import Handle, open_source
-from .options import options, require_memory
-from .plan import plan_batches
-from .progress import Progress, reporting
+from .keys.plan import plan_batches
+from .machine.options import options, require_memory
+from .machine.progress import Progress, reporting
+from .machine.threads import ordered_map
 from .reading import Reading
-from .storage.convert import Memory, count_indices, transpose
-from .storage.opening import is_file_like
-from .storage.streams import Stream, as_matrix, piece_of, stream_blocks, stream_matrix
-from .storage.virtual import write_joined
-from .storage.write import Storage, write_stream
-from .threads import ordered_map
+from .storage.edit.virtual import write_joined
+from .storage.formats.opening import is_file_like
+from .storage.write.groups import Storage, write_stream
+from .streams.pieces import Stream, as_matrix, piece_of, stream_blocks, stream_matrix
+from .streams.transpose import Memory, count_indices, transpose
 
 __all__ = ["Conversion", "concat", "convert", "write_any"]
 

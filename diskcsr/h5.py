@@ -9,8 +9,14 @@ from scipy.sparse import issparse
 
 from . import array
 from .handle import Handle
-from .storage.files import close_file, flush_file, journal_of, open_to_read, open_to_write
-from .storage.formats import is_sparse
+from .storage.files.files import (
+    close_file,
+    flush_file,
+    journal_of,
+    open_to_read,
+    open_to_write,
+)
+from .storage.formats.detect import is_sparse
 
 __all__ = ["File", "Group"]
 

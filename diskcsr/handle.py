@@ -7,11 +7,11 @@ import numpy as np
 from . import interop
 from .axis import Axis
 from .errors import FormatError, StaleFileError
-from .options import require_memory
-from .storage.files import close_file
-from .storage.maps import is_untouched
-from .storage.opening import is_file_like, open_group
-from .storage.source import ARRAYS, Readers, Source, shared_source
+from .machine.options import require_memory
+from .storage.files.files import close_file
+from .storage.formats.opening import is_file_like, open_group
+from .storage.read.maps import is_untouched
+from .storage.read.source import ARRAYS, Readers, Source, shared_source
 
 __all__ = ["Handle", "open_source"]
 

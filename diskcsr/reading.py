@@ -6,14 +6,14 @@ from typing import Any, Literal
 import numpy as np
 
 from .axis import CSR, axis_of
-from .batches import BUFFER_BYTES, Batches
-from .buffers import Buffers
-from .filtering import Keep
+from .blocks.batches import BUFFER_BYTES, Batches
 from .handle import Handle
-from .options import options, require_memory
-from .plan import Plan
-from .selection import Selection, normalize, outer
-from .threads import ordered_map
+from .keys.keep import Keep
+from .keys.plan import Plan
+from .keys.selection import Selection, normalize, outer
+from .machine.buffers import Buffers
+from .machine.options import options, require_memory
+from .machine.threads import ordered_map
 
 __all__ = ["Reading"]
 

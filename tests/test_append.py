@@ -16,7 +16,7 @@ from strategies import matrices
 
 import diskcsr
 from diskcsr.errors import FormatError, ReadOnlyError
-from diskcsr.storage import update
+from diskcsr.storage.edit import update
 
 FORMATS = pytest.mark.parametrize("format", ["csr", "csc"])
 DENSE = np.array([[0, 1, 0], [0, 0, 2], [0, 0, 0], [3, 4, 0.0]])

@@ -17,8 +17,8 @@ from scipy.sparse import csc_array, csr_array
 
 import diskcsr
 from diskcsr import ClosedFileError, CorruptFileError, FormatError
-from diskcsr.storage import formats
-from diskcsr.storage.formats import FORMATS, Header, Hints
+from diskcsr.storage.formats import detect as formats
+from diskcsr.storage.formats.detect import FORMATS, Header, Hints
 
 PLAIN = ("data", "indices", "indptr")
 DENSE = np.array([[1, 0, 2, 0], [0, 0, 0, 0], [0, 3, 0, 4]], dtype=np.float32)

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 
 import diskcsr
 from diskcsr import options as exported
-from diskcsr.options import (
+from diskcsr.machine.options import (
     Options,
     _left_in_cgroups,
     available_memory,

@@ -19,10 +19,11 @@ import scipy.sparse as sp
 from numpy.testing import assert_array_equal
 
 import diskcsr
-from diskcsr import plan, reading
-from diskcsr.cache import cache
+from diskcsr import reading
 from diskcsr.kernels import rows as kernels
-from diskcsr.storage.source import Source
+from diskcsr.keys import plan
+from diskcsr.machine.cache import cache
+from diskcsr.storage.read.source import Source
 
 PARTS = ("data", "indices", "indptr")
 N_ROWS, N_COLUMNS, PER_ROW = 400, 5000, 1000
@@ -578,7 +579,7 @@ def test_h5py_reads_each_chunk_once_a_call(tmp_path, plain, layout, n):
 
 
 def test_h5py_reads_a_long_run_in_bounded_pieces(tmp_path, plain, monkeypatch):
-    monkeypatch.setattr("diskcsr.storage.readers.H5_BLOCK", 4 * CHUNK)
+    monkeypatch.setattr("diskcsr.storage.read.readers.H5_BLOCK", 4 * CHUNK)
     path = write(tmp_path / "m.h5", plain, **LAYOUTS["gzip"])
     A = diskcsr.open(io.BytesIO(path.read_bytes()), "X")
     A.reader["data"]._dset = watched = Watched(A.reader["data"]._dset)

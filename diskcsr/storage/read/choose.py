@@ -1,0 +1,56 @@
+"""Which reader serves a dataset: the fastest that is sure to read it right."""
+
+from dataclasses import replace
+
+import h5py
+
+from ..filters import pipeline_of, unsupported
+from .chunks import ChunkIndex, index_chunks
+from .decode import DecodeReader
+from .descriptor import Descriptor
+from .readers import DirectReader, H5Reader, Reader
+
+__all__ = ["choose_reader"]
+
+
+def choose_reader(dset: h5py.Dataset, where: str, descriptor: Descriptor | str) -> Reader:
+    """Choose a reader; its ``why`` says why it is not a faster one.
+
+    Parameters
+    ----------
+    dset : h5py.Dataset
+        One-dimensional.
+    where : str
+        How messages call it.
+    descriptor : Descriptor or str
+        Our own descriptor of its file, or why there is none.
+    """
+    if isinstance(descriptor, str):
+        return H5Reader(dset, where, descriptor)
+    index = _find_bytes(dset, descriptor)
+    if isinstance(index, str):
+        return H5Reader(dset, where, index)
+    pipeline = pipeline_of(dset)
+    reason = unsupported(pipeline)
+    if reason is not None:
+        return H5Reader(dset, where, reason)
+    if not pipeline.filters and pipeline.dtype.isnative:
+        extents = index.extents(dset.size, dset.dtype.itemsize)
+        if extents is not None:
+            return DirectReader(dset, where, descriptor, extents)
+    if not dset.chunks:
+        index = index.cut(dset.size, dset.dtype.itemsize)
+        pipeline = replace(pipeline, chunk=index.length)
+    return DecodeReader(dset, where, descriptor, index, pipeline)
+
+
+def _find_bytes(dset: h5py.Dataset, descriptor: Descriptor) -> ChunkIndex | str:
+    """Where the bytes lie in the file, or why only HDF5 can tell."""
+    if not descriptor.covers(dset.file):
+        return "a link leads to it, in another file"
+    properties = dset.id.get_create_plist()
+    if properties.get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED):
+        return "stored in a layout (compact or virtual) that only HDF5 resolves"
+    if properties.get_external_count():
+        return "stored in external files"
+    return index_chunks(dset, descriptor.fd)
