@@ -5,6 +5,7 @@ from typing import Any
 
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
+from . import interop
 from .axis import CSC, CSR
 from .changing import Changing
 from .conversion import Conversion, write_any
@@ -89,6 +90,7 @@ class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):
 
 for _class in (DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix):
     Handle._classes[_class._axis, _class._memory is _class._axis.matrix] = _class
+interop.register(Handle._classes.values())
 
 
 def open(

@@ -500,8 +500,8 @@ _FLIP = """
 import random, sys
 from pathlib import Path
 import diskcsr
-from diskcsr.storage.check import check
-from diskcsr.storage import formats
+from diskcsr.storage.check.check import check
+from diskcsr.storage.formats import detect as formats
 
 source, work, first, last = sys.argv[1:]
 raw = Path(source).read_bytes()

@@ -22,7 +22,7 @@ from diskcsr.machine.options import (
 )
 
 # ``diskcsr.options`` is the instance; this is where it comes from.
-module = sys.modules["diskcsr.options"]
+module = sys.modules["diskcsr.machine.options"]
 ROOT = Path(diskcsr.__file__).resolve().parent.parent
 GB = 10**9
 

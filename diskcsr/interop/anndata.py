@@ -7,18 +7,18 @@ of its own. There is no public way to add them. Private names used here, found a
 """
 
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 __all__ = ["register"]
 
 
-def register() -> None:
+def register(classes: Iterable[Any]) -> None:
     """Give our types the writers of the scipy types they are; warn when anndata has changed."""
-    from ..array import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix
-
     try:
         from anndata._io.specs.registry import _REGISTRY as registry
 
-        for ours in (DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix):
+        for ours in classes:
             theirs = ours._memory
             for destination, element, modifiers in list(registry.write):
                 if element is theirs:

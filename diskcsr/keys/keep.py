@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .. import kernels
 from .selection import Selection
 
 __all__ = ["Keep"]
@@ -36,14 +37,12 @@ class Keep:
     def _find(self, first: int, indices: np.ndarray, indptr: np.ndarray) -> np.ndarray:
         if indices.size == 0:
             return np.empty(0, np.int64)
-        from ..kernels import rows as kernels
-
         if self._points is not None:
             ptr, minor = self._points
             some = ptr[first : first + indptr.size]
-            return kernels.find_points(indptr, indices, some, minor)
+            return kernels.rows.find_points(indptr, indices, some, minor)
         if self._table is not None:
-            return kernels.find_listed(indices, self._table)
+            return kernels.rows.find_listed(indices, self._table)
         assert self._wanted is not None
         at = np.searchsorted(self._wanted, indices)
         at[at == self._wanted.size] = 0

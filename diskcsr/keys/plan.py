@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
+
 __all__ = ["MAX_GAP", "Plan", "plan_batches", "plan_reads", "plan_span"]
 
 #: Elements between two rows up to which reading on costs no more than a second read: about 16 kB,
@@ -121,8 +123,6 @@ def plan_reads(
     >>> plan.range_lo, plan.range_hi, plan.indptr
     (array([0, 9]), array([ 4, 11]), array([0, 2, 4, 6]))
     """
-    from ..kernels import rows as kernels
-
     indptr = np.zeros(starts.size + 1, np.int64)
     np.cumsum(stops - starts, out=indptr[1:])
     lo, hi, dst = starts, stops, indptr[:-1]
@@ -130,8 +130,8 @@ def plan_reads(
         order = np.argsort(starts, kind="stable")
         # Empty rows share a start with the row behind them; they give no piece, so order is moot.
         lo, hi, dst = starts[order], stops[order], dst[order]
-    planned: Any = kernels.plan_ranges(lo, hi, dst, max_gap, max_range)
-    split: Any = kernels.split_ranges
+    planned: Any = kernels.rows.plan_ranges(lo, hi, dst, max_gap, max_range)
+    split: Any = kernels.rows.split_ranges
     range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst = split(*planned, max_segment)
     return Plan(range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst, indptr)
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .. import kernels
 from ..axis import Axis
 from ..keys.plan import plan_batches
 from ..machine.options import format_bytes, options
@@ -85,9 +86,7 @@ class Memory:
 
 def count_indices(indices: np.ndarray, counts: np.ndarray) -> None:
     """Add to ``counts[i]`` how often `i` occurs in `indices`, which must be in range."""
-    from ..kernels import transpose as kernels
-
-    kernels.count(indices, counts)
+    kernels.transpose.count(indices, counts)
 
 
 @dataclass(frozen=True)
@@ -189,14 +188,12 @@ def _at_once(
     task: _Task, blocks: Iterable[tuple[int, Any]], advance: Callable[[int], None]
 ) -> Iterator[Piece]:
     """Everything is one bucket."""
-    from ..kernels import transpose as kernels
-
     size = int(task.starts[-1])
     data, indices = np.empty(size, task.data), np.empty(size, task.major)
     at = _places(task.counts)
     for first, block in blocks:
         majors = _majors(first, block, task.major)
-        kernels.place(_view(block.data), majors, block.indices, at, data, indices)
+        kernels.transpose.place(_view(block.data), majors, block.indices, at, data, indices)
         advance(block.data.nbytes + block.indices.nbytes)
     yield data, indices, task.counts
 
@@ -247,12 +244,10 @@ class _Spill:
     def _sort(
         self, item: tuple[int, Any], bucket_of: np.ndarray, bucket_lo: np.ndarray
     ) -> tuple[np.ndarray, list[np.ndarray], int]:
-        from ..kernels import transpose as kernels
-
         first, block = item
         arrays = [np.empty(block.nnz, part) for part in self._parts]
         data = _view(block.data)
-        ptr = kernels.partition(
+        ptr = kernels.transpose.partition(
             data, block.indices, block.indptr, first, bucket_of, bucket_lo, *arrays
         )
         return ptr, arrays, block.data.nbytes + block.indices.nbytes
@@ -275,8 +270,6 @@ class _Spill:
         )
 
     def _bucket(self, bucket: int) -> Iterable[Piece]:
-        from ..kernels import transpose as kernels
-
         task = self._task
         lo, hi = task.edges[bucket]
         size = int(task.starts[bucket + 1] - task.starts[bucket])
@@ -288,7 +281,7 @@ class _Spill:
         for begin, end in self._steps(size):
             some = [self._read(part, bucket, begin, end) for part in range(3)]
             values, majors, minors = some
-            kernels.place(values, majors, minors, at, data, indices)
+            kernels.transpose.place(values, majors, minors, at, data, indices)
         return [(data, indices, counts)]
 
     def _single(self, bucket: int, size: int) -> Iterator[Piece]:

@@ -140,7 +140,7 @@ def check(
 _CHILD = """
 import pickle, sys
 sys.path[:], path, name = pickle.load(sys.stdin.buffer)
-from diskcsr.storage.check import look_at
+from diskcsr.storage.check.check import look_at
 sys.stdout.buffer.write(pickle.dumps(look_at(path, name)))
 """
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from ... import kernels
 from ...errors import CorruptFileError
 from ...keys.plan import Plan
 from ...machine.cache import cache
@@ -234,11 +235,9 @@ class DecodeReader(Reader):
     def _check(
         self, lo: np.ndarray, hi: np.ndarray, at: np.ndarray, out: np.ndarray, limit: int
     ) -> None:
-        if lo.size > _FEW and out.dtype in (np.int32, np.int64):
-            from ...kernels import rows as kernels
-
-            if kernels.first_bad_piece(lo, hi, at, out, limit) < 0:
-                return
+        by_kernel = lo.size > _FEW and out.dtype in (np.int32, np.int64)
+        if by_kernel and kernels.rows.first_bad_piece(lo, hi, at, out, limit) < 0:
+            return
         for first, last, to in zip(lo, hi, at, strict=True):
             check_indices(out[to : to + last - first], limit, self.where)
 

@@ -9,12 +9,12 @@ import h5py
 import numpy as np
 
 from ...errors import StaleFileError
+from ...kernels import WINDOW_SHIFT
 from ...machine.options import available_memory, options
 
 __all__ = ["Descriptor"]
 
 _NOTHING_WARM = np.zeros(0, np.uint8)
-_WINDOW_SHIFT = 16  # kernels.rows.WINDOW_SHIFT, which importing would cost the compiler
 
 
 class Descriptor:
@@ -79,7 +79,7 @@ class Descriptor:
 
     def _map(self) -> tuple[int, int, int, np.ndarray]:
         size = self._state[0]
-        warm = np.zeros((size >> _WINDOW_SHIFT) + 1, np.uint8)
+        warm = np.zeros((size >> WINDOW_SHIFT) + 1, np.uint8)
         if options.memory_map and 0 < size <= available_memory() // 2:
             try:
                 mapped = mmap.mmap(self.fd, size, prot=mmap.PROT_READ)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 import h5py
 import numpy as np
 
+from ... import kernels
 from ...errors import CorruptFileError
 from ...keys.plan import Plan
 from ...machine.options import options
@@ -146,11 +147,9 @@ def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
 def _scatter(block: np.ndarray, block_lo: int, plan: Plan, out: np.ndarray) -> None:
     """Copy to their places in `out` the wanted elements that lie in `block`."""
     if plan.piece_lo.size > FEW:
-        from ...kernels import rows as kernels
-
         pieces = (plan.piece_lo, plan.piece_hi, plan.piece_dst)
         size = out.itemsize
-        kernels.scatter(block.view(np.uint8), block_lo, size, *pieces, out.view(np.uint8))
+        kernels.rows.scatter(block.view(np.uint8), block_lo, size, *pieces, out.view(np.uint8))
         return
     for lo, hi, dst in zip(plan.piece_lo, plan.piece_hi, plan.piece_dst, strict=True):
         a, b = max(lo, block_lo), min(hi, block_lo + block.size)
@@ -299,8 +298,6 @@ class DirectReader(Reader):
     def _read_part(
         self, plan: Plan, part: tuple[int, int], out: np.ndarray, limit: int | None
     ) -> None:
-        from ...kernels import rows as kernels
-
         # What is read in long stretches is not mapped: mapped pages count as memory of the process,
         # and a walk over the whole file would end with all of it.
         long = plan.elements_read * out.itemsize > plan.range_lo.size * LONG_RANGE
@@ -308,14 +305,14 @@ class DirectReader(Reader):
         extents = (self.extent_start, self.extent_offset)
         if sys.platform == "linux":
             ranges = (plan.range_lo[slice(*part)], plan.range_hi[slice(*part)])
-            kernels.advise(file, extents, out.itemsize, *ranges)
+            kernels.rows.advise(file, extents, out.itemsize, *ranges)
         checked = limit is not None and out.dtype in (np.int32, np.int64)
         if checked:
-            status, at = kernels.gather_indices(file, extents, plan.pieces, *part, out, limit)
+            status, at = kernels.rows.gather_indices(file, extents, plan.pieces, *part, out, limit)
         else:
             raw = out.view(np.uint8)
-            status, at = kernels.gather(file, extents, out.itemsize, plan.pieces, *part, raw)
-        if status == kernels.SHORT_FILE:
+            status, at = kernels.rows.gather(file, extents, out.itemsize, plan.pieces, *part, raw)
+        if status == kernels.rows.SHORT_FILE:
             self._ends_early(at)
         if limit is not None and (status or not checked):
             # Which one it is, is looked up only now that something is wrong.
