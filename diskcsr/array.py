@@ -9,7 +9,7 @@ from . import interop
 from .axis import CSC, CSR
 from .changing import Changing
 from .conversion import Conversion, write_any
-from .handle import Handle, open_source
+from .handle import Handle, open_array
 from .machine.progress import Progress
 from .storage.write.groups import Storage
 
@@ -146,8 +146,7 @@ def open(
     Read are: h5sparse, AnnData (all versions), binsparse 0.1, MATLAB v7.3, h5io, 10x Genomics v2
     and v3, and untagged groups of three arrays, where `format` and `shape` may be needed.
     """
-    source = open_source(file, name, mode, format, shape)
-    return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
+    return open_array(file, name, mode, format, shape, spmatrix)
 
 
 def write(
@@ -217,4 +216,4 @@ def write(
     """
     storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
     write_any(file, matrix, name, format, storage, progress)
-    return open(file, name)
+    return open_array(file, name)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
+from .blocks.contents import Contents
 from .errors import ReadOnlyError
-from .handle import Handle
+from .handle import Handle, contents_of
 from .keys.assignment import parse_change
 from .storage.edit.update import append_blocks, assign, scale
 
@@ -35,7 +36,8 @@ class Changing(Handle):
             super().__setitem__(key, value)  # type: ignore[misc]
             return
         self._source.check_open()
-        if self._source.is_same(value):
+        shown = contents_of(value)
+        if shown is not None and shown.source is self._source:
             value = value.to_memory()
         assign(self._source, parse_change(key, value, self.shape, self._axis, self._source.dtype))
 
@@ -149,8 +151,9 @@ class Changing(Handle):
             yield block
 
     def _raw_blocks(self, rows: Any) -> Iterator[Any]:
-        if isinstance(rows, Handle) and rows._axis is self._axis:
-            yield from self._blocks_on_disk(rows)
+        shown = contents_of(rows)
+        if shown is not None and shown.axis is self._axis:
+            yield from self._blocks_on_disk(rows, shown)
         elif issparse(rows) or isinstance(rows, np.ndarray) or not isinstance(rows, Iterable):
             yield rows
         else:
@@ -168,14 +171,14 @@ class Changing(Handle):
             yield first
             yield from rows
 
-    def _blocks_on_disk(self, rows: Any) -> Iterator[Any]:
+    def _blocks_on_disk(self, rows: Any, shown: Contents) -> Iterator[Any]:
         """Read another matrix, or this one as it was before, block by block."""
-        n_major = rows._n_major
-        if rows._source is not self._source:
+        if shown.source is not self._source:
             for _, block in rows.iter_blocks(_BLOCK_BYTES):
                 yield block
             return
-        per_row = max(1, rows.nnz // max(1, n_major)) * (rows.dtype.itemsize + 4)
+        n_major = shown.n_major
+        per_row = max(1, shown.nnz // max(1, n_major)) * (shown.dtype.itemsize + 4)
         step = max(1, _BLOCK_BYTES // per_row)
         for first in range(0, n_major, step):
             yield rows.fetch(slice(first, min(first + step, n_major)))

@@ -13,7 +13,8 @@ import numpy as np
 from scipy.sparse import hstack, issparse, load_npz, vstack
 
 from .axis import CSR, Axis, axis_of
-from .handle import Handle, open_source
+from .blocks.contents import Contents
+from .handle import contents_of, open_array
 from .keys.plan import plan_batches
 from .machine.options import options, require_memory
 from .machine.progress import Progress, reporting
@@ -28,15 +29,6 @@ from .streams.transpose import Memory, count_indices, transpose
 __all__ = ["Conversion", "concat", "convert", "write_any"]
 
 _DEFAULT_MEMORY = 1 << 30
-
-
-def _open(file: Any, name: str | None) -> Any:
-    source = open_source(file, name, "r", None, None)
-    return Handle._classes[source.axis, False]._over(source, "r", {})
-
-
-def _on_disk(matrix: Any) -> bool:
-    return isinstance(matrix, Reading)
 
 
 def _axis_of(matrix: Any, format: str | None) -> Axis:
@@ -67,28 +59,25 @@ def _nbytes(matrix: Any) -> int:
 
 
 def _transposed(
-    matrix: Any, memory: Memory, folder: Path, advance: Callable[[int], None]
+    matrix: Any, shown: Contents, memory: Memory, folder: Path, advance: Callable[[int], None]
 ) -> Stream:
     """Stream a matrix on disk in the other format."""
-    count = partial(_count, matrix, advance)
+    count = partial(_count, shown, advance)
     blocks: Callable[[int], Iterable[tuple[int, Any]]] = matrix.iter_blocks
     return transpose(
-        matrix, matrix._axis, blocks, count, memory=memory, folder=folder, advance=advance
+        matrix, shown.axis, blocks, count, memory=memory, folder=folder, advance=advance
     )
 
 
-def _count(matrix: Any, advance: Callable[[int], None], counts: np.ndarray, max_bytes: int) -> None:
-    """Count the minor indices, from the stored indices alone where they are the truth."""
-    item = matrix.dtype.itemsize + 4
-    if matrix._held():
-        parts: Iterable[np.ndarray] = (block.indices for _, block in matrix.iter_blocks(max_bytes))
-    else:
-        step = max(1, max_bytes // 8)
-        nnz, read = matrix.nnz, matrix._source._part
-        spans = ((lo, min(lo + step, nnz)) for lo in range(0, nnz, step))
-        parts = ordered_map(
-            lambda span: read("indices", *span, counts.size, {}), spans, options.num_threads
-        )
+def _count(
+    shown: Contents, advance: Callable[[int], None], counts: np.ndarray, max_bytes: int
+) -> None:
+    """Count the minor indices, from the stored indices alone."""
+    item = shown.dtype.itemsize + 4
+    step = max(1, max_bytes // 8)
+    nnz = shown.nnz
+    spans = ((lo, min(lo + step, nnz)) for lo in range(0, nnz, step))
+    parts = ordered_map(lambda span: shown.part("indices", *span), spans, options.num_threads)
     for indices in parts:
         count_indices(indices, counts)
         advance(indices.size * item)
@@ -103,14 +92,15 @@ def _stream(
     **changes: bool,
 ) -> Stream:
     """Stream a matrix, wherever it is, in the format of `axis`; None walks it in blocks as ever."""
-    if not _on_disk(matrix):
+    shown = contents_of(matrix)
+    if shown is None:
         matrix = as_matrix(matrix, axis)
         return stream_matrix(matrix, axis, [matrix], **changes)
-    if matrix._axis is axis:
+    if shown.axis is axis:
         walk = matrix.iter_blocks() if memory is None else matrix.iter_blocks(memory.block)
         return stream_matrix(matrix, axis, (block for _, block in walk), **changes)
     assert memory is not None
-    stream = _transposed(matrix, memory, folder, advance)
+    stream = _transposed(matrix, shown, memory, folder, advance)
     if not changes.get("sum_duplicates"):
         return stream
     return _summed(stream)
@@ -136,7 +126,8 @@ def write_any(
         axis = axis_of(format) if format is not None else CSR
 
         def expand(block: Any) -> Iterator[Any] | None:
-            if not _on_disk(block) or block._axis is not axis:
+            shown = contents_of(block)
+            if shown is None or shown.axis is not axis:
                 return None
             return (part for _, part in block.iter_blocks())
 
@@ -230,9 +221,11 @@ def convert(
     with _opened(source, source_name) as matrix:
         axis, folder = _axis_of(matrix, format), _folder(file)
         _check_apart([matrix], file)
-        turned = _on_disk(matrix) and matrix._axis is not axis
+        shown = contents_of(matrix)
+        turned = shown is not None and shown.axis is not axis
         plain = max_memory is None and not turned and shuffle_rows is None
-        memory = None if plain else _memory(max_memory, matrix._n_minor if turned else 0)
+        width = shown.n_minor if shown is not None and turned else 0
+        memory = None if plain else _memory(max_memory, width)
         changes = {"sort": sort_indices, "sum_duplicates": sum_duplicates}
         # Of a transposition each entry is counted, distributed and written.
         total = _nbytes(matrix) * (3 if turned else 1) if issparse(matrix) else None
@@ -242,7 +235,7 @@ def convert(
             else:
                 stream = _shuffled(matrix, axis, shuffle_rows, memory, folder, advance, changes)
             write_stream(file, stream, name, storage, advance)
-    return _open(file, name)
+    return open_array(file, name)
 
 
 def _shuffled(
@@ -256,11 +249,12 @@ def _shuffled(
 ) -> Stream:
     """Stream a matrix with its rows in random order."""
     order = np.random.default_rng(seed).permutation(matrix.shape[0])
-    if not _on_disk(matrix):
+    shown = contents_of(matrix)
+    if shown is None:
         matrix = as_matrix(matrix, CSR)[order].asformat(axis.format)
         return stream_matrix(matrix, axis, [matrix], **changes)
-    if axis is matrix._axis is CSR:
-        blocks = (matrix.fetch(order[a:b]) for a, b in _buffers(matrix, order, memory))
+    if axis is shown.axis is CSR:
+        blocks = (matrix.fetch(order[a:b]) for a, b in _buffers(shown, order, memory))
         return stream_matrix(matrix, axis, blocks, **changes)
     if axis.minor == 0:  # the rows are what the indices say
         stream = _stream(matrix, axis, memory, folder, advance, **changes)
@@ -270,10 +264,10 @@ def _shuffled(
     )
 
 
-def _buffers(matrix: Any, order: np.ndarray, memory: Memory) -> Iterator[tuple[int, int]]:
-    starts, stops = matrix._source.spans(order, matrix._held())
+def _buffers(shown: Contents, order: np.ndarray, memory: Memory) -> Iterator[tuple[int, int]]:
     # Reading makes copies where dtypes differ: a bucket is a third of the memory.
-    yield from plan_batches(stops - starts, max(1, memory.bucket // (matrix.dtype.itemsize + 8)))
+    most = max(1, memory.bucket // (shown.dtype.itemsize + 8))
+    yield from plan_batches(shown.lengths(order), most)
 
 
 def _relabelled(stream: Stream, places: np.ndarray) -> Stream:
@@ -313,7 +307,7 @@ def _opened(source: Any, name: str | None = None) -> Iterator[Any]:
         require_memory(size, f"{path}: loading it", "Raise the budget.")
         yield load_npz(path)
     else:
-        with _open(source, name) as matrix:
+        with open_array(source, name) as matrix:
             yield matrix
 
 
@@ -329,7 +323,8 @@ def _load_market(path: str) -> Any:
 def _check_apart(matrices: list[Any], file: Any) -> None:
     path = None if hasattr(file, "file") else os.path.realpath(os.fsdecode(file))
     for matrix in matrices:
-        source = matrix._source.path if _on_disk(matrix) else None
+        shown = contents_of(matrix)
+        source = None if shown is None else shown.source.path
         if source is not None and path is not None and os.path.realpath(source) == path:
             raise ValueError(
                 f"{source} is open for reading as a source: write to another file, and rename it"
@@ -398,16 +393,15 @@ def concat(
         target = _check_parts(parts, axis, format)
         _check_apart(parts, file)
         if virtual:
-            sources = [_plain_source(part) for part in parts]
-            write_joined(file, name, storage, target, sources, axis)
-            return _open(file, name)
+            write_joined(file, name, storage, target, list(map(contents_of, parts)), axis)
+            return open_array(file, name)
         memory = _memory(max_memory, max(target.swap(part.shape)[0] for part in parts))
         total = sum(map(_nbytes, parts))
         with reporting(progress, total) as advance:
             join = _joined_major if axis == target.major else _joined_minor
             stream = join(parts, target, memory, folder, stack)
             write_stream(file, stream, name, storage, advance)
-    return _open(file, name)
+    return open_array(file, name)
 
 
 def _check_parts(parts: list[Any], axis: int, format: str | None) -> Axis:
@@ -422,12 +416,6 @@ def _check_parts(parts: list[Any], axis: int, format: str | None) -> Axis:
                 f"{parts[0].shape}, along axis {1 - axis}"
             )
     return _axis_of(parts[0], format)
-
-
-def _plain_source(part: Any) -> Any:
-    """The source of a matrix that is as its file has it; else None."""
-    plain = _on_disk(part) and not part._held() and not part._flipped
-    return part._source if plain else None
 
 
 def _ignore(nbytes: int) -> None:
@@ -473,22 +461,21 @@ def _joined_minor(
 
 
 def _lengths(part: Any) -> np.ndarray:
-    if not _on_disk(part):
-        return np.diff(part.indptr).astype(np.int64)
-    starts, stops = part._source.spans(range(part._n_major), part._held())
-    return stops - starts
+    shown = contents_of(part)
+    return np.diff(part.indptr).astype(np.int64) if shown is None else shown.lengths()
 
 
 def _aligned(part: Any, target: Axis, memory: Memory, folder: Path, stack: ExitStack) -> Any:
     """A part in the target's format: itself, or what is put into a file that is removed later."""
-    if not _on_disk(part):
+    shown = contents_of(part)
+    if shown is None:
         return as_matrix(part, target)
-    if part._axis is target:
+    if shown.axis is target:
         return part
     aside = stack.enter_context(tempfile.TemporaryDirectory(prefix=".concat-", dir=folder))
     path = os.path.join(aside, "part.h5")
-    write_stream(path, _transposed(part, memory, folder, _ignore), "X", Storage())
-    return stack.enter_context(_open(path, "X"))
+    write_stream(path, _transposed(part, shown, memory, folder, _ignore), "X", Storage())
+    return stack.enter_context(open_array(path, "X"))
 
 
 class Conversion(Reading):

@@ -8,7 +8,7 @@ import h5py
 from scipy.sparse import issparse
 
 from . import array
-from .handle import Handle
+from .handle import Handle, contents_of
 from .storage.files.files import (
     close_file,
     flush_file,
@@ -243,6 +243,7 @@ def _store(group: h5py.Group, name: str, matrix: Any, *, overwrite: bool, **kwds
         options["chunks"] = chunks[0]
     elif chunks is True:
         del options["chunks"]
-    if isinstance(matrix, Handle) and matrix.closed:
-        matrix._source.check_open()
+    shown = contents_of(matrix)
+    if shown is not None:
+        shown.source.check_open()
     array.write(h5py.Group(group.id), matrix, name, overwrite=overwrite, **options)

@@ -27,18 +27,19 @@ ROOMS = {
     "storage.codecs": "errors kernels machine",
     "storage.read": "errors axis kernels machine keys storage.files storage.formats storage.codecs",
     "storage.write": "streams storage.files storage.formats storage.codecs",
+    # Whole lines of what an array shows; what edits and checks a file walks over them, too.
+    "blocks": "errors axis machine keys storage.files storage.formats storage.read",
     "storage.edit": "errors axis keys "
-    "storage.files storage.formats storage.codecs storage.read storage.write",
+    "storage.files storage.formats storage.codecs storage.read storage.write blocks",
     "storage.check": "errors axis machine keys "
-    "storage.files storage.formats storage.codecs storage.read",
+    "storage.files storage.formats storage.codecs storage.read blocks",
     # What users hold.
-    "blocks": "machine",
     "interop": "",
-    "handle": "errors axis machine storage.files storage.formats storage.read interop",
+    "handle": "errors axis machine storage.files storage.formats storage.read blocks interop",
     "reading": "axis machine keys blocks handle",
-    "changing": "errors keys storage.edit handle",
+    "changing": "errors keys blocks storage.edit handle",
     "conversion": "axis machine keys streams "
-    "storage.formats storage.write storage.edit handle reading",
+    "storage.formats storage.write blocks storage.edit handle reading",
     "array": "axis machine storage.write interop handle changing conversion",
     "h5": "storage.files storage.formats handle array",
     # The package itself: public names only.

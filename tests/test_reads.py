@@ -20,10 +20,10 @@ from numpy.testing import assert_array_equal
 
 import diskcsr
 from diskcsr import reading
+from diskcsr.blocks.contents import Contents
 from diskcsr.kernels import rows as kernels
 from diskcsr.keys import plan
 from diskcsr.machine.cache import cache
-from diskcsr.storage.read.source import Source
 
 PARTS = ("data", "indices", "indptr")
 N_ROWS, N_COLUMNS, PER_ROW = 400, 5000, 1000
@@ -411,13 +411,13 @@ def test_many_scattered_pointers_are_read_at_once(stored, record):
 def small_blocks(monkeypatch):
     """Blocks of 80 kB; return the sizes of those that were read."""
     monkeypatch.setattr(reading, "BLOCK", 10_000)
-    sizes, read = [], Source.read
+    sizes, read = [], Contents.read
 
-    def watched(source, plan, *rest, **more):
+    def watched(contents, plan, *rest, **more):
         sizes.append(plan.size * 8)
-        return read(source, plan, *rest, **more)
+        return read(contents, plan, *rest, **more)
 
-    monkeypatch.setattr(Source, "read", watched)
+    monkeypatch.setattr(Contents, "read", watched)
     return sizes
 
 

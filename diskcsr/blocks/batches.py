@@ -1,46 +1,63 @@
 """Minibatches of rows: sequential, random or shuffled by blocks, each row once an epoch."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from ..machine.buffers import Buffers, as_whole
+from .contents import Contents
 
 __all__ = ["Batches"]
 
 #: Bytes of rows fetched at a time where the caller does not say.
 BUFFER_BYTES = 64 << 20
 
-#: What reads rows: (row numbers, buffers) -> data, indices, indptr.
-Fetch = Callable[[Any, Buffers], tuple[np.ndarray, np.ndarray, np.ndarray]]
-#: What makes a matrix of them: (data, indices, indptr, number of rows) -> csr_array.
-Build = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Any]
+#: What a copy in another process has of its own.
+_OWN = {"_spare", "_lock"}
 
 
 class Batches:
-    """The minibatches of an array; made by ``A.batches``, where the parameters are described.
+    """The minibatches of an array; made by ``A.batches``, where most parameters are described.
 
     Iterating goes through one epoch; iterating again goes through the next, in another order when
     shuffled. ``len`` is the number of batches.
+
+    Parameters
+    ----------
+    contents : Contents
+        What the array shows when the batches are made.
+    rows : range, (k,) int64 array or None
+        Major indices to go through; None for all.
+    batch_size : int
+    container : type
+        scipy's class for a batch.
+
+    Notes
+    -----
+    They can be pickled; a copy goes through the same epochs in the same order, from the one on
+    that comes next.
     """
 
     def __init__(
         self,
-        fetch: Fetch,
-        build: Build,
+        contents: Contents,
         rows: Any,
         batch_size: int,
         *,
+        container: Any,
         shuffle: bool,
         seed: Any,
         block_size: int,
-        buffer_size: int,
+        buffer_size: int | None,
         drop_last: bool,
         return_rows: bool,
     ) -> None:
+        if buffer_size is None:
+            per_row = max(1, contents.nnz // max(1, contents.n_major))
+            buffer_size = max(batch_size, BUFFER_BYTES // (per_row * (contents.dtype.itemsize + 4)))
         for name, value in (
             ("batch_size", batch_size),
             ("block_size", block_size),
@@ -48,7 +65,8 @@ class Batches:
         ):
             if int(value) != value or value < 1:
                 raise ValueError(f"{name} must be a positive number of rows, not {value!r}")
-        self._fetch, self._build, self._rows = fetch, build, rows
+        self._contents, self._container = contents, container
+        self._rows = range(contents.n_major) if rows is None else rows
         self.batch_size, self.block_size = int(batch_size), int(block_size)
         #: Rows fetched at a time: whole batches.
         self.buffer_size = max(1, int(buffer_size) // self.batch_size) * self.batch_size
@@ -60,6 +78,12 @@ class Batches:
         self.epoch = 0
         self._spare: list[Buffers] = []
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dict__ if name not in _OWN}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _spare=[], _lock=threading.Lock())
 
     def __len__(self) -> int:
         n = len(self._rows)
@@ -138,7 +162,7 @@ class Batches:
     def _load(self, rows: Any) -> tuple[Any, tuple]:
         buffers = self._free_buffers()
         try:
-            return rows, self._fetch(rows, buffers)
+            return rows, self._contents.read(self._contents.plan(rows), buffers)
         finally:
             with self._lock:
                 # Memory that callers hold on to is theirs; keeping track of three is enough.
@@ -164,7 +188,8 @@ class Batches:
             begin, end = indptr[first], indptr[last]
             pointers = indptr[first : last + 1] - begin
             arrays = as_whole(data[begin:end]), as_whole(indices[begin:end]), pointers
-            batch = self._build(*arrays, last - first)
+            shape = self._contents.axis.swap((last - first, self._contents.n_minor))
+            batch = self._container(arrays, shape=shape)
             if self.return_rows:
                 numbers = np.asarray(rows[first:last], dtype=np.int64)
                 yield batch, numbers

@@ -8,13 +8,16 @@ import h5py
 import numpy as np
 
 from ...axis import CSC
+from ...blocks.contents import Contents
 from ...errors import FormatError
+from ...keys.widths import INT32_MAX
 from ..codecs import find_library
 from ..files.files import open_to_read
 from ..filters import DEFLATE, pipeline_of
 from ..formats import detect as formats
+from ..formats.conventions import ARRAYS
 from ..read.readers import DirectReader
-from ..read.source import ARRAYS, Source
+from ..read.source import Source
 from .scan import is_sorted
 
 __all__ = ["describe_file"]
@@ -23,7 +26,6 @@ __all__ = ["describe_file"]
 _CHEAP = 1 << 20
 #: The default chunk, and how far from it chunks are worth a hint.
 _CHUNK, _TINY, _HUGE = 1 << 16, 1 << 12, 1 << 20
-_INT32_MAX = np.iinfo(np.int32).max
 
 
 def describe_file(path: Any, name: str | None = None, *, deep: bool = False) -> dict[str, Any]:
@@ -81,8 +83,8 @@ def _matrix(file: h5py.File, name: str, deep: bool) -> dict[str, Any]:
 
 
 def _opened(source: Source, deep: bool) -> dict[str, Any]:
-    n_major, n_minor = source.axis.swap(source.shape)
-    nnz = source.nnz(n_major, {})
+    contents = Contents.stored(source)
+    n_major, n_minor, nnz = contents.n_major, contents.n_minor, contents.nnz
     arrays = {part: _array(source, part) for part in ARRAYS}
     stored = sum(array["stored_bytes"] for array in arrays.values())
     memory = sum(array["memory_bytes"] for array in arrays.values())
@@ -163,7 +165,7 @@ def _hints(
     if DEFLATE in filters and find_library("deflate") is None:
         hints.append("gzip is decoded by zlib: libdeflate is faster (pip install diskcsr[codecs])")
     indices = arrays["indices"]
-    if indices["size"] and np.dtype(indices["dtype"]).itemsize == 8 and n_minor <= _INT32_MAX:
+    if indices["size"] and np.dtype(indices["dtype"]).itemsize == 8 and n_minor <= INT32_MAX:
         hints.append(
             f"indices are {indices['dtype']} where int32 would do: convert halves their size"
         )

@@ -12,11 +12,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ...blocks.contents import Contents
 from ...errors import FormatError, ReadOnlyError, StaleFileError
 from ...keys.assignment import Change, apply_change
+from ...keys.widths import index_dtype
 from ..encode import ArrayWriter, check_exact, create_like
 from ..files.files import transaction
 from ..formats import detect as formats
+from ..formats.conventions import ARRAYS, Header
 from ..read.source import Source
 from ..write.groups import chunk_length
 
@@ -28,7 +31,6 @@ _KEPT = 1 << 26
 _BLOCK = 1 << 20
 #: Stored values that are appended in one transaction, when there are that many.
 _APPENDED = 1 << 22
-_INT32_MAX = np.iinfo(np.int32).max
 
 
 # ------------------------------------------------------------------------------------- assignment
@@ -63,7 +65,7 @@ def _new_values(
     source: Source, change: Change
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield where the stored elements of some rows begin and end, and what they become."""
-    n_minor = source.axis.swap(source.shape)[1]
+    contents = Contents.stored(source)
 
     def describe(major: int, minor: int) -> str:
         return f"{source.where}: element {source.axis.swap((major, minor))}"
@@ -72,11 +74,10 @@ def _new_values(
     step = max(1, 4 * _BLOCK // per_row)
     for begin in range(0, change.major.size, step):
         rows = change.major[begin : begin + step]
-        for first, last, plan in source.walk(rows, {}, _BLOCK):
-            block = source.read(plan, n_minor, {})
-            new = apply_change(change, begin + first, block, n_minor, describe)
-            starts, stops = source.spans(rows[first:last], {})
-            yield starts, stops, new
+        for first, last, plan in contents.walk(rows, _BLOCK):
+            block = contents.read(plan)
+            new = apply_change(change, begin + first, block, contents.n_minor, describe)
+            yield *contents.spans(rows[first:last]), new
 
 
 def _write_runs(
@@ -110,7 +111,7 @@ def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], fa
     """Replace every stored value by ``operation(values, factor)``, an in-place ufunc of numpy."""
     data = writable(source, "data")
     operation(np.empty(0, source.dtype), factor)  # numpy's own complaint, before anything changes
-    nnz = source.nnz(source.axis.swap(source.shape)[0], {})
+    nnz = Contents.stored(source).nnz
 
     def scaled() -> Iterator[tuple[int, np.ndarray]]:
         for lo in range(0, nnz, 4 * _BLOCK):
@@ -171,7 +172,7 @@ def append_blocks(source: Source, blocks: Iterable[Any]) -> None:
     FormatError
         When the convention of the group is one that is only read.
     """
-    for name in ("data", "indices", "indptr"):
+    for name in ARRAYS:
         writable(source, name)
     if not set(source.header.convention.split("+")) <= {"h5sparse", "anndata"}:
         raise FormatError(
@@ -212,11 +213,10 @@ def _together(blocks: Iterable[Any]) -> Iterator[list[Any]]:
         yield some
 
 
-def _append(source: Source, blocks: list[Any]) -> formats.Header:
+def _append(source: Source, blocks: list[Any]) -> Header:
     """Write some blocks; return what the group then says of itself."""
-    group, header = source.group, source.header
-    n_major, n_minor = source.axis.swap(source.shape)
-    nnz = source.nnz(n_major, {})
+    group, header, stored = source.group, source.header, Contents.stored(source)
+    n_major, n_minor, nnz = stored.n_major, stored.n_minor, stored.nnz
     pointers = [np.empty(0, np.int64)]
     end = nnz
     for block in blocks:
@@ -245,7 +245,7 @@ def _extend(
     dset = group[name]
     dtype = dset.dtype
     if dtype.kind in "iu" and largest > np.iinfo(dtype).max:
-        dtype = np.dtype("<i8" if largest > _INT32_MAX else "<i4")
+        dtype = index_dtype(largest).newbyteorder("<")
     chunk = _chunk_for(dset, new)
     fixed = dset.maxshape[0] is not None and dset.maxshape[0] < new
     if dtype != dset.dtype or fixed or chunk != (dset.chunks or (0,))[0]:

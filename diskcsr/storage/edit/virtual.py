@@ -1,13 +1,14 @@
 """Matrices joined without copying: HDF5 virtual datasets over the files they lie in."""
 
 import os
-from typing import Any
+from typing import Any, TypeGuard
 
 import h5py
 import numpy as np
 
 from ...axis import Axis
-from ..read.source import Source
+from ...blocks.contents import Contents
+from ..formats.conventions import Header
 from ..write.groups import Storage, write_virtual
 
 __all__ = ["write_joined"]
@@ -18,72 +19,91 @@ def write_joined(
     name: str,
     storage: Storage,
     target: Axis,
-    sources: list[Source | None],
+    parts: list[Contents | None],
     axis: int,
 ) -> None:
-    """Store row pointers, and `data` and `indices` as virtual datasets over the sources.
+    """Store row pointers, and `data` and `indices` as virtual datasets over other files.
+
+    Parameters
+    ----------
+    file, name, storage
+        As of `diskcsr.storage.write.groups.write_virtual`.
+    target : Axis
+        Of the joined matrix.
+    parts : list of Contents
+        What is joined; None for a matrix that is in no file.
+    axis : {0, 1}
+        Along which it is joined.
 
     Raises
     ------
     ValueError
         When that is not possible.
     """
-    checked = _checked(sources, target, axis)
+    checked = _checked(parts, target, axis)
     folder = os.path.dirname(
         os.path.realpath(file.file.filename if hasattr(file, "file") else os.fsdecode(file))
     )
-    sizes = [source.nnz(target.swap(source.shape)[0], {}) for source in checked]
+    sizes = [part.nnz for part in checked]
     layouts = {}
-    for part in ("data", "indices"):
-        dtype = _stored(checked[0], part).dtype
+    for array in ("data", "indices"):
+        dtype = _stored(checked[0], array).dtype
         layout = h5py.VirtualLayout((sum(sizes),), dtype)
         begin = 0
-        for source, size in zip(checked, sizes, strict=True):
+        for part, size in zip(checked, sizes, strict=True):
             if size:
-                dset = _stored(source, part)
-                place = _place(source.path or "", folder)
+                dset = _stored(part, array)
+                place = _place(part.source.path or "", folder)
                 whole = h5py.VirtualSource(place, dset.name, dset.shape, dset.dtype)
                 layout[begin : begin + size] = whole[:size]
             begin += size
-        layouts[part] = layout
-    pointers = [np.zeros(1, np.int64)]
-    for source, start in zip(checked, np.cumsum([0, *sizes[:-1]]), strict=True):
-        pointers.append(source.spans(range(target.swap(source.shape)[0]), {})[1] + start)
-    n_major = sum(target.swap(source.shape)[0] for source in checked)
-    shape = target.swap((n_major, target.swap(checked[0].shape)[1]))
-    indptr = np.concatenate(pointers)
+        layouts[array] = layout
+    lengths = np.concatenate([part.lengths() for part in checked])
+    indptr = np.append(0, lengths.cumsum())
+    shape = target.swap((lengths.size, checked[0].n_minor))
     write_virtual(file, name, storage, target.format, shape, indptr, layouts)
 
 
-def _checked(sources: list[Source | None], target: Axis, axis: int) -> list[Source]:
-    """Return the sources, or say why they cannot be joined without copying."""
+def _checked(parts: list[Contents | None], target: Axis, axis: int) -> list[Contents]:
+    """Return the parts, or say why they cannot be joined without copying."""
     if axis != target.major:
         raise ValueError(
             f"virtual=True joins {target.format} matrices along axis {target.major} only: along "
             f"axis {axis} the rows would have to be merged"
         )
-    found: list[Source] = []
-    for number, source in enumerate(sources):
+    found: list[Contents] = []
+    for number, part in enumerate(parts):
         problem = None
-        if source is None or source.path is None:
+        if not _is_in_a_file(part):
             problem = "is not in a file, or was changed in memory"
-        elif source.axis is not target:
-            problem = f"is stored as {source.axis.format}, not as {target.format}"
-        elif source.header.iso or source.header.data is None or source.header.indices is None:
+        elif part.axis is not target:
+            problem = f"is stored as {part.axis.format}, not as {target.format}"
+        elif _has_no_values(part.source.header):
             problem = "does not store a value for each entry"
         else:
-            found.append(source)
-            for part in ("data", "indices"):
-                own, first = _stored(source, part).dtype, _stored(found[0], part).dtype
+            found.append(part)
+            for name in ("data", "indices"):
+                own, first = _stored(part, name).dtype, _stored(found[0], name).dtype
                 if own != first:
-                    problem = f"stores {part!r} as {own}, the first as {first}"
+                    problem = f"stores {name!r} as {own}, the first as {first}"
         if problem:
             raise ValueError(f"virtual=True cannot join array {number}: it {problem}")
     return found
 
 
-def _stored(source: Source, part: str) -> h5py.Dataset:
-    return source.group[getattr(source.header, part)]
+def _has_no_values(header: Header) -> bool:
+    return header.iso or header.data is None or header.indices is None
+
+
+def _is_in_a_file(part: Contents | None) -> TypeGuard[Contents]:
+    """Whether a part lies in a file just as it is shown."""
+    if part is None or part.held or part.axis is not part.source.axis:
+        return False
+    return part.source.path is not None
+
+
+def _stored(part: Contents, name: str) -> h5py.Dataset:
+    return part.source.dataset(name)
 
 
 def _place(path: str, folder: str) -> str:

@@ -125,11 +125,8 @@ class DecodeReader(Reader):
         self._fill = fill.astype(self.dtype)
         self._key = (*descriptor.identity, dset.name)
         self._stages: dict[int, tuple] = {}
-        self._counting = threading.Lock()
 
-    def jobs(
-        self, plan: Plan, out: np.ndarray, limit: int | None = None, threads: int = 1
-    ) -> list[Job]:
+    def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         if plan.size == 0:
             return []
         self._descriptor.check_unchanged()
@@ -225,8 +222,7 @@ class DecodeReader(Reader):
         found = os.preadv(self._descriptor.fd, [raw], offset)
         if found != nbytes:
             raise CorruptFileError(f"the file ends after {found} of its {nbytes} bytes")
-        with self._counting:
-            self.bytes_read += nbytes
+        self._count(0, nbytes)
         if not self._pipeline.filters and nbytes < whole:
             # The end of a contiguous dataset.
             return memoryview(bytes(raw) + bytes(whole - nbytes))

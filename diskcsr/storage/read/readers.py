@@ -6,9 +6,10 @@ decoded here has its reader in `diskcsr.storage.read.decode`.
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import h5py
 import numpy as np
@@ -26,9 +27,10 @@ __all__ = [
     "DirectReader",
     "H5Reader",
     "Reader",
-    "check_indices",
     "Job",
-    "call",
+    "Wanted",
+    "check_indices",
+    "gather_together",
     "native_dtype",
 ]
 
@@ -55,11 +57,6 @@ def native_dtype(dtype: np.dtype) -> np.dtype:
 Job: TypeAlias = Callable[[], None]
 
 
-def call(job: Job) -> None:
-    """Do one of the jobs of `Reader.jobs`."""
-    job()
-
-
 class Reader:
     """Serves one stored array; the base of all readers.
 
@@ -79,6 +76,11 @@ class Reader:
         Bytes the dataset takes in the file.
     bytes_read, ranges_read, chunks_read : int
         Totals since opening. Bytes are those of the file, for "h5py" those of the elements.
+
+    Notes
+    -----
+    A new kind of reader says how it reads in `jobs`, or in `_gather` when it does so in one go.
+    `jobs` and `finish` are for `gather_together` alone, which does neither without the other.
     """
 
     name: ClassVar[str]
@@ -87,6 +89,7 @@ class Reader:
         self.where, self.dtype, self.size = where, dtype, size
         self.stored_bytes, self.why = stored_bytes, why
         self.bytes_read = self.ranges_read = self.chunks_read = 0
+        self._counting = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<{self.name} reader of {self.where}: {self.why}>"
@@ -107,16 +110,10 @@ class Reader:
         CorruptFileError
             When the file ends too early, cannot be decoded, or an index is out of range.
         """
-        run_parts(call, self.jobs(plan, out, limit, options.num_threads))
-        self.finish(out)
+        gather_together([Wanted(self, plan, out, limit)])
 
-    def jobs(
-        self, plan: Plan, out: np.ndarray, limit: int | None = None, threads: int = 1
-    ) -> list[Job]:
-        """Split `gather` into at most `threads` calls, so that several arrays are read at a time.
-
-        When all are done, `finish` must be called.
-        """
+    def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
+        """Split a `gather` into at most `threads` calls; when all are done, `finish` it."""
         return [partial(self._gather, plan, out, limit)] if plan.size else []
 
     def finish(self, out: np.ndarray) -> None:
@@ -129,10 +126,41 @@ class Reader:
     def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
         raise NotImplementedError
 
-    def _count(self, ranges: int, elements: int, chunks: int = 0) -> None:
-        self.ranges_read += ranges
-        self.chunks_read += chunks
-        self.bytes_read += elements * self.dtype.itemsize
+    def _count(self, ranges: int, nbytes: int, chunks: int = 0) -> None:
+        with self._counting:  # several threads read at a time
+            self.ranges_read += ranges
+            self.chunks_read += chunks
+            self.bytes_read += nbytes
+
+
+class Wanted(NamedTuple):
+    """What is to be read by one reader, and to where; see `Reader.gather`."""
+
+    reader: Reader
+    plan: Plan
+    out: np.ndarray
+    limit: int | None
+
+
+def gather_together(wanted: Sequence[Wanted]) -> None:
+    """Read from several arrays at a time, in the threads that there are.
+
+    Raises
+    ------
+    CorruptFileError
+        As of `Reader.gather`.
+    """
+    threads = options.num_threads
+    jobs: list[Job] = []
+    for reader, plan, out, limit in wanted:
+        jobs += reader.jobs(plan, out, limit, threads)
+    run_parts(_call, jobs)
+    for one in wanted:
+        one.reader.finish(one.out)
+
+
+def _call(job: Job) -> None:
+    job()
 
 
 def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
@@ -201,7 +229,7 @@ class H5Reader(Reader):
             runs = self._chunk_runs(plan, self._dset.chunks[0])
         else:
             runs = list(zip(plan.range_lo.tolist(), plan.range_hi.tolist(), strict=True))
-            self._count(len(runs), plan.elements_read)
+            self._count(len(runs), plan.elements_read * self.dtype.itemsize)
         for lo, hi in runs:
             _scatter(self._read(lo, hi), lo, plan, out)
         if limit is not None:
@@ -231,7 +259,8 @@ class H5Reader(Reader):
             for a, b in runs
             for start in range(a, b + 1, longest)
         ]
-        self._count(len(cut), sum(hi - lo for lo, hi in cut), chunks)
+        nbytes = sum(hi - lo for lo, hi in cut) * self.dtype.itemsize
+        self._count(len(cut), nbytes, chunks)
         return cut
 
     def _read(self, lo: int, hi: int) -> np.ndarray:
@@ -264,11 +293,9 @@ class DirectReader(Reader):
         #: First element of each run of bytes (and the size at the end), and its file offset.
         self.extent_start, self.extent_offset = extents
 
-    def jobs(
-        self, plan: Plan, out: np.ndarray, limit: int | None = None, threads: int = 1
-    ) -> list[Job]:
+    def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         self._descriptor.check_unchanged()
-        self._count(plan.range_lo.size, plan.elements_read)
+        self._count(plan.range_lo.size, plan.elements_read * self.dtype.itemsize)
         if plan.range_lo.size <= FEW and plan.piece_lo.size == plan.range_lo.size:
             return [partial(self._read_few, plan, out, limit)] if plan.size else []
         # Rows are read from two arrays at once: each gets half of the threads.
