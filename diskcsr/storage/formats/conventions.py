@@ -238,7 +238,7 @@ def _binsparse(group: h5py.Group, hints: Hints) -> Header | None:
     return header
 
 
-def _descriptor(text: str, where: str) -> dict[str, Any]:
+def _descriptor(text: str, where: object) -> dict[str, Any]:
     """Parse a descriptor, wrapped (the specification) or flat; refuse what is not known."""
     try:
         said = json.loads(text)
@@ -261,7 +261,7 @@ def _descriptor(text: str, where: str) -> dict[str, Any]:
     return said
 
 
-def _binsparse_types(said: dict[str, Any], where: str) -> tuple[bool, np.dtype]:
+def _binsparse_types(said: dict[str, Any], where: object) -> tuple[bool, np.dtype]:
     """Return whether all values are one, and their type."""
     types = said.get("data_types")
     text = types.get("values") if isinstance(types, dict) else None

@@ -41,17 +41,32 @@ def shorten(value: Any) -> str:
     return _repr.repr(value)
 
 
-def locate(group: h5py.Group, *parts: str) -> str:
+class Place:
+    """A group, or a part of one, as messages call it.
+
+    Nearly all that is read is fine: what it is called is put together for the message alone.
+    """
+
+    def __init__(self, group: h5py.Group, *parts: str) -> None:
+        self._group, self._parts = group, parts
+
+    def __str__(self) -> str:
+        group = self._group
+        return ", ".join((group.file.filename, f"group {group.name!r}", *self._parts))
+
+
+def locate(group: h5py.Group, *parts: str) -> Place:
     """Return file and group, and the parts of it named, for a message."""
-    return ", ".join((group.file.filename, f"group {group.name!r}", *parts))
+    return Place(group, *parts)
 
 
 def read_attribute(group: h5py.Group, name: str) -> Any:
     """Return an attribute; None when it is absent or has a null dataspace."""
     try:
-        if name not in group.attrs:
+        # Without h5py's dictionary of attributes: of most groups most of them are absent.
+        if not h5py.h5a.exists(group.id, name.encode()):
             return None
-        attribute = group.attrs.get_id(name)
+        attribute = h5py.h5a.open(group.id, name.encode())
         if attribute.shape is None:
             return None
         size = math.prod(attribute.shape) * attribute.get_type().get_size()
@@ -82,7 +97,7 @@ def read_text(group: h5py.Group, name: str, *, lenient: bool = False) -> str | N
     return text.strip("\0 ")
 
 
-def lengths(value: Any, count: int, where: str) -> tuple[int, ...]:
+def lengths(value: Any, count: int, where: object) -> tuple[int, ...]:
     """Turn what a file holds into `count` lengths of axes."""
     numbers = value if isinstance(value, list) else np.asarray(value).ravel()[:9].tolist()
     if len(numbers) != count:
@@ -100,10 +115,8 @@ def lengths(value: Any, count: int, where: str) -> tuple[int, ...]:
 
 def member(group: h5py.Group, name: str) -> Any:
     """Return the object `name` of a group; None when there is no link of this name."""
-    if group.get(name, getlink=True) is None:
-        return None
     try:
-        return group[name]
+        return group[name] if group.id.links.exists(name.encode()) else None
     except Exception as problem:  # links to nowhere, to themselves, to damaged objects
         raise CorruptFileError(
             f"{locate(group)}: {name!r} cannot be opened: {problem}"
