@@ -219,10 +219,11 @@ class Contents:
         starts, stops = self.spans(range(major, major + 1))
         line = self.part("indices", int(starts[0]), int(stops[0]))
         found = np.flatnonzero(line == minor)
+        dtype = self.dtype
         if found.size == 0:
-            return self.dtype.type(0)
+            return dtype.type(0)
         values = self.part("data", int(starts[0] + found[0]), int(starts[0] + found[-1]) + 1)
-        return values[found - found[0]].astype(self.dtype).sum(dtype=self.dtype)
+        return values[found - found[0]].astype(dtype).sum(dtype=dtype)
 
     def part(self, name: str, lo: int, hi: int) -> np.ndarray:
         """Read elements ``lo:hi`` of "data" or "indices", in the dtype they are stored in."""

@@ -97,14 +97,14 @@ class FilePointers:
         return self._array is not None and np.array_equal(array, self._array)
 
     def spans(self, stored: Any) -> tuple[np.ndarray, np.ndarray]:
-        consecutive = isinstance(stored, range) and stored.step == 1
-        if self._all is None and not consecutive and self._worth_all(len(stored)):
-            self.whole()
         if self._all is not None:
             return self._all.spans(stored)
-        if consecutive:
+        if isinstance(stored, range) and stored.step == 1:
             pointers = self._consecutive(stored.start, stored.stop)
             return pointers[:-1], pointers[1:]
+        if self._worth_all(len(stored)):
+            self.whole()
+            return self.spans(stored)
         return self._scattered(np.asarray(stored, dtype=np.int64))
 
     def count(self, n_major: int) -> int:
