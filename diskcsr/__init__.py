@@ -2,7 +2,7 @@
 
 from .array import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix, open, write
 from .blocks.batches import Batches
-from .conversion import concat, convert
+from .convert import concat, convert
 from .errors import (
     ClosedFileError,
     CorruptFileError,

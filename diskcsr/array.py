@@ -8,7 +8,7 @@ from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 from . import interop
 from .axis import CSC, CSR
 from .changing import Changing
-from .conversion import Conversion, write_any
+from .convert import Conversion, write_any
 from .handle import Handle, open_array
 from .machine.progress import Progress
 from .storage.write.groups import Storage

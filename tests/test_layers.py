@@ -38,12 +38,12 @@ ROOMS = {
     "handle": "errors axis machine storage.files storage.formats storage.read blocks interop",
     "reading": "axis machine keys blocks handle",
     "changing": "errors keys blocks storage.edit handle",
-    "conversion": "axis machine keys streams "
+    "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading",
-    "array": "axis machine storage.write interop handle changing conversion",
+    "array": "axis machine storage.write interop handle changing convert",
     "h5": "storage.files storage.formats handle array",
     # The package itself: public names only.
-    "diskcsr": "errors machine storage.check blocks conversion array h5",
+    "diskcsr": "errors machine storage.check blocks convert array h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
     "__main__": "errors machine storage.check diskcsr bench",
