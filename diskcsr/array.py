@@ -8,7 +8,7 @@ from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 from . import interop
 from .axis import CSC, CSR
 from .changing import Changing
-from .convert import Conversion, write_any
+from .convert import Conversion, store
 from .handle import Handle, open_array
 from .machine.progress import Progress
 from .storage.write.groups import Storage
@@ -215,5 +215,5 @@ def write(
     ('csr', (5, 4), 10)
     """
     storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
-    write_any(file, matrix, name, format, storage, progress)
+    store(file, matrix, name, format, storage, progress)
     return open_array(file, name)

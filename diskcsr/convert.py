@@ -1,44 +1,42 @@
-"""From file to file within a given memory: conversion, concatenation, streaming writes."""
+"""From file to file within a given memory: conversion and concatenation."""
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
-from scipy.sparse import hstack, issparse, load_npz, vstack
+from scipy.sparse import hstack, issparse, vstack
 
-from .axis import CSR, Axis, axis_of
+from .axis import CSR, Axis
 from .blocks.contents import Contents
 from .handle import contents_of, open_array
 from .keys.plan import plan_batches
 from .machine.options import options, require_memory
 from .machine.progress import Progress, reporting
-from .machine.threads import ordered_map
+from .matrices import (
+    Means,
+    axis_for,
+    blocks_of,
+    check_block,
+    in_memory,
+    opened,
+    stream_of,
+    transposed,
+)
 from .reading import Reading
 from .storage.edit.virtual import write_joined
 from .storage.formats.opening import is_file_like
 from .storage.write.groups import Storage, write_stream
-from .streams.pieces import Stream, as_matrix, piece_of, stream_blocks, stream_matrix
-from .streams.transpose import Memory, count_indices, transpose
+from .streams.pieces import Stream, as_matrix, piece_of, relabelled, stream_matrix
+from .streams.transpose import Memory
 
-__all__ = ["Conversion", "concat", "convert", "write_any"]
+__all__ = ["Conversion", "concat", "convert", "store"]
 
 _DEFAULT_MEMORY = 1 << 30
-
-
-def _axis_of(matrix: Any, format: str | None) -> Axis:
-    """The format to write: what is asked for, else that of the matrix, else rows."""
-    if format is not None:
-        return axis_of(format)
-    try:
-        return axis_of(getattr(matrix, "format", ""))
-    except ValueError:
-        return CSR
 
 
 def _memory(max_memory: int | None, n_minor: int) -> Memory:
@@ -58,98 +56,78 @@ def _nbytes(matrix: Any) -> int:
     return int(matrix.nnz) * (np.dtype(matrix.dtype).itemsize + 4)
 
 
-def _transposed(
-    matrix: Any, shown: Contents, memory: Memory, folder: Path, advance: Callable[[int], None]
-) -> Stream:
-    """Stream a matrix on disk in the other format."""
-    count = partial(_count, shown, advance)
-    blocks: Callable[[int], Iterable[tuple[int, Any]]] = matrix.iter_blocks
-    return transpose(
-        matrix, shown.axis, blocks, count, memory=memory, folder=folder, advance=advance
-    )
-
-
-def _count(
-    shown: Contents, advance: Callable[[int], None], counts: np.ndarray, max_bytes: int
-) -> None:
-    """Count the minor indices, from the stored indices alone."""
-    item = shown.dtype.itemsize + 4
-    step = max(1, max_bytes // 8)
-    nnz = shown.nnz
-    spans = ((lo, min(lo + step, nnz)) for lo in range(0, nnz, step))
-    parts = ordered_map(lambda span: shown.part("indices", *span), spans, options.num_threads)
-    for indices in parts:
-        count_indices(indices, counts)
-        advance(indices.size * item)
-
-
-def _stream(
-    matrix: Any,
-    axis: Axis,
-    memory: Memory | None,
-    folder: Path,
-    advance: Callable[[int], None],
-    **changes: bool,
-) -> Stream:
-    """Stream a matrix, wherever it is, in the format of `axis`; None walks it in blocks as ever."""
-    shown = contents_of(matrix)
-    if shown is None:
-        matrix = as_matrix(matrix, axis)
-        return stream_matrix(matrix, axis, [matrix], **changes)
-    if shown.axis is axis:
-        walk = matrix.iter_blocks() if memory is None else matrix.iter_blocks(memory.block)
-        return stream_matrix(matrix, axis, (block for _, block in walk), **changes)
-    assert memory is not None
-    stream = _transposed(matrix, shown, memory, folder, advance)
-    if not changes.get("sum_duplicates"):
-        return stream
-    return _summed(stream)
-
-
-def _summed(stream: Stream) -> Stream:
-    """Add up duplicates; a row in several pieces is put together first."""
-
-    def pieces() -> Iterator[Any]:
-        for values, minor, lengths in _whole_rows(stream):
-            arrays = (values, minor, np.append(0, lengths.cumsum()))
-            shape = stream.axis.swap((lengths.size, stream.n_minor))
-            yield piece_of(stream.axis.array(arrays, shape=shape), sum_duplicates=True)
-
-    return Stream(stream.axis, stream.n_minor, stream.dtype, pieces(), stream.n_major)
-
-
-def write_any(
+def store(
     file: Any, matrix: Any, name: str, format: str | None, storage: Storage, progress: Progress
 ) -> None:
     """Store a matrix, wherever it is, or an iterable of blocks; see `diskcsr.write`."""
-    if _is_blocks(matrix):
-        axis = axis_of(format) if format is not None else CSR
-
-        def expand(block: Any) -> Iterator[Any] | None:
-            shown = contents_of(block)
-            if shown is None or shown.axis is not axis:
-                return None
-            return (part for _, part in block.iter_blocks())
-
-        stream = stream_blocks(matrix, axis, expand)
-        with reporting(progress, None) as advance:
-            write_stream(file, stream, name, storage, advance)
-        return
     if is_file_like(matrix):
         raise ValueError(
             f"cannot store {type(matrix).__name__} {matrix!r}: give a matrix; diskcsr.convert "
             "takes files"
         )
-    convert(matrix, file, name, format=format, progress=progress, **vars(storage)).close()
+    blocks = blocks_of(matrix)
+    if blocks is None:
+        _store_matrix(file, matrix, name, format, storage, progress)
+        return
+    with reporting(progress, None) as advance:
+        write_stream(file, _stream_blocks(blocks, axis_for(None, format)), name, storage, advance)
 
 
-def _is_blocks(matrix: Any) -> bool:
-    """Whether these are blocks to go through, and not a matrix or a nested list of numbers."""
-    if issparse(matrix) or hasattr(matrix, "__array__") or isinstance(matrix, str | bytes):
-        return False
-    if isinstance(matrix, list | tuple):
-        return bool(matrix) and all(issparse(b) or np.ndim(b) == 2 for b in matrix)
-    return isinstance(matrix, Iterable)
+def _stream_blocks(blocks: Iterable[Any], axis: Axis) -> Stream:
+    """Stream blocks of which nothing is known in advance.
+
+    Raises
+    ------
+    ValueError
+        When there is no block, or one is no matrix or of another width than the first.
+    TypeError
+        When the values of one cannot be cast to the dtype of the first.
+    """
+    numbered = in_memory(blocks, axis)
+    first = next(numbered, None)
+    if first is None:
+        raise ValueError(
+            "there is no block to write: the first one tells the number of columns and the dtype"
+        )
+    n_minor, dtype = axis.swap(first[1].shape)[1], np.dtype(first[1].dtype)
+
+    def pieces() -> Iterator[Any]:
+        for number, block in chain([first], numbered):
+            check_block(block, f"block {number}", axis, n_minor, dtype, "the first block")
+            data, indices, lengths = piece_of(block)
+            yield data.astype(dtype, copy=False), indices, lengths
+
+    return Stream(axis, n_minor, dtype, pieces())
+
+
+def _store_matrix(
+    file: Any,
+    matrix: Any,
+    name: str,
+    format: str | None,
+    storage: Storage,
+    progress: Progress,
+    *,
+    shuffle_rows: Any = None,
+    max_memory: int | None = None,
+    **changes: bool,
+) -> None:
+    """Store one matrix anew; see `convert`."""
+    axis, shown = axis_for(matrix, format), contents_of(matrix)
+    _check_apart([matrix], file)
+    turned = shown is not None and shown.axis is not axis
+    plain = max_memory is None and not turned and shuffle_rows is None
+    width = shown.n_minor if shown is not None and turned else 0
+    memory = None if plain else _memory(max_memory, width)
+    # Of a transposition each entry is counted, distributed and written.
+    total = _nbytes(matrix) * (3 if turned else 1) if issparse(matrix) else None
+    with reporting(progress, total) as advance:
+        means = Means(memory, _folder(file), advance)
+        if shuffle_rows is None:
+            stream = stream_of(matrix, axis, means, **changes)
+        else:
+            stream = _shuffled(matrix, axis, shuffle_rows, means, changes)
+        write_stream(file, stream, name, storage, advance)
 
 
 def convert(
@@ -218,35 +196,23 @@ def convert(
     'csc'
     """
     storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
-    with _opened(source, source_name) as matrix:
-        axis, folder = _axis_of(matrix, format), _folder(file)
-        _check_apart([matrix], file)
-        shown = contents_of(matrix)
-        turned = shown is not None and shown.axis is not axis
-        plain = max_memory is None and not turned and shuffle_rows is None
-        width = shown.n_minor if shown is not None and turned else 0
-        memory = None if plain else _memory(max_memory, width)
-        changes = {"sort": sort_indices, "sum_duplicates": sum_duplicates}
-        # Of a transposition each entry is counted, distributed and written.
-        total = _nbytes(matrix) * (3 if turned else 1) if issparse(matrix) else None
-        with reporting(progress, total) as advance:
-            if shuffle_rows is None or memory is None:
-                stream = _stream(matrix, axis, memory, folder, advance, **changes)
-            else:
-                stream = _shuffled(matrix, axis, shuffle_rows, memory, folder, advance, changes)
-            write_stream(file, stream, name, storage, advance)
+    with opened(source, source_name) as matrix:
+        _store_matrix(
+            file,
+            matrix,
+            name,
+            format,
+            storage,
+            progress,
+            shuffle_rows=shuffle_rows,
+            max_memory=max_memory,
+            sort=sort_indices,
+            sum_duplicates=sum_duplicates,
+        )
     return open_array(file, name)
 
 
-def _shuffled(
-    matrix: Any,
-    axis: Axis,
-    seed: Any,
-    memory: Memory,
-    folder: Path,
-    advance: Callable[[int], None],
-    changes: dict[str, bool],
-) -> Stream:
+def _shuffled(matrix: Any, axis: Axis, seed: Any, means: Means, changes: dict[str, bool]) -> Stream:
     """Stream a matrix with its rows in random order."""
     order = np.random.default_rng(seed).permutation(matrix.shape[0])
     shown = contents_of(matrix)
@@ -254,70 +220,20 @@ def _shuffled(
         matrix = as_matrix(matrix, CSR)[order].asformat(axis.format)
         return stream_matrix(matrix, axis, [matrix], **changes)
     if axis is shown.axis is CSR:
-        blocks = (matrix.fetch(order[a:b]) for a, b in _buffers(shown, order, memory))
+        blocks = (matrix.fetch(order[a:b]) for a, b in _buffers(shown, order, means))
         return stream_matrix(matrix, axis, blocks, **changes)
     if axis.minor == 0:  # the rows are what the indices say
-        stream = _stream(matrix, axis, memory, folder, advance, **changes)
-        return _relabelled(stream, np.argsort(order))
+        return relabelled(stream_of(matrix, axis, means, **changes), np.argsort(order))
     raise ValueError(
         "shuffle_rows cannot change the format from csc to csr as well: convert first, then shuffle"
     )
 
 
-def _buffers(shown: Contents, order: np.ndarray, memory: Memory) -> Iterator[tuple[int, int]]:
+def _buffers(shown: Contents, order: np.ndarray, means: Means) -> Iterator[tuple[int, int]]:
+    assert means.memory is not None
     # Reading makes copies where dtypes differ: a bucket is a third of the memory.
-    most = max(1, memory.bucket // (shown.dtype.itemsize + 8))
+    most = max(1, means.memory.bucket // (shown.dtype.itemsize + 8))
     yield from plan_batches(shown.lengths(order), most)
-
-
-def _relabelled(stream: Stream, places: np.ndarray) -> Stream:
-    """Send each minor index to its place; pieces with parts of rows are put together first."""
-
-    def pieces() -> Iterator[Any]:
-        for values, minor, lengths in _whole_rows(stream):
-            pointers = np.append(0, lengths.cumsum())
-            shape = stream.axis.swap((lengths.size, stream.n_minor))
-            yield piece_of(stream.axis.array((values, places[minor], pointers), shape=shape))
-
-    return Stream(stream.axis, stream.n_minor, stream.dtype, pieces(), stream.n_major, stream.nnz)
-
-
-def _whole_rows(stream: Stream) -> Iterator[Any]:
-    held: list[Any] = []
-    for piece in stream.pieces:
-        held.append(piece)
-        if piece[2].size:
-            data, indices, _ = zip(*held, strict=True)
-            yield np.concatenate(data), np.concatenate(indices), piece[2]
-            held = []
-
-
-@contextmanager
-def _opened(source: Any, name: str | None = None) -> Iterator[Any]:
-    """Give what a source is: a matrix on disk, closed at the end if opened here, or in memory."""
-    if not is_file_like(source):
-        yield source
-        return
-    path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else ""
-    if path.endswith((".mtx", ".mtx.gz")):
-        yield _load_market(path)
-    elif path.endswith(".npz"):
-        with ZipFile(path) as members:
-            size = sum(member.file_size for member in members.infolist())
-        require_memory(size, f"{path}: loading it", "Raise the budget.")
-        yield load_npz(path)
-    else:
-        with open_array(source, name) as matrix:
-            yield matrix
-
-
-def _load_market(path: str) -> Any:
-    from scipy.io import mminfo, mmread
-
-    rows, columns, entries, *_ = mminfo(path)
-    # Read as triplets of 8 bytes, then compressed.
-    require_memory(40 * entries, f"{path}: loading {rows} x {columns}", "Raise the budget.")
-    return as_matrix(mmread(path), CSR)
 
 
 def _check_apart(matrices: list[Any], file: Any) -> None:
@@ -329,6 +245,9 @@ def _check_apart(matrices: list[Any], file: Any) -> None:
             raise ValueError(
                 f"{source} is open for reading as a source: write to another file, and rename it"
             )
+
+
+# ---------------------------------------------------------------------------------- concatenation
 
 
 def concat(
@@ -386,22 +305,25 @@ def concat(
     if axis not in (0, 1):
         raise ValueError(f"axis must be 0 or 1, not {axis!r}")
     storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
-    folder = _folder(file)
     with ExitStack() as stack:
         pairs = (pair if isinstance(pair, tuple) else (pair, None) for pair in arrays)
-        parts = [stack.enter_context(_opened(*pair)) for pair in pairs]
+        parts = [stack.enter_context(opened(*pair)) for pair in pairs]
         target = _check_parts(parts, axis, format)
         _check_apart(parts, file)
         if virtual:
             write_joined(file, name, storage, target, list(map(contents_of, parts)), axis)
             return open_array(file, name)
         memory = _memory(max_memory, max(target.swap(part.shape)[0] for part in parts))
-        total = sum(map(_nbytes, parts))
-        with reporting(progress, total) as advance:
+        with reporting(progress, sum(map(_nbytes, parts))) as advance:
             join = _joined_major if axis == target.major else _joined_minor
-            stream = join(parts, target, memory, folder, stack)
+            # Work on the way to what is written is not reported.
+            stream = join(parts, target, Means(memory, _folder(file), _ignore), stack)
             write_stream(file, stream, name, storage, advance)
     return open_array(file, name)
+
+
+def _ignore(nbytes: int) -> None:
+    pass
 
 
 def _check_parts(parts: list[Any], axis: int, format: str | None) -> Axis:
@@ -415,22 +337,16 @@ def _check_parts(parts: list[Any], axis: int, format: str | None) -> Axis:
                 f"array {number} has shape {part.shape}, which does not fit that of the first, "
                 f"{parts[0].shape}, along axis {1 - axis}"
             )
-    return _axis_of(parts[0], format)
+    return axis_for(parts[0], format)
 
 
-def _ignore(nbytes: int) -> None:
-    """Work on the way to what is written is not reported."""
-
-
-def _joined_major(
-    parts: list[Any], target: Axis, memory: Memory, folder: Path, stack: ExitStack
-) -> Stream:
+def _joined_major(parts: list[Any], target: Axis, means: Means, stack: ExitStack) -> Stream:
     """One part after the other."""
     dtype = np.result_type(*(part.dtype for part in parts))
 
     def pieces() -> Iterator[Any]:
         for part in parts:
-            for values, *rest in _stream(part, target, memory, folder, _ignore).pieces:
+            for values, *rest in stream_of(part, target, means).pieces:
                 yield values.astype(dtype, copy=False), *rest
 
     n_major = sum(target.swap(part.shape)[0] for part in parts)
@@ -439,19 +355,19 @@ def _joined_major(
     return Stream(target, n_minor, dtype, pieces(), n_major, nnz)
 
 
-def _joined_minor(
-    parts: list[Any], target: Axis, memory: Memory, folder: Path, stack: ExitStack
-) -> Stream:
+def _joined_minor(parts: list[Any], target: Axis, means: Means, stack: ExitStack) -> Stream:
     """The same rows of all parts at a time."""
+    assert means.memory is not None
+    bucket = means.memory.bucket
     stacked = vstack if target.minor == 0 else hstack
     dtype = np.result_type(*(part.dtype for part in parts))
-    aligned = [_aligned(part, target, memory, folder, stack) for part in parts]
+    aligned = [_aligned(part, target, means, stack) for part in parts]
     n_major = target.swap(parts[0].shape)[0]
     n_minor = sum(target.swap(part.shape)[1] for part in parts)
 
     def pieces() -> Iterator[Any]:
         lengths = sum(_lengths(part) for part in aligned) + np.zeros(n_major, np.int64)
-        for lo, hi in plan_batches(lengths, max(1, memory.bucket // (dtype.itemsize + 12))):
+        for lo, hi in plan_batches(lengths, max(1, bucket // (dtype.itemsize + 12))):
             key = target.swap((slice(lo, hi), slice(None)))
             some = [part[key] for part in aligned]
             yield piece_of(stacked(some, format=target.format, dtype=dtype))
@@ -465,16 +381,16 @@ def _lengths(part: Any) -> np.ndarray:
     return np.diff(part.indptr).astype(np.int64) if shown is None else shown.lengths()
 
 
-def _aligned(part: Any, target: Axis, memory: Memory, folder: Path, stack: ExitStack) -> Any:
+def _aligned(part: Any, target: Axis, means: Means, stack: ExitStack) -> Any:
     """A part in the target's format: itself, or what is put into a file that is removed later."""
     shown = contents_of(part)
     if shown is None:
         return as_matrix(part, target)
     if shown.axis is target:
         return part
-    aside = stack.enter_context(tempfile.TemporaryDirectory(prefix=".concat-", dir=folder))
-    path = os.path.join(aside, "part.h5")
-    write_stream(path, _transposed(part, shown, memory, folder, _ignore), "X", Storage())
+    folder = tempfile.TemporaryDirectory(prefix=".concat-", dir=means.folder)
+    path = os.path.join(stack.enter_context(folder), "part.h5")
+    write_stream(path, transposed(part, shown, means), "X", Storage())
     return stack.enter_context(open_array(path, "X"))
 
 

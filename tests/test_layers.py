@@ -37,9 +37,10 @@ ROOMS = {
     "interop": "",
     "handle": "errors axis machine storage.files storage.formats storage.read blocks interop",
     "reading": "axis machine keys blocks handle",
-    "changing": "errors keys blocks storage.edit handle",
+    "matrices": "axis machine streams storage.formats storage.read blocks handle",
+    "changing": "errors keys storage.edit handle matrices",
     "convert": "axis machine keys streams "
-    "storage.formats storage.write blocks storage.edit handle reading",
+    "storage.formats storage.write blocks storage.edit handle reading matrices",
     "array": "axis machine storage.write interop handle changing convert",
     "h5": "storage.files storage.formats handle array",
     # The package itself: public names only.

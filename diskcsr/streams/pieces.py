@@ -1,8 +1,7 @@
 """A matrix on its way into a file: pieces of bounded size, in storage order."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,7 +9,7 @@ from scipy.sparse import issparse
 
 from ..axis import Axis
 
-__all__ = ["Piece", "Stream", "as_matrix", "piece_of", "stream_blocks", "stream_matrix"]
+__all__ = ["Piece", "Stream", "as_matrix", "piece_of", "relabelled", "stream_matrix", "summed"]
 
 #: Values, minor indices, and the lengths of the rows that end in the piece. A row longer than a
 #: piece lies in several, and has its length in the last of them.
@@ -81,63 +80,32 @@ def stream_matrix(matrix: Any, axis: Axis, blocks: Iterable[Any], **changes: boo
     return Stream(axis, n_minor, np.dtype(matrix.dtype), pieces, n_major, nnz)
 
 
-def stream_blocks(
-    blocks: Iterable[Any], axis: Axis, expand: Callable[[Any], Iterator[Any] | None]
-) -> Stream:
-    """Stream blocks of which nothing is known in advance.
-
-    Parameters
-    ----------
-    blocks : iterable
-        Sparse matrices or dense two-dimensional arrays, one below the other (of a CSC: side by
-        side).
-    axis : Axis
-    expand : callable
-        Gives the blocks in `axis`'s format of what is itself too large for memory, else None.
-
-    Raises
-    ------
-    ValueError
-        When there is no block, or one is no matrix or of another width than the first.
-    TypeError
-        When the values of one cannot be cast to the dtype of the first.
-    """
-    blocks = iter(blocks)
-    try:
-        first = next(blocks)
-    except StopIteration:
-        raise ValueError(
-            "there is no block to write: the first one tells the number of columns and the dtype"
-        ) from None
-    parts = _parts(first, axis, expand)
-    head = next(parts)
-    n_minor, dtype = axis.swap(head.shape)[1], np.dtype(head.dtype)
-
-    def pieces() -> Iterator[Piece]:
-        later = (_parts(block, axis, expand) for block in blocks)
-        for number, some in enumerate(chain([chain([head], parts)], later)):
-            for block in some:
-                _check_block(number, block, axis, n_minor, dtype)
-                data, indices, lengths = piece_of(block)
-                yield data.astype(dtype, copy=False), indices, lengths
-
-    return Stream(axis, n_minor, dtype, pieces())
+# ------------------------------------------------------------------------- streams from streams
 
 
-def _parts(block: Any, axis: Axis, expand: Callable[[Any], Iterator[Any] | None]) -> Iterator[Any]:
-    expanded = expand(block)
-    return iter([as_matrix(block, axis)]) if expanded is None else expanded
+def summed(stream: Stream) -> Stream:
+    """Add up duplicates; a row in several pieces is put together first."""
+    pieces = (piece_of(block, sum_duplicates=True) for block in _whole_rows(stream))
+    return Stream(stream.axis, stream.n_minor, stream.dtype, pieces, stream.n_major)
 
 
-def _check_block(number: int, block: Any, axis: Axis, n_minor: int, dtype: np.dtype) -> None:
-    width = axis.swap(block.shape)[1]
-    if width != n_minor:
-        raise ValueError(
-            f"block {number} has shape {block.shape}: {width} along axis {axis.minor}, where the "
-            f"first block has {n_minor}"
-        )
-    if not np.can_cast(block.dtype, dtype, "same_kind"):
-        raise TypeError(
-            f"block {number} has dtype {block.dtype}, which cannot be cast to {dtype}, that of "
-            "the first block"
-        )
+def relabelled(stream: Stream, places: np.ndarray) -> Stream:
+    """Send each minor index `i` to ``places[i]``; a row in several pieces is put together first."""
+    pieces = (piece_of(block) for block in _whole_rows(stream, places))
+    return Stream(stream.axis, stream.n_minor, stream.dtype, pieces, stream.n_major, stream.nnz)
+
+
+def _whole_rows(stream: Stream, places: np.ndarray | None = None) -> Iterator[Any]:
+    """Yield blocks of whole rows, their minor indices perhaps sent to other places."""
+    parts: list[Piece] = []
+    for piece in stream.pieces:
+        parts.append(piece)
+        lengths = piece[2]
+        if not lengths.size:
+            continue
+        values, minor = (np.concatenate(some) for some in list(zip(*parts, strict=True))[:2])
+        parts = []
+        if places is not None:
+            minor = places[minor]
+        shape = stream.axis.swap((lengths.size, stream.n_minor))
+        yield stream.axis.array((values, minor, np.append(0, lengths.cumsum())), shape=shape)
