@@ -13,6 +13,7 @@ from .handle import Handle, contents_of
 from .keys.assignment import parse_change
 from .matrices import blocks_of, check_block, in_memory
 from .storage.edit.update import append_blocks, assign, scale
+from .storage.formats.conventions import ARRAYS
 
 __all__ = ["Changing"]
 
@@ -145,11 +146,7 @@ class Changing(Handle):
     @contextmanager
     def _private(self) -> Iterator[None]:
         """Let scipy's code change the arrays in place: those handed out in "r+" are read-only."""
-        names = [
-            name
-            for name in ("data", "indices", "indptr")
-            if not getattr(self, name).flags.writeable
-        ]
+        names = [name for name in ARRAYS if not getattr(self, name).flags.writeable]
         for name in names:
             # Not in `_shared`: these are no longer what the file holds.
             self.__dict__[name] = getattr(self, name).copy()

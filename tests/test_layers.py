@@ -26,7 +26,7 @@ ROOMS = {
     "storage.formats": "errors axis storage.files",
     "storage.codecs": "errors kernels machine",
     "storage.read": "errors axis kernels machine keys storage.files storage.formats storage.codecs",
-    "storage.write": "streams storage.files storage.formats storage.codecs",
+    "storage.write": "keys streams storage.files storage.formats storage.codecs",
     # Whole lines of what an array shows; what edits and checks a file walks over them, too.
     "blocks": "errors axis machine keys storage.files storage.formats storage.read",
     "storage.edit": "errors axis keys "
@@ -38,7 +38,7 @@ ROOMS = {
     "handle": "errors axis machine storage.files storage.formats storage.read blocks interop",
     "reading": "axis machine keys blocks handle",
     "matrices": "axis machine streams storage.formats storage.read blocks handle",
-    "changing": "errors keys storage.edit handle matrices",
+    "changing": "errors keys storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading matrices",
     "array": "axis machine storage.write interop handle changing convert",

@@ -19,13 +19,13 @@ import numpy as np
 from .. import kernels
 from ..axis import Axis
 from ..keys.plan import plan_batches
+from ..keys.widths import index_dtype
 from ..machine.options import format_bytes, options
 from ..machine.threads import ordered_map
 from .pieces import Piece, Stream
 
 __all__ = ["Memory", "count_indices", "transpose"]
 
-_INT32_MAX = np.iinfo(np.int32).max
 #: Blocks smaller than this cost more to plan than to read; larger ones leave the cache.
 _LEAST_BLOCK, _LARGEST_BLOCK = 1 << 14, 1 << 23
 #: Bytes that are read of a spill file at a time.
@@ -151,7 +151,7 @@ def transpose(
 
 
 def _plan(counts: np.ndarray, n_major: int, dtype: np.dtype, bucket: int) -> _Task:
-    major = np.dtype(np.int32 if n_major <= _INT32_MAX else np.int64)
+    major = index_dtype(n_major)
     most = max(1, bucket // (dtype.itemsize + major.itemsize))
     edges = list(plan_batches(counts, most)) or [(0, 0)]
     sizes = [int(counts[lo:hi].sum()) for lo, hi in edges]

@@ -11,7 +11,7 @@ import h5py
 
 from ...errors import DiskCSRError
 from ..files.rollback import is_hot, journal_path, settle
-from ..formats import detect as formats
+from ..formats.detect import describe, find
 from ..formats.fields import locate
 from .problems import Problem, Scan
 from .repair import repair_file
@@ -203,22 +203,22 @@ def _groups(root: h5py.Group, name: str | None, report: Report) -> list[h5py.Gro
     names = [name] if name is not None else []
     if name is None:
         try:
-            names = formats.find(root)
+            names = find(root)
         except DiskCSRError as problem:
             note("tree", "/", str(problem).removeprefix(f"{locate(root)}: "))
         else:
             if not names:
-                note("no-matrix", "/", f"no sparse matrix; it has {formats.describe(root)}")
+                note("no-matrix", "/", f"no sparse matrix; it has {describe(root)}")
     groups = []
     for one in names:
         try:
             group = root[one]
         except Exception as problem:
             what = f"no such object, or it cannot be opened: {problem}"
-            note("open", one, f"{what}; the file has {formats.describe(root)}")
+            note("open", one, f"{what}; the file has {describe(root)}")
             continue
         if isinstance(group, h5py.Group):
             groups.append(group)
         else:
-            note("open", one, f"is {formats.describe(group)}, not the group of a sparse matrix")
+            note("open", one, f"is {describe(group)}, not the group of a sparse matrix")
     return groups

@@ -14,8 +14,8 @@ from ...keys.widths import INT32_MAX
 from ..codecs import find_library
 from ..files.files import open_to_read
 from ..filters import DEFLATE, pipeline_of
-from ..formats import detect as formats
 from ..formats.conventions import ARRAYS
+from ..formats.detect import describe, find
 from ..read.readers import DirectReader
 from ..read.source import Source
 from .scan import is_sorted
@@ -56,9 +56,9 @@ def describe_file(path: Any, name: str | None = None, *, deep: bool = False) -> 
     if not h5py.is_hdf5(path):
         raise FormatError(f"{path} is not an HDF5 file")
     with open_to_read(path) as file:
-        names = formats.find(file) if name is None else [name]
+        names = find(file) if name is None else [name]
         matrices = [_matrix(file, one, deep) for one in names]
-        instead = None if matrices else formats.describe(file)
+        instead = None if matrices else describe(file)
     size = Path(path).stat().st_size
     return {"file": path, "bytes": size, "matrices": matrices, "instead": instead}
 
@@ -67,10 +67,10 @@ def _matrix(file: h5py.File, name: str, deep: bool) -> dict[str, Any]:
     try:
         group = file[name]
     except Exception as problem:
-        there = ", ".join(formats.find(file)) or formats.describe(file)
+        there = ", ".join(find(file)) or describe(file)
         raise KeyError(f"{file.filename}: no object {name!r}; it has {there}") from problem
     if not isinstance(group, h5py.Group):
-        raise FormatError(f"{file.filename}: {name!r} is {formats.describe(group)}, no group")
+        raise FormatError(f"{file.filename}: {name!r} is {describe(group)}, no group")
     try:
         source = Source(group, None)
         try:

@@ -20,8 +20,8 @@ import numpy as np
 from ...axis import axis_of
 from ...errors import FormatError
 from ...machine.options import format_bytes, require_memory
-from ..formats import detect as formats
 from ..formats.conventions import Header
+from ..formats.tags import stamp, tags_there
 from .problems import Scan
 from .scan import open_arrays, row_blocks, scan
 
@@ -113,7 +113,7 @@ def _repair(group: h5py.Group, found: Scan) -> list[str]:
         done += _clip(group, header, *found.clip)
         header = replace(header, shape=_clipped(header, found.clip[0]))
     if found.restamp or (found.header is not None and header.shape != found.header.shape):
-        formats.stamp(group, header, _tags(group))
+        stamp(group, header, tags_there(group))
         done.append(f"{group.name}: tags written: {header.format}, shape {header.shape}")
     if found.unsorted:
         done.append(_sort(group, header))
@@ -133,15 +133,6 @@ def _clip(group: h5py.Group, header: Header, rows: int, elements: int) -> list[s
             done.append(f"{group[name].name}: {group[name].size} entries cut to {length}")
             group[name].resize((length,))
     return done
-
-
-def _tags(group: h5py.Group) -> str:
-    """The tags to write: of the conventions that are there, all."""
-    if "h5sparse_format" not in group.attrs:
-        return "anndata"
-    return (
-        "both" if {"encoding-type", "encoding-version", "shape"} & set(group.attrs) else "h5sparse"
-    )
 
 
 def _sort(group: h5py.Group, header: Header) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...axis import axis_of
 from ...keys.plan import plan_batches, plan_span
+from ...keys.widths import INT32_MAX
 from ..formats.conventions import ARRAYS, Header
 from ..formats.fields import array_or_none, dataset_or_none
 from ..read.choose import choose_reader
@@ -26,7 +27,6 @@ __all__ = ["Stored", "is_sorted", "open_arrays", "row_blocks", "scan"]
 BLOCK = 1 << 20
 #: Elements that were never written and yet are looked at: a length alone costs a file nothing.
 _MOST_EMPTY = 1 << 26
-_INT32_MAX = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -384,7 +384,7 @@ def _scan_habits(
     if is_tagged(header) and dataset_or_none(group, "shape") is not None:
         what = "a dataset called 'shape': Bioconductor takes the group for a 10x matrix"
         found.add("warning", "shape-dataset", what, "shape", advice="Rename or delete it.")
-    small = n_minor is not None and n_minor <= _INT32_MAX
+    small = n_minor is not None and n_minor <= INT32_MAX
     for part, array in arrays.items():
         dset = array.dset
         for wrong, kind, what in (

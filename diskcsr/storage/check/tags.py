@@ -4,20 +4,16 @@ import h5py
 
 from ...axis import CSC, CSR
 from ...errors import DiskCSRError
-from ..formats.conventions import ARRAYS, Header
+from ..formats.conventions import ARRAYS, SHAPE_TAGS, WRITTEN, Header
 from ..formats.detect import detect
 from ..formats.fields import dataset_or_none, lengths, read_attribute
+from ..formats.tags import tags_of
 from .problems import Scan, brief
 
 __all__ = ["find_header", "is_tagged", "usual_names"]
 
 #: Names of indptr in any convention, with those of the other two, for groups without valid tags.
 _NAMES = (ARRAYS, ("values", "indices_1", "pointers_to_1"), ("data", "ir", "jc"))
-#: Attributes that belong together.
-_TAG_SETS = {
-    "h5sparse": ("h5sparse_format", "h5sparse_shape"),
-    "anndata": ("encoding-type", "encoding-version", "shape"),
-}
 
 
 def find_header(group: h5py.Group, found: Scan) -> Header | None:
@@ -38,7 +34,8 @@ def find_header(group: h5py.Group, found: Scan) -> Header | None:
     missing = [
         name
         for convention in header.convention.split("+")
-        for name in _TAG_SETS.get(convention, ())
+        if convention in WRITTEN
+        for name in WRITTEN[convention].tags
         if name not in group.attrs
     ]
     if missing:
@@ -52,7 +49,7 @@ def _settle(group: h5py.Group) -> Header | None:
     """Return the one reading of contradicting tags that the length of indptr allows, if one."""
     indptr = dataset_or_none(group, "indptr")
     shapes = []
-    for name in ("h5sparse_shape", "shape"):
+    for name in SHAPE_TAGS:
         try:
             value = read_attribute(group, name)
             shapes += [] if value is None else [lengths(value, 2, name)]
@@ -80,4 +77,4 @@ def usual_names(group: h5py.Group, header: Header | None) -> tuple[str, str, str
 
 def is_tagged(header: Header | None) -> bool:
     """Whether the tags are of the conventions that are written, too."""
-    return header is not None and set(header.convention.split("+")) <= set(_TAG_SETS)
+    return header is not None and tags_of(header) is not None

@@ -18,8 +18,8 @@ from ...keys.assignment import Change, apply_change
 from ...keys.widths import index_dtype
 from ..encode import ArrayWriter, check_exact, create_like
 from ..files.files import transaction
-from ..formats import detect as formats
 from ..formats.conventions import ARRAYS, Header
+from ..formats.tags import stamp, tags_of
 from ..read.source import Source
 from ..write.groups import chunk_length
 
@@ -174,7 +174,7 @@ def append_blocks(source: Source, blocks: Iterable[Any]) -> None:
     """
     for name in ARRAYS:
         writable(source, name)
-    if not set(source.header.convention.split("+")) <= {"h5sparse", "anndata"}:
+    if tags_of(source.header) is None:
         raise FormatError(
             f"{source.where}: cannot append to a matrix stored as {source.header.convention}; "
             "copy it with diskcsr.write first"
@@ -228,11 +228,11 @@ def _append(source: Source, blocks: list[Any]) -> Header:
     _extend(group, header.indices, nnz, [block.indices for block in blocks], n_minor - 1)
     _extend(group, header.indptr, n_major + 1, [indptr], end)
     shape = source.axis.swap((n_major + indptr.size, n_minor))
-    names = header.convention.split("+")
-    tags = "both" if len(names) == 2 else names[0]
+    tags = tags_of(header)
+    assert tags is not None  # seen to before
     # Tags of the other convention are removed: AnnData's append leaves some that then contradict.
     header = replace(header, shape=shape)
-    formats.stamp(group, header, tags)
+    stamp(group, header, tags)
     return header
 
 

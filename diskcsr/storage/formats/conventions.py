@@ -27,11 +27,13 @@ from .fields import (
     shorten,
 )
 
-__all__ = ["ARRAYS", "FORMATS", "Format", "Header", "Hints", "Shape"]
+__all__ = ["ARRAYS", "FORMATS", "SHAPE_TAGS", "WRITTEN", "Format", "Header", "Hints", "Shape"]
 
 Shape = tuple[int, int]
 
 ARRAYS = ("data", "indices", "indptr")
+#: The attributes that say a shape, h5sparse's and AnnData's.
+SHAPE_TAGS = ("h5sparse_shape", "shape")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Format:
         ``(group, header)``: write the attributes. None for conventions that are only read.
     looks_for : str
         What the marks are, for the message when nothing was recognised.
+    tags : tuple of str
+        The attributes that `stamp` writes.
     tagged : bool
         Whether the marks are tags meant to be such. Otherwise (names of datasets alone) the row
         is tried only when no tag was found.
@@ -96,6 +100,7 @@ class Format:
     recognise: Callable[[h5py.Group, Hints], Header | None]
     stamp: Callable[[h5py.Group, Header], None] | None
     looks_for: str
+    tags: tuple[str, ...] = ()
     tagged: bool = True
 
 
@@ -130,7 +135,7 @@ def _tag_shape(group: h5py.Group, hints: Hints) -> Shape:
     Either kind may hold only the other's shape: AnnData's append replaces `h5sparse_shape` by
     `shape` and leaves `h5sparse_format`.
     """
-    shape = hints.shape or _file_shape(group, "h5sparse_shape", "shape")
+    shape = hints.shape or _file_shape(group, *SHAPE_TAGS)
     if shape is None:
         raise FormatError(
             f"{locate(group)}: neither attribute 'h5sparse_shape' nor 'shape' is there to give "
@@ -323,7 +328,7 @@ def _untagged(group: h5py.Group, hints: Hints) -> Header | None:
     indptr = array_or_none(group, "indptr", integer=True)
     length = 0 if indptr is None else indptr.size
     try:
-        stated = _file_shape(group, "h5sparse_shape", "shape", dataset=True)
+        stated = _file_shape(group, *SHAPE_TAGS, dataset=True)
     except DiskCSRError:
         if hints.shape is None:
             raise
@@ -354,11 +359,25 @@ def _fitting(shape: Shape, length: int) -> list[str]:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("h5sparse", _h5sparse, _stamp_h5sparse, "attribute 'h5sparse_format'"),
-    Format("anndata", _anndata, _stamp_anndata, "attribute 'encoding-type' csr_matrix/csc_matrix"),
+    Format(
+        "h5sparse",
+        _h5sparse,
+        _stamp_h5sparse,
+        "attribute 'h5sparse_format'",
+        ("h5sparse_format", "h5sparse_shape"),
+    ),
+    Format(
+        "anndata",
+        _anndata,
+        _stamp_anndata,
+        "attribute 'encoding-type' csr_matrix/csc_matrix",
+        ("encoding-type", "encoding-version", "shape"),
+    ),
     Format("binsparse", _binsparse, None, "attribute 'binsparse' with a JSON descriptor"),
     Format("matlab", _matlab, None, "attribute 'MATLAB_sparse'"),
     Format("h5io", _h5io, None, "attribute 'TITLE' csr_matrix/csc_matrix and a group 'shape'"),
     Format("10x", _tenx, None, "datasets data, indices, indptr, shape, barcodes", tagged=False),
     Format("untagged", _untagged, None, "datasets data, indices, indptr", tagged=False),
 )
+#: The conventions that are written, by name.
+WRITTEN = {row.name: row for row in FORMATS if row.stamp is not None}

@@ -26,12 +26,10 @@ __all__ = [
     "Format",
     "Header",
     "Hints",
-    "default_tags",
     "describe",
     "detect",
     "find",
     "is_sparse",
-    "stamp",
 ]
 
 
@@ -236,64 +234,3 @@ def _describe_group(root: h5py.Group) -> str:
         return "nothing in it"
     listed = ", ".join(names[:12]) + ", ..." * (len(names) > 12)
     return f"{listed}{owner and owner + ' without X'}"
-
-
-# ---------------------------------------------------------------------------------------- writing
-
-_TAG_SETS = {"both": ("h5sparse", "anndata"), "anndata": ("anndata",), "h5sparse": ("h5sparse",)}
-_TAG_ATTRIBUTES = {
-    "h5sparse": ("h5sparse_format", "h5sparse_shape"),
-    "anndata": ("encoding-type", "encoding-version", "shape"),
-}
-
-
-def stamp(group: h5py.Group, header: Header, tags: str) -> None:
-    """Write the tags of a matrix; those of the other convention are removed, lest they go stale.
-
-    Text is written as a scalar of variable-length UTF-8, shapes as two int64: what AnnData,
-    h5sparse, HDF5Array and BPCells all read.
-
-    Parameters
-    ----------
-    group : h5py.Group
-        Open for writing; its datasets are called data, indices and indptr.
-    header : Header
-    tags : {"both", "anndata", "h5sparse"}
-
-    Raises
-    ------
-    ValueError
-        When `tags` is none of these.
-    FormatError
-        When the datasets have other names, which no reader of these tags would find.
-    """
-    if tags not in _TAG_SETS:
-        raise ValueError(f"tags must be one of {', '.join(map(repr, _TAG_SETS))}, not {tags!r}")
-    if (header.data, header.indices, header.indptr) != ARRAYS:
-        raise FormatError(
-            f"{locate(group)}: the tags are for datasets named {', '.join(ARRAYS)}, not "
-            f"{header.data}, {header.indices}, {header.indptr}"
-        )
-    for row in FORMATS:
-        if row.stamp is None:
-            continue
-        if row.name in _TAG_SETS[tags]:
-            row.stamp(group, header)
-            continue
-        for name in _TAG_ATTRIBUTES[row.name]:
-            if name in group.attrs:
-                del group.attrs[name]
-
-
-def default_tags(group: h5py.Group) -> str:
-    """Return the tags to write in a group: "anndata" inside an AnnData object, else "both".
-
-    Some readers of AnnData files take `h5sparse_format` anywhere for a file of before 2020, and
-    look for tables that newer ones do not have.
-    """
-    while True:
-        if read_text(group, "encoding-type", lenient=True) == "anndata":
-            return "anndata"
-        if group == group.parent:
-            return "anndata" if "obs" in group and "var" in group else "both"
-        group = group.parent

@@ -25,8 +25,8 @@ from ...keys.plan import plan_span
 from ...keys.widths import index_dtype
 from ...machine.options import format_bytes, require_memory
 from ..files.files import close_file, open_to_read
-from ..formats import detect as formats
 from ..formats.conventions import ARRAYS, Header
+from ..formats.detect import detect
 from ..formats.opening import open_group
 from . import maps
 from .choose import choose_reader
@@ -135,7 +135,7 @@ class Source:
         self._closed = False
         #: What HDF5 reads through, when it is no file that HDF5 itself opened.
         self._stream: io.FileIO | None = None
-        header = formats.detect(group, format=format, shape=shape)
+        header = detect(group, format=format, shape=shape)
         self.axis: Axis = axis_of(header.format)
         self._begin(group, owned, header)
 
@@ -192,7 +192,7 @@ class Source:
             elif group.name is None:
                 raise StaleFileError(f"{self.where} is no longer there: it was deleted")
             try:
-                header = formats.detect(group, **self.hints)
+                header = detect(group, **self.hints)
                 if new:
                     self.axis = axis_of(header.format)
                 if axis_of(header.format) is not self.axis:

@@ -12,10 +12,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ...keys.widths import index_dtype
 from ...streams.pieces import Piece, Stream
 from ..encode import ArrayWriter, create_array
 from ..files.files import flush_file, open_to_write
-from ..formats import detect as formats
+from ..formats.conventions import ARRAYS, Header
+from ..formats.tags import check_tags, default_tags, stamp
 
 __all__ = ["Storage", "chunk_length", "write_stream", "write_virtual"]
 
@@ -32,7 +34,6 @@ _RECORD = 64
 #: bytes into a page, and AMD's processors copy from the beginning of one page to a little after
 #: that of another at a third of their speed (glibc's bug 30994).
 _OFF_PAGE = 1 << 10
-_INT32_MAX = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Storage:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.tags not in (None, "both", "anndata", "h5sparse"):
-            raise ValueError(f"tags must be 'both', 'anndata' or 'h5sparse', not {self.tags!r}")
+        if self.tags is not None:
+            check_tags(self.tags)
         if self.chunks is not None and (int(self.chunks) != self.chunks or self.chunks < 1):
             raise ValueError(f"chunks must be a positive number of elements, not {self.chunks!r}")
 
@@ -99,8 +100,8 @@ def write_virtual(
 def _stamp(
     parent: h5py.Group, group: h5py.Group, format: str, shape: tuple[int, int], storage: Storage
 ) -> None:
-    header = formats.Header(format, shape, "data", "indices", "indptr", "h5sparse")
-    formats.stamp(group, header, storage.tags or formats.default_tags(parent))
+    header = Header(format, shape, *ARRAYS, "h5sparse")
+    stamp(group, header, storage.tags or default_tags(parent))
 
 
 @contextmanager
@@ -192,7 +193,7 @@ def _store(
     group: h5py.Group, stream: Stream, storage: Storage, advance: Callable[[int], None]
 ) -> int:
     """Write the three arrays; return how many rows there were."""
-    index = np.dtype(np.int32 if stream.n_minor <= _INT32_MAX else np.int64)
+    index = index_dtype(stream.n_minor)
     pieces, n_major, nnz = _look_ahead(stream)
     data = _Array(group, "data", stream.dtype, nnz, storage)
     indices = _Array(group, "indices", index, nnz, storage)
