@@ -5,11 +5,10 @@ from typing import Any
 
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
-from . import interop
 from .axis import CSC, CSR
 from .changing import Changing
 from .convert import Conversion, store
-from .handle import Handle, open_array
+from .handle import open_array, use_classes
 from .machine.progress import Progress
 from .storage.write.groups import Storage
 
@@ -88,9 +87,7 @@ class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):
     _axis, _memory = CSC, csc_matrix
 
 
-for _class in (DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix):
-    Handle._classes[_class._axis, _class._memory is _class._axis.matrix] = _class
-interop.register(Handle._classes.values())
+use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix))
 
 
 def open(

@@ -1,5 +1,6 @@
 """A handle on a stored matrix: opening, closing, handing arrays out, pickling, refusing changes."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,11 +14,19 @@ from .machine.options import require_memory
 from .storage.files.files import close_file
 from .storage.formats.conventions import ARRAYS
 from .storage.formats.opening import is_file_like, open_group
-from .storage.read.source import Readers, Source, shared_source
+from .storage.read.readers import Readers
+from .storage.read.source import Source, shared_source
 
-__all__ = ["Handle", "contents_of", "open_array"]
+__all__ = ["Handle", "contents_of", "open_array", "use_classes"]
 
 _MODES = ("r", "r+", "c")
+
+
+def use_classes(classes: Iterable[Any]) -> None:
+    """Be told, once, of the classes that arrays are of: one for each axis and flavour."""
+    for one in classes:
+        Handle._classes[one._axis, one._memory is one._axis.matrix] = one
+    interop.register({one: one._memory for one in Handle._classes.values()})
 
 
 def contents_of(matrix: Any) -> Contents | None:
@@ -77,7 +86,7 @@ class Handle:
 
     _axis: ClassVar[Axis]
     _memory: ClassVar[Any]  # scipy's class of the same format and flavour
-    #: The class for each axis and each of scipy's classes; filled by `diskcsr.array`.
+    #: The class for each axis and each of scipy's classes; see `use_classes`.
     _classes: ClassVar[dict[tuple[Axis, bool], Any]] = {}
     _shared: dict[str, np.ndarray]
     _source: Source

@@ -156,7 +156,9 @@ class Reading(Handle):
         Batches
             An iterable of csr_array (of a CSC: csc_array), as often as wanted; ``len`` is the
             number of batches. Batches may be kept: memory is used again only once none of the
-            batches in it is referred to any more.
+            batches in it is referred to any more. They can be pickled. What was handed out of this
+            array (`data`, `indices`, `indptr`) when they are made is the truth for them; what is
+            handed out later is not looked at.
 
         Examples
         --------

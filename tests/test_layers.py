@@ -41,7 +41,7 @@ ROOMS = {
     "changing": "errors keys storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading matrices",
-    "array": "axis machine storage.write interop handle changing convert",
+    "array": "axis machine storage.write handle changing convert",
     "h5": "storage.files storage.formats handle array",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks convert array h5",

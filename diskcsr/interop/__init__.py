@@ -1,20 +1,17 @@
 """Meeting points with other libraries; none is imported before its user did."""
 
 import sys
-from collections.abc import Iterable
 
 __all__ = ["register", "register_loaded"]
 
-_classes: list[type] = []
+#: Our classes, and scipy's of which each is the twin on disk.
+_classes: dict[type, type] = {}
 _registered: set[str] = set()
 
 
-def register(classes: Iterable[type]) -> None:
-    """Be told, once, which classes to make known to other libraries.
-
-    Each has an attribute ``_memory``: scipy's class, of which it is the twin on disk.
-    """
-    _classes.extend(classes)
+def register(classes: dict[type, type]) -> None:
+    """Be told, once, which classes to make known to other libraries, and their twins in scipy."""
+    _classes.update(classes)
 
 
 def register_loaded() -> None:

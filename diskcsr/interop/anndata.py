@@ -7,19 +7,16 @@ of its own. There is no public way to add them. Private names used here, found a
 """
 
 import warnings
-from collections.abc import Iterable
-from typing import Any
 
 __all__ = ["register"]
 
 
-def register(classes: Iterable[Any]) -> None:
+def register(classes: dict[type, type]) -> None:
     """Give our types the writers of the scipy types they are; warn when anndata has changed."""
     try:
         from anndata._io.specs.registry import _REGISTRY as registry
 
-        for ours in classes:
-            theirs = ours._memory
+        for ours, theirs in classes.items():
             for destination, element, modifiers in list(registry.write):
                 if element is theirs:
                     key = (destination, ours, modifiers)

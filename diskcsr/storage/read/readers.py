@@ -7,7 +7,7 @@ decoded here has its reader in `diskcsr.storage.read.decode`.
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -17,7 +17,7 @@ import numpy as np
 from ... import kernels
 from ...errors import CorruptFileError
 from ...keys.plan import Plan
-from ...machine.options import options
+from ...machine.options import format_bytes, options
 from ...machine.threads import run_parts
 from .descriptor import Descriptor
 
@@ -27,6 +27,7 @@ __all__ = [
     "DirectReader",
     "H5Reader",
     "Reader",
+    "Readers",
     "Job",
     "Wanted",
     "check_indices",
@@ -362,3 +363,39 @@ class DirectReader(Reader):
     @property
     def descriptor(self) -> Descriptor:
         return self._descriptor
+
+
+class Readers(Mapping[str, Reader]):
+    """Which reader serves each dataset of an array, and why; what was read so far.
+
+    A mapping of "data", "indices", "indptr" to readers.
+    """
+
+    def __init__(self, readers: dict[str, Reader]) -> None:
+        self._readers = readers
+
+    def __getitem__(self, name: str) -> Reader:
+        return self._readers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of elements read from the file since it was opened."""
+        return sum(reader.bytes_read for reader in self.values())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes the datasets take in the file."""
+        return sum(reader.stored_bytes for reader in self.values())
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            f"{name:8}{reader.name:9}{format_bytes(reader.bytes_read)} read of "
+            f"{format_bytes(reader.stored_bytes)} stored; {reader.why}"
+            for name, reader in self.items()
+        )

@@ -7,7 +7,6 @@ and minor only.
 import io
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -23,7 +22,7 @@ from ...errors import (
 )
 from ...keys.plan import plan_span
 from ...keys.widths import index_dtype
-from ...machine.options import format_bytes, require_memory
+from ...machine.options import require_memory
 from ..files.files import close_file, open_to_read
 from ..formats.conventions import ARRAYS, Header
 from ..formats.detect import detect
@@ -38,52 +37,17 @@ from .readers import (
     DirectReader,
     H5Reader,
     Reader,
+    Readers,
     check_indices,
     native_dtype,
 )
 
-__all__ = ["INSTEAD", "Readers", "Source", "shared_source"]
+__all__ = ["INSTEAD", "Source", "shared_source"]
 
 #: What to do instead of a load that does not fit the memory budget.
 INSTEAD = "Select rows, walk the matrix with iter_blocks(), or raise diskcsr.options.memory_budget."
 #: scipy.sparse has no half floats; single ones hold their values exactly.
 _WIDENED = {np.dtype(np.float16): np.dtype(np.float32)}
-
-
-class Readers(Mapping[str, Reader]):
-    """Which reader serves each dataset of an array, and why; what was read so far.
-
-    A mapping of "data", "indices", "indptr" to readers.
-    """
-
-    def __init__(self, readers: dict[str, Reader]) -> None:
-        self._readers = readers
-
-    def __getitem__(self, name: str) -> Reader:
-        return self._readers[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
-
-    def __len__(self) -> int:
-        return len(self._readers)
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes of elements read from the file since it was opened."""
-        return sum(reader.bytes_read for reader in self.values())
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes the datasets take in the file."""
-        return sum(reader.stored_bytes for reader in self.values())
-
-    def __repr__(self) -> str:
-        return "\n".join(
-            f"{name:8}{reader.name:9}{format_bytes(reader.bytes_read)} read of "
-            f"{format_bytes(reader.stored_bytes)} stored; {reader.why}"
-            for name, reader in self.items()
-        )
 
 
 class Source:
