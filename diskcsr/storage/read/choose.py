@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import h5py
 
+from ..files.chunks import ChunkIndex, index_chunks
 from ..filters import pipeline_of, unsupported
-from .chunks import ChunkIndex, index_chunks
 from .decode import DecodeReader
 from .descriptor import Descriptor
 from .readers import DirectReader, H5Reader, Reader
