@@ -1,10 +1,8 @@
 """Sparse matrices that stay on disk and behave as scipy.sparse arrays."""
 
 from .array import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix, open, write
-from .batches import Batches
-from .buffers import Buffers
-from .cache import cache
-from .conversion import concat, convert
+from .blocks.batches import Batches
+from .convert import concat, convert
 from .errors import (
     ClosedFileError,
     CorruptFileError,
@@ -19,9 +17,11 @@ from .errors import (
     WriteError,
 )
 from .h5 import File, Group
-from .options import options
-from .storage.check import Problem, Report, check
-from .threads import set_num_threads
+from .machine.buffers import Buffers
+from .machine.cache import cache
+from .machine.options import options
+from .machine.threads import set_num_threads
+from .storage.check.check import Problem, Report, check
 
 __version__ = "0.1.0"
 

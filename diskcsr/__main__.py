@@ -10,10 +10,10 @@ from typing import Any
 import diskcsr
 
 from .errors import DiskCSRError
-from .options import format_bytes
-from .storage.check import check
-from .storage.describe import describe_file
-from .terminal import Parser, print_table, run_program, say
+from .machine.options import format_bytes
+from .machine.terminal import Parser, print_table, run_program, say
+from .storage.check.check import check
+from .storage.check.describe import describe_file
 
 __all__ = ["main", "parse_size"]
 

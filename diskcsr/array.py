@@ -7,10 +7,10 @@ from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
 from .axis import CSC, CSR
 from .changing import Changing
-from .conversion import Conversion, write_any
-from .handle import Handle, open_source
-from .progress import Progress
-from .storage.write import Storage
+from .convert import Conversion, store
+from .handle import open_array, use_classes
+from .machine.progress import Progress
+from .storage.write.groups import Storage
 
 __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "write"]
 
@@ -87,8 +87,7 @@ class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):
     _axis, _memory = CSC, csc_matrix
 
 
-for _class in (DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix):
-    Handle._classes[_class._axis, _class._memory is _class._axis.matrix] = _class
+use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix))
 
 
 def open(
@@ -144,8 +143,7 @@ def open(
     Read are: h5sparse, AnnData (all versions), binsparse 0.1, MATLAB v7.3, h5io, 10x Genomics v2
     and v3, and untagged groups of three arrays, where `format` and `shape` may be needed.
     """
-    source = open_source(file, name, mode, format, shape)
-    return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
+    return open_array(file, name, mode, format, shape, spmatrix)
 
 
 def write(
@@ -214,5 +212,5 @@ def write(
     ('csr', (5, 4), 10)
     """
     storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
-    write_any(file, matrix, name, format, storage, progress)
-    return open(file, name)
+    store(file, matrix, name, format, storage, progress)
+    return open_array(file, name)

@@ -1,22 +1,21 @@
 """Changes in place: refused (mode "r"), kept in memory ("c"), or written to the file ("r+")."""
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
 
-from .assignment import parse_change
 from .errors import ReadOnlyError
-from .handle import Handle
-from .storage.update import append_blocks, assign, scale
+from .handle import Handle, contents_of
+from .keys.assignment import parse_change
+from .matrices import blocks_of, check_block, in_memory
+from .storage.edit.update import append_blocks, assign, scale
+from .storage.formats.conventions import ARRAYS
 
 __all__ = ["Changing"]
-
-#: Stored values of a matrix on disk that are appended to another at a time.
-_BLOCK_BYTES = 1 << 26
 
 
 class Changing(Handle):
@@ -35,7 +34,8 @@ class Changing(Handle):
             super().__setitem__(key, value)  # type: ignore[misc]
             return
         self._source.check_open()
-        if self._source.is_same(value):
+        shown = contents_of(value)
+        if shown is not None and shown.source is self._source:
             value = value.to_memory()
         assign(self._source, parse_change(key, value, self.shape, self._axis, self._source.dtype))
 
@@ -131,78 +131,22 @@ class Changing(Handle):
 
     def _checked_blocks(self, rows: Any, grow: bool) -> Iterator[Any]:
         """Yield what is to be appended as blocks of this orientation, each of them checked."""
-        for number, block in enumerate(self._raw_blocks(rows)):
-            block = self._as_block(block)
-            where = f"{self._source.where}: block {number} of what is appended"
-            _, minor = self._axis.swap(block.shape)
-            names = self._axis.swap(("rows", "columns"))
-            if minor != self._n_minor and not grow:
-                hint = "; pass grow=True to accept that" if block.shape != self.shape else ""
-                raise ValueError(
-                    f"{where} has {minor} {names[1]}, but the matrix has {self._n_minor}{hint}"
-                )
-            if not np.can_cast(block.dtype, self._source.dtype, "same_kind"):
-                raise TypeError(
-                    f"{where}: cannot cast {block.dtype} to the stored {self._source.dtype} "
-                    "according to the rule 'same_kind'"
-                )
-            yield block
-
-    def _raw_blocks(self, rows: Any) -> Iterator[Any]:
-        if isinstance(rows, Handle) and rows._axis is self._axis:
-            yield from self._blocks_on_disk(rows)
-        elif issparse(rows) or isinstance(rows, np.ndarray) or not isinstance(rows, Iterable):
-            yield rows
-        else:
-            nested = isinstance(rows, list | tuple)
-            rows = iter(rows)
-            first = next(rows, None)
-            if first is None:
-                return
-            # Lists of numbers, and of such lists, are dense arrays.
-            if not issparse(first) and (
-                np.ndim(first) == 0 or (nested and isinstance(first, list | tuple))
-            ):
-                yield np.array([first, *rows])
-                return
-            yield first
-            yield from rows
-
-    def _blocks_on_disk(self, rows: Any) -> Iterator[Any]:
-        """Read another matrix, or this one as it was before, block by block."""
-        n_major = rows._n_major
-        if rows._source is not self._source:
-            for _, block in rows.iter_blocks(_BLOCK_BYTES):
-                yield block
-            return
-        per_row = max(1, rows.nnz // max(1, n_major)) * (rows.dtype.itemsize + 4)
-        step = max(1, _BLOCK_BYTES // per_row)
-        for first in range(0, n_major, step):
-            yield rows.fetch(slice(first, min(first + step, n_major)))
-
-    def _as_block(self, block: Any) -> Any:
-        """One block as scipy's class of this orientation, sorted and sure to be in range."""
-        if not issparse(block):
-            block = np.asarray(block)
-            if block.dtype.kind not in "biufc" or block.ndim not in (1, 2):
-                raise TypeError(
-                    f"cannot append {block.dtype} values in {block.ndim} dimensions: give sparse "
-                    "or numeric arrays of one or two"
-                )
-        if block.ndim == 1:
-            block = block.reshape(self._axis.swap((1, -1)))
-        block = self._axis.array(block)
-        block.check_format(full_check=True)
-        return block if block.has_sorted_indices else block.sorted_indices()
+        axis, dtype = self._axis, self._source.dtype
+        blocks = blocks_of(rows)
+        numbered = in_memory([rows] if blocks is None else blocks, axis, self._source)
+        for number, block in numbered:
+            what = f"{self._source.where}: block {number} of what is appended"
+            others = "the matrix" if grow else "the matrix (grow=True accepts others)"
+            check_block(block, what, axis, self._n_minor, dtype, others, grow)
+            block = axis.array(block)
+            # Whoever made it may have put anything into it, and what is stored stays.
+            block.check_format(full_check=True)
+            yield block if block.has_sorted_indices else block.sorted_indices()
 
     @contextmanager
     def _private(self) -> Iterator[None]:
         """Let scipy's code change the arrays in place: those handed out in "r+" are read-only."""
-        names = [
-            name
-            for name in ("data", "indices", "indptr")
-            if not getattr(self, name).flags.writeable
-        ]
+        names = [name for name in ARRAYS if not getattr(self, name).flags.writeable]
         for name in names:
             # Not in `_shared`: these are no longer what the file holds.
             self.__dict__[name] = getattr(self, name).copy()

@@ -8,9 +8,9 @@ import h5py
 from scipy.sparse import issparse
 
 from . import array
-from .handle import Handle
-from .interrupts import deferred
-from .storage.files import (
+from .handle import Handle, contents_of
+from .machine.interrupts import deferred
+from .storage.files.files import (
     changing,
     close_file,
     flush_file,
@@ -18,7 +18,7 @@ from .storage.files import (
     open_to_read,
     open_to_write,
 )
-from .storage.formats import is_sparse
+from .storage.formats.detect import is_sparse
 
 __all__ = ["File", "Group"]
 
@@ -248,6 +248,7 @@ def _store(group: h5py.Group, name: str, matrix: Any, *, overwrite: bool, **kwds
         options["chunks"] = chunks[0]
     elif chunks is True:
         del options["chunks"]
-    if isinstance(matrix, Handle) and matrix.closed:
-        matrix._source.check_open()
+    shown = contents_of(matrix)
+    if shown is not None:
+        shown.source.check_open()
     array.write(h5py.Group(group.id), matrix, name, overwrite=overwrite, **options)

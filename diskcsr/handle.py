@@ -1,28 +1,57 @@
 """A handle on a stored matrix: opening, closing, handing arrays out, pickling, refusing changes."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
 
 from . import interop
 from .axis import Axis
-from .errors import FormatError, StaleFileError
-from .interrupts import deferred
-from .options import require_memory
-from .storage.files import close_file
-from .storage.maps import is_untouched
-from .storage.opening import is_file_like, open_group
-from .storage.source import ARRAYS, Readers, Source, shared_source
+from .blocks.contents import Address, Contents
+from .errors import FormatError
+from .machine.buffers import Buffers
+from .machine.interrupts import deferred
+from .machine.options import require_memory
+from .storage.files.files import close_file
+from .storage.formats.conventions import ARRAYS
+from .storage.formats.opening import is_file_like, open_group
+from .storage.read.readers import Readers
+from .storage.read.source import Source, shared_source
 
-__all__ = ["Handle", "open_source"]
+__all__ = ["Handle", "contents_of", "open_array", "use_classes"]
 
 _MODES = ("r", "r+", "c")
 
 
-def open_source(
+def use_classes(classes: Iterable[Any]) -> None:
+    """Be told, once, of the classes that arrays are of: one for each axis and flavour."""
+    for one in classes:
+        Handle._classes[one._axis, one._memory is one._axis.matrix] = one
+    interop.register({one: one._memory for one in Handle._classes.values()})
+
+
+def contents_of(matrix: Any) -> Contents | None:
+    """Return what a matrix on disk shows now; None when `matrix` is none."""
+    return matrix._contents() if isinstance(matrix, Handle) else None
+
+
+def open_array(
+    file: Any,
+    name: str | None = None,
+    mode: str = "r",
+    format: str | None = None,
+    shape: tuple[int, int] | None = None,
+    spmatrix: bool = False,
+) -> Any:
+    """Open a stored matrix as the array that it is; see `diskcsr.open`."""
+    source = _open_source(file, name, mode, format, shape)
+    return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
+
+
+def _open_source(
     file: Any, name: str | None, mode: str, format: str | None, shape: tuple[int, int] | None
 ) -> Source:
-    """Check the mode and open what `file` holds; see `diskcsr.open`."""
+    """Check the mode and open what `file` holds."""
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
     with deferred():
@@ -59,14 +88,13 @@ class Handle:
 
     _axis: ClassVar[Axis]
     _memory: ClassVar[Any]  # scipy's class of the same format and flavour
-    #: The class for each axis and each of scipy's classes; filled by `diskcsr.array`.
+    #: The class for each axis and each of scipy's classes; see `use_classes`.
     _classes: ClassVar[dict[tuple[Axis, bool], Any]] = {}
     _shared: dict[str, np.ndarray]
     _source: Source
     _mode: str
     maxprint: int
     shape: tuple[int, int]
-    to_memory: Any  # of `diskcsr.reading`
 
     data = _StoredArray()
     indices = _StoredArray()
@@ -95,7 +123,7 @@ class Handle:
         format: str | None = None,
         shape: tuple[int, int] | None = None,
     ) -> Any:
-        source = open_source(file, name, mode, format, shape)
+        source = _open_source(file, name, mode, format, shape)
         if source.axis is not cls._axis:
             source.close()
             raise FormatError(
@@ -190,8 +218,7 @@ class Handle:
     @property
     def dtype(self) -> np.dtype:
         """The values' dtype; float16 in the file is float32 here, as scipy has no half floats."""
-        held = self._held()
-        return held["data"].dtype if "data" in held else self._source.dtype
+        return self._contents().dtype
 
     @dtype.setter
     def dtype(self, value: Any) -> None:
@@ -200,7 +227,7 @@ class Handle:
     @property
     def nnz(self) -> int:
         """Number of stored values, explicit zeros included."""
-        return self._source.nnz(self._n_major, self._held())
+        return self._contents().nnz
 
     @property
     def _n_major(self) -> int:
@@ -232,7 +259,7 @@ class Handle:
             return self.to_memory().conjugate(copy=False)
         if not copy:
             return self
-        if self._held() and not self._untouched():
+        if not self._contents().is_as_stored():
             return self.to_memory()  # of what callers made of it; the file is no longer the truth
         return self._over(self._source, self._mode, {})
 
@@ -247,7 +274,11 @@ class Handle:
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
 
-    # -------------------------------------------------------------------- handing arrays out
+    # ----------------------------------------------------------------------- what it shows
+
+    def _contents(self) -> Contents:
+        """Return what this array shows now."""
+        return Contents(self._source, self._held(), self._axis, self._shape)
 
     def _held(self) -> dict[str, np.ndarray]:
         """The arrays that were handed out: callers may have changed them, so they are the truth."""
@@ -257,14 +288,40 @@ class Handle:
                 held[name] = self.__dict__[name]
         return held
 
+    def _rows(self, stored: Any, buffers: Buffers | None = None) -> Any:
+        """Read whole rows, in the order asked for."""
+        contents = self._contents()
+        return self._in_memory(contents.read(contents.plan(stored), buffers), contents.n_minor)
+
+    def _in_memory(self, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], n_minor: int) -> Any:
+        """Make scipy's matrix of a block."""
+        return self._memory(arrays, shape=self._axis.swap((arrays[2].size - 1, n_minor)))
+
+    def to_memory(self) -> Any:
+        """Load the matrix.
+
+        Returns
+        -------
+        csr_array or csc_array
+            Detached from the file.
+
+        Raises
+        ------
+        MemoryBudgetError
+            When it does not fit ``diskcsr.options.memory_budget``; nothing was read.
+        """
+        return self._rows(range(self._n_major))
+
+    # -------------------------------------------------------------------- handing arrays out
+
     def _hand_out(self, name: str) -> np.ndarray:
         with self._source.lock:
             if name not in self.__dict__:
                 if name not in self._shared:
-                    array = self._source.whole(name, self._held())
-                    # Changes of it would not reach the file, which this mode promises.
-                    array.flags.writeable = self._mode != "r+"
-                    self._shared[name] = array
+                    nnz = self._contents().nnz
+                    # Changes of it would not reach the file, which mode "r+" promises.
+                    writeable = self._mode != "r+"
+                    self._shared[name] = self._source.whole(name, nnz, writeable=writeable)
                 self.__dict__[name] = self._shared[name]
             return self.__dict__[name]
 
@@ -297,24 +354,9 @@ class Handle:
             "Walk the matrix with iter_blocks(), select less, or raise the budget.",
         )
 
-    def _untouched(self) -> bool:
-        """Whether what was handed out surely still equals what the file holds."""
-        if self._shape != self._file_shape:
-            return False
-        held = self._held()
-        if any(held[name] is not self._shared.get(name) for name in held):
-            return False
-        # Row pointers are never a map; there are few enough to compare.
-        return all(
-            (self._mode == "r+" and not array.flags.writeable)
-            or is_untouched(array)
-            or (name == "indptr" and self._source.has_pointers(array))
-            for name, array in held.items()
-        )
-
     def __reduce__(self) -> Any:
-        path = self._source.path
-        if path is None or not self._untouched():
+        address = self._contents().address()
+        if address is None:
             whole = self.to_memory() if not self._held() else self
             arrays = (whole.data, whole.indices, whole.indptr)
             return self._memory, (arrays, self._shape)
@@ -326,25 +368,12 @@ class Handle:
         stored_as = self._twin() if self._flipped else type(self)
         # One process at a time may write: the copy of an array that can reads.
         mode = "r" if self._mode == "r+" else self._mode
-        what = (path, self._source.name, mode, self._source.hints)
-        state = (self._file_shape, self.dtype, self._source.file_state)
-        return _reopen, (stored_as, what, self._flipped, flags, state)
+        return _reopen, (stored_as, address, mode, self._flipped, flags)
 
 
-def _reopen(
-    cls: Any, what: tuple, flipped: bool, flags: dict[str, Any], state: tuple[Any, ...]
-) -> Any:
-    path, name, mode, hints = what
-    array = cls._open(path, name, mode=mode, **hints)
+def _reopen(cls: Any, address: Address, mode: str, flipped: bool, flags: dict[str, Any]) -> Any:
+    array = cls._over(address.open(), mode, {})
     array = array.transpose() if flipped else array
-    shape, dtype, file_state = state
-    if (array.shape, array.dtype) != (shape, dtype):
-        array.close()
-        raise StaleFileError(
-            f"{array._source.where} was of shape {shape} and dtype {dtype} when this array was "
-            f"pickled, and is of shape {array._file_shape} and dtype {array.dtype} now; open it "
-            "again"
-        )
-    if array._source.file_state == file_state:
+    if array._source.freshness.now() == address.state:
         array.__dict__.update(flags)
     return array

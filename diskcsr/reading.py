@@ -6,14 +6,15 @@ from typing import Any, Literal
 import numpy as np
 
 from .axis import CSR, axis_of
-from .batches import BUFFER_BYTES, Batches
-from .buffers import Buffers
-from .filtering import Keep
+from .blocks.batches import Batches
 from .handle import Handle
-from .options import options, require_memory
-from .plan import Plan
-from .selection import Selection, normalize, outer
-from .threads import ordered_map
+from .keys.keep import Keep
+from .keys.plan import Plan
+from .keys.selection import Selection, normalize, outer
+from .keys.widths import index_dtype
+from .machine.buffers import Buffers
+from .machine.options import options, require_memory
+from .machine.threads import ordered_map
 
 __all__ = ["Reading"]
 
@@ -107,21 +108,13 @@ class Reading(Handle):
         >>> for rows in samples:  # doctest: +SKIP
         ...     step(A.fetch(rows, out=buffers))
         """
-        stored = self._major_rows(rows)
-        return self._in_memory(*self._fetch(stored, out), len(stored), self._n_minor)
+        return self._rows(self._major_rows(rows), out)
 
     def _major_rows(self, rows: Any) -> Any:
         """Validate a list of major indices: a range, or an int64 array."""
         key = self._axis.swap((rows, slice(None)))
         selection = outer(key, self._shape, self._axis)
         return selection.stored
-
-    def _fetch(
-        self, stored: Any, buffers: Buffers | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        held = self._held()
-        plan = self._source.plan(stored, held)
-        return self._source.read(plan, self._n_minor, held, buffers)
 
     def batches(
         self,
@@ -163,26 +156,20 @@ class Reading(Handle):
         Batches
             An iterable of csr_array (of a CSC: csc_array), as often as wanted; ``len`` is the
             number of batches. Batches may be kept: memory is used again only once none of the
-            batches in it is referred to any more.
+            batches in it is referred to any more. They can be pickled. What was handed out of this
+            array (`data`, `indices`, `indptr`) when they are made is the truth for them; what is
+            handed out later is not looked at.
 
         Examples
         --------
         >>> for X, rows in A.batches(1024, shuffle=True, seed=0, return_rows=True):
         ...     model.partial_fit(X, y[rows], classes=classes)  # doctest: +SKIP
         """
-        chosen = range(self._n_major) if rows is None else self._major_rows(rows)
-        if buffer_size is None:
-            per_row = max(1, self.nnz // max(1, self._n_major)) * (self.dtype.itemsize + 4)
-            buffer_size = max(batch_size, BUFFER_BYTES // per_row)
-
-        def build(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n: int) -> Any:
-            return self._in_memory(data, indices, indptr, n, self._n_minor)
-
         return Batches(
-            self._fetch,
-            build,
-            chosen,
+            self._contents(),
+            None if rows is None else self._major_rows(rows),
             batch_size,
+            container=self._memory,
             shuffle=shuffle,
             seed=seed,
             block_size=block_size,
@@ -193,33 +180,24 @@ class Reading(Handle):
 
     def _blocks(self, selection: Selection, max_bytes: int) -> Iterator[tuple[int, int, Any]]:
         """Read what is stored of a selection block by block, the next ones while one is used."""
-        held = self._held()
-        elements = max(1, max_bytes // (self.dtype.itemsize + 4))
-        walk = self._source.walk(selection.stored, held, elements)
-        keep = Keep(selection, self._n_minor)
+        contents = self._contents()
+        walk = contents.walk(selection.stored, max(1, max_bytes // (self.dtype.itemsize + 4)))
+        keep = Keep(selection, contents.n_minor)
 
         def read(job: tuple[int, int, Plan]) -> tuple[int, int, Any]:
             first, last, plan = job
-            arrays = keep(first, *self._source.read(plan, self._n_minor, held))
-            return first, last, self._in_memory(*arrays, last - first, keep.n_minor)
+            return first, last, self._in_memory(keep(first, *contents.read(plan)), keep.n_minor)
 
         yield from ordered_map(read, walk, ahead=options.num_threads)
 
     def _take(self, selection: Selection) -> Any:
         if selection.element is not None:
-            return self._source.element(*selection.element, self._n_minor, self._held())
+            return self._contents().element(*selection.element)
         if selection.wanted is None:
             block = self._rows(selection.stored)
         else:
             block = self._filtered(selection)
         return block if selection.finish is None else selection.finish(block)
-
-    def _rows(self, stored: Any) -> Any:
-        """Whole rows, in the order asked for."""
-        held = self._held()
-        plan = self._source.plan(stored, held)
-        arrays = self._source.read(plan, self._n_minor, held)
-        return self._in_memory(*arrays, len(stored), self._n_minor)
 
     def _filtered(self, selection: Selection) -> Any:
         """Some entries of some rows: rows are read in blocks, and what is not wanted is dropped."""
@@ -231,36 +209,15 @@ class Reading(Handle):
             data.append(block.data)
             total += block.nnz
             self._require(total, n_major, "the selection")
-        index = np.int32 if total <= np.iinfo(np.int32).max else np.int64
-        return self._in_memory(
+        index = index_dtype(total)
+        arrays = (
             np.concatenate(data) if data else np.empty(0, self.dtype),
             np.concatenate(indices) if indices else np.empty(0, index),
             np.concatenate(counts).astype(index),
-            n_major,
-            len(selection.wanted),
         )
-
-    def _in_memory(
-        self, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, major: int, minor: int
-    ) -> Any:
-        return self._memory((data, indices, indptr), shape=self._axis.swap((major, minor)))
+        return self._in_memory(arrays, len(selection.wanted))
 
     # --------------------------------------------------------------------------- into memory
-
-    def to_memory(self) -> Any:
-        """Load the matrix.
-
-        Returns
-        -------
-        csr_array or csc_array
-            Detached from the file.
-
-        Raises
-        ------
-        MemoryBudgetError
-            When it does not fit ``diskcsr.options.memory_budget``; nothing was read.
-        """
-        return self._rows(range(self._n_major))
 
     def copy(self) -> Any:
         """Load the matrix: a copy is in memory and detached from the file. See `to_memory`."""

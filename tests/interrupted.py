@@ -34,8 +34,8 @@ import numpy as np
 import scipy.sparse as sp
 
 import diskcsr
-from diskcsr import interrupts
-from diskcsr.interrupts import deferred
+from diskcsr.machine import interrupts
+from diskcsr.machine.interrupts import deferred
 
 ROWS, COLUMNS = 120, 40
 #: Seconds a trial may take; most take some hundredths.
@@ -168,7 +168,7 @@ def turn(folder: Path) -> None:
 
 
 def turn_by_spilling(folder: Path) -> None:
-    from diskcsr.storage.convert import Memory
+    from diskcsr.streams.transpose import Memory
 
     least = Memory.least(COLUMNS)
     with diskcsr.open(folder / "other.h5") as A:

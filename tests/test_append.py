@@ -16,7 +16,7 @@ from strategies import matrices
 
 import diskcsr
 from diskcsr.errors import FormatError, ReadOnlyError
-from diskcsr.storage import update
+from diskcsr.storage.edit import update
 
 FORMATS = pytest.mark.parametrize("format", ["csr", "csc"])
 DENSE = np.array([[0, 1, 0], [0, 0, 2], [0, 0, 0], [3, 4, 0.0]])
@@ -108,7 +108,7 @@ def test_one_dimension_and_blocks(store, format):
 @FORMATS
 @pytest.mark.parametrize("other", ["csr", "csc"])
 def test_what_is_on_disk(store, format, other, monkeypatch):
-    monkeypatch.setattr("diskcsr.changing._BLOCK_BYTES", 64)
+    monkeypatch.setattr("diskcsr.matrices.BLOCK_BYTES", 64)
     monkeypatch.setattr(update, "_APPENDED", 10)
     plain = csr_array(count_matrix(20, 20).astype(float)).asformat(format)
     A = store(plain, by="diskcsr", mode="r+")

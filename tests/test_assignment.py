@@ -19,7 +19,7 @@ from strategies import keys, matrices
 
 import diskcsr
 from diskcsr.errors import ReadOnlyError, StaleFileError, StructureError
-from diskcsr.storage import update
+from diskcsr.storage.edit import update
 
 DENSE = np.array([[0, 1, 0, 5], [0, 0, 2, 6], [0, 0, 0, 0], [3, 4, 0, 7.0], [8, 0, 9, 0]])
 ROWS = np.array([0, 3, 3])

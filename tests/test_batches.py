@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from strategies import matrices
 
 import diskcsr
 from diskcsr import Buffers
+from diskcsr.blocks.contents import Contents
 
 ROWS = 103
 
@@ -557,20 +559,62 @@ def test_a_file_changed_in_the_middle_is_noticed(path, matrix):
 def test_the_next_buffer_is_fetched_while_this_one_is_used(array, monkeypatch):
     fetched = threading.Event()
     batches = array.batches(4, buffer_size=4)
-    fetch, calls = batches._fetch, []
+    read, calls = Contents.read, []
 
-    def counted(rows, buffers):
+    def counted(contents, plan, buffers):
         calls.append(threading.current_thread().name)
         if len(calls) == 2:
             fetched.set()
-        return fetch(rows, buffers)
+        return read(contents, plan, buffers)
 
-    monkeypatch.setattr(batches, "_fetch", counted)
+    monkeypatch.setattr(Contents, "read", counted)
     iterator = iter(batches)
     next(iterator)
     assert fetched.wait(10)
     assert len(calls) <= 2  # and not more than that one
     iterator.close()
+
+
+@pytest.mark.parametrize("library", ["pickle", "cloudpickle"])
+@pytest.mark.parametrize("flip", [False, True], ids=["array", "transpose"])
+def test_a_pickled_copy_goes_through_the_same_epochs(array, library, flip):
+    library = pytest.importorskip(library)
+    source = array.T if flip else array
+    batches = source.batches(10, shuffle=True, block_size=3, buffer_size=40, return_rows=True)
+    list(batches)
+    again = library.loads(library.dumps(batches))
+    assert len(library.dumps(batches)) < 3000
+    assert (again.epoch, len(again), repr(again)) == (1, len(batches), repr(batches))
+    for _ in range(2):
+        for (batch, rows), (other, numbers) in zip(batches, again, strict=True):
+            assert np.array_equal(rows, numbers)
+            same(other, batch, type(batch))
+
+
+def test_pickled_while_an_epoch_is_on(array, matrix):
+    batches = array.batches(40, rows=[5, 1, 77], shuffle=True, seed=3)
+    running = iter(batches)
+    again = pickle.loads(pickle.dumps(batches))
+    assert again.epoch == 1
+    (batch,) = running
+    assert sorted(batch.sum(1)) == sorted(matrix[[5, 1, 77]].sum(1))
+    (batch,), (other,) = batches, again
+    same(other, batch)
+
+
+def test_a_pickled_copy_has_what_was_changed_in_memory(path, matrix):
+    with diskcsr.open(path, mode="c") as A:
+        A.data[:] = np.arange(A.nnz)
+        expected = list(A.batches(20))
+        again = pickle.loads(pickle.dumps(A.batches(20)))
+    for batch, other in zip(expected, again, strict=True):
+        same(other, batch)
+
+
+def test_batches_keep_the_flavour_of_the_array(path):
+    with diskcsr.open(path, spmatrix=True) as A:
+        again = pickle.loads(pickle.dumps(A.batches(50)))
+        assert [type(batch) for batch in again] == [csr_matrix] * 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="wants /proc")

@@ -9,7 +9,7 @@ import pytest
 from filtered import FILTERS, as_stored, count_matrix, store
 
 import diskcsr
-from diskcsr.cache import CacheInfo, ChunkCache, cache
+from diskcsr.machine.cache import CacheInfo, ChunkCache, cache
 
 KB = 1000
 

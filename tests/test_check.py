@@ -16,9 +16,9 @@ from scipy.sparse import csr_array
 from strategies import matrices
 
 import diskcsr
-from diskcsr.storage import scan as scanning
-from diskcsr.storage.check import Problem
-from diskcsr.storage.check import check as check_apart
+from diskcsr.storage.check import scan as scanning
+from diskcsr.storage.check.check import Problem
+from diskcsr.storage.check.check import check as check_apart
 
 #: In this process: starting another one for every file takes too long.
 check = partial(check_apart, isolated=False)
@@ -451,7 +451,7 @@ def test_a_repair_that_fails_changes_nothing(tmp_path, monkeypatch, step):
     def fail(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"diskcsr.storage.repair.{step}", fail)
+    monkeypatch.setattr(f"diskcsr.storage.check.repair.{step}", fail)
     with pytest.raises(KeyboardInterrupt):
         check(path, repair=True)
     assert path.read_bytes() == raw
@@ -500,8 +500,8 @@ _FLIP = """
 import random, sys
 from pathlib import Path
 import diskcsr
-from diskcsr.storage.check import check
-from diskcsr.storage import formats
+from diskcsr.storage.check.check import check
+from diskcsr.storage.formats import detect as formats
 
 source, work, first, last = sys.argv[1:]
 raw = Path(source).read_bytes()

@@ -16,8 +16,8 @@ from scipy.sparse import csr_array
 
 import diskcsr
 from diskcsr import __main__ as cli
-from diskcsr.storage.check import check
-from diskcsr.storage.describe import describe_file
+from diskcsr.storage.check.check import check
+from diskcsr.storage.check.describe import describe_file
 
 HERE = Path(diskcsr.__file__).parents[1]
 real = pytest.mark.skipif(not ROOT.is_dir(), reason="the sample files are not here")
@@ -197,7 +197,7 @@ def test_hints(tmp_path, monkeypatch):
     assert "pieces" not in hints(path.with_name("one.h5"))
     store(matrix, chunks=(1 << 21,), maxshape=(None,), compression="gzip")
     assert "data: chunks of 2097152 elements are huge" in hints(path)
-    monkeypatch.setattr("diskcsr.storage.describe.find_library", lambda *names: None)
+    monkeypatch.setattr("diskcsr.storage.check.describe.find_library", lambda *names: None)
     assert "diskcsr[codecs]" in hints(path)
     store(matrix.tocsc(), maxshape=(None,))
     assert "columns are contiguous, rows are not" in hints(path)
@@ -206,7 +206,7 @@ def test_hints(tmp_path, monkeypatch):
     store(matrix, maxshape=(None,))
     assert "indices are int64 where int32 would do" in hints(path)
     assert "indices are not sorted within rows" in hints(path)
-    monkeypatch.setattr("diskcsr.storage.describe._CHEAP", 10)
+    monkeypatch.setattr("diskcsr.storage.check.describe._CHEAP", 10)
     assert "not sorted" not in hints(path)
     assert "not sorted" in hints(path, deep=True)
     layout = h5py.VirtualLayout((1500,), "f8")

@@ -30,7 +30,7 @@ def same(array, expected):
 
 
 def least(n_minor):
-    from diskcsr.storage.convert import Memory
+    from diskcsr.streams.transpose import Memory
 
     return Memory.least(n_minor)
 

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from strategies import indptrs, major_indices
 
 import diskcsr
-from diskcsr.plan import plan_reads
+from diskcsr.keys.plan import plan_reads
 from diskcsr.storage import codecs, filters
-from diskcsr.storage.decode import chunk_pieces
+from diskcsr.storage.read.decode import chunk_pieces
 
 DATA = [
     "?", "i1", "u1", "<i2", ">i2", "<u4", ">u4", "<i8", ">u8", "<f2", ">f2", "<f4", ">f4", "<f8",

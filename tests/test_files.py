@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 import pytest
 
-import diskcsr.storage.files as files
-import diskcsr.storage.rollback as rollback
+import diskcsr.storage.files.files as files
+import diskcsr.storage.files.rollback as rollback
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError
-from diskcsr.storage.files import (
+from diskcsr.storage.files.files import (
     close_file,
     flush_file,
     journal_of,
@@ -27,8 +27,8 @@ from diskcsr.storage.files import (
     path_of,
     transaction,
 )
-from diskcsr.storage.journal import JournalFile
-from diskcsr.storage.rollback import is_hot, settle
+from diskcsr.storage.files.journal import JournalFile
+from diskcsr.storage.files.rollback import is_hot, settle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 LENGTH = 3000
@@ -465,7 +465,7 @@ def test_two_processes(path):
         step(file)
         file.flush()
         code = (
-            "import sys; from diskcsr.storage.files import *\n"
+            "import sys; from diskcsr.storage.files.files import *\n"
             "try: open_to_write(sys.argv[1])\n"
             "except BlockingIOError as problem: print(type(problem).__name__)\n"
             "print(open_to_read(sys.argv[1]).attrs['n'])"
@@ -510,7 +510,7 @@ def test_a_forked_child(path):
 def test_the_end_of_the_program(path, code, expected):
     found = run(
         f"import sys, os, h5py; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
-        "from test_files import step\nfrom diskcsr.storage.files import *\n"
+        "from test_files import step\nfrom diskcsr.storage.files.files import *\n"
         f"file = open_to_write(sys.argv[1])\n{code}",
         path,
     )

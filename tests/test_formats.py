@@ -17,8 +17,9 @@ from scipy.sparse import csc_array, csr_array
 
 import diskcsr
 from diskcsr import ClosedFileError, CorruptFileError, FormatError
-from diskcsr.storage import formats
-from diskcsr.storage.formats import FORMATS, Header, Hints
+from diskcsr.storage.formats import detect as formats
+from diskcsr.storage.formats.detect import FORMATS, Header, Hints
+from diskcsr.storage.formats.tags import default_tags, stamp
 
 PLAIN = ("data", "indices", "indptr")
 DENSE = np.array([[1, 0, 2, 0], [0, 0, 0, 0], [0, 3, 0, 4]], dtype=np.float32)
@@ -147,7 +148,7 @@ every_golden = pytest.mark.parametrize(
 
 def both_tags(parent, format="csr"):
     group = h5sparse_group(parent, format)
-    formats.stamp(group, Header(format, DENSE.shape, *PLAIN, "x"), "both")
+    stamp(group, Header(format, DENSE.shape, *PLAIN, "x"), "both")
     return group
 
 
@@ -1017,7 +1018,7 @@ TAGS = {
 @pytest.mark.parametrize("format", ["csr", "csc"])
 def test_stamp(file, format, tags):
     group = put(file.create_group("m"), format)
-    formats.stamp(group, Header(format, DENSE.shape, *PLAIN, "new"), tags)
+    stamp(group, Header(format, DENSE.shape, *PLAIN, "new"), tags)
     assert set(group.attrs) == TAGS[tags]
     for name in TAGS[tags] - {"h5sparse_shape", "shape"}:
         kind, space = raw_type(group, name)
@@ -1045,7 +1046,7 @@ def test_stamp(file, format, tags):
 def test_stamping_again_leaves_nothing_stale(file, tags):
     group = both_tags(file, "csc")
     group.attrs["mine"] = "kept"
-    formats.stamp(group, Header("csc", (8, 4), *PLAIN, "x"), tags)
+    stamp(group, Header("csc", (8, 4), *PLAIN, "x"), tags)
     assert set(group.attrs) == TAGS[tags] | {"mine"}
     assert formats.detect(group).shape == (8, 4)
 
@@ -1053,9 +1054,9 @@ def test_stamping_again_leaves_nothing_stale(file, tags):
 def test_stamp_refuses(file):
     group = matlab_group(file)
     with pytest.raises(FormatError, match="data, ir, jc"):
-        formats.stamp(group, formats.detect(group), "both")
+        stamp(group, formats.detect(group), "both")
     with pytest.raises(ValueError, match="'both', 'anndata', 'h5sparse', not 'all'"):
-        formats.stamp(group, Header("csr", DENSE.shape, *PLAIN, "x"), "all")
+        stamp(group, Header("csr", DENSE.shape, *PLAIN, "x"), "all")
     assert "h5sparse_format" not in group.attrs
 
 
@@ -1064,7 +1065,7 @@ def test_stamp_refuses(file):
 def test_anndata_reads_what_is_stamped(file, format, tags):
     anndata_io = pytest.importorskip("anndata.io")
     group = put(file.create_group("m"), format)
-    formats.stamp(group, Header(format, DENSE.shape, *PLAIN, "new"), tags)
+    stamp(group, Header(format, DENSE.shape, *PLAIN, "new"), tags)
     loaded = anndata_io.read_elem(group)
     assert loaded.format == format
     assert loaded.dtype == DENSE.dtype
@@ -1083,20 +1084,20 @@ def test_what_anndata_writes_is_recognised(file, format):
 
 def test_default_tags(file):
     group = file.create_group("a/b")
-    assert formats.default_tags(group) == formats.default_tags(file) == "both"
+    assert default_tags(group) == default_tags(file) == "both"
     file.create_group("obs")
-    assert formats.default_tags(group) == "both"
+    assert default_tags(group) == "both"
     file.create_dataset("var", data=[1])
-    assert formats.default_tags(group) == formats.default_tags(file) == "anndata"
+    assert default_tags(group) == default_tags(file) == "anndata"
 
 
 @pytest.mark.parametrize("place", ["/", "/mod/rna"])
 def test_default_tags_inside_an_anndata_object(file, place):
     file.require_group(place).attrs["encoding-type"] = "anndata"
     group = file.require_group("/mod/rna/layers")
-    assert formats.default_tags(group) == "anndata"
+    assert default_tags(group) == "anndata"
     file["/mod/rna"].attrs["encoding-type"] = 5
-    assert formats.default_tags(group) == ("anndata" if place == "/" else "both")
+    assert default_tags(group) == ("anndata" if place == "/" else "both")
 
 
 # ------------------------------------------------------------------------------------ anything else
@@ -1178,7 +1179,7 @@ def check_any_group(group, format=None, shape=None):
     assert isinstance(formats.is_sparse(group), bool)
     assert formats.find(group.file) in ([], [group.name])
     assert isinstance(formats.describe(group), str)
-    assert formats.default_tags(group) in ("both", "anndata")
+    assert default_tags(group) in ("both", "anndata")
 
 
 @relaxed

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from filtered import FILTERS, chunks_of, count_matrix, overwrite, store
 
 import diskcsr
-from diskcsr.storage.chunks import check_chunks, index_chunks, refuse_overlap, unwritten
+from diskcsr.storage.files.chunks import check_chunks, index_chunks, refuse_overlap, unwritten
 
 N, CHUNK = 4096, 512
 MATRIX = sp.csr_array((np.arange(1.0, N + 1), np.arange(N) % 7, np.arange(N + 1)), shape=(N, 7))
@@ -23,7 +23,7 @@ PARTS = ("data", "indices", "indptr")
 #: Of a chunk in a version 1 B-tree.
 FIELDS = ["size", "mask", "first", "zero", "place"]
 
-check = diskcsr.storage.check.check
+check = diskcsr.check
 
 
 def write(path, layout="none", libver="earliest", matrix=MATRIX, chunk=CHUNK):

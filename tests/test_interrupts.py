@@ -14,9 +14,17 @@ import pytest
 import scipy.sparse as sp
 
 import diskcsr
-from diskcsr import interrupts
 from diskcsr.errors import WriteError
-from diskcsr.interrupts import allowing, check, deferred, protected, pulled, stand_by, stand_down
+from diskcsr.machine import interrupts
+from diskcsr.machine.interrupts import (
+    allowing,
+    check,
+    deferred,
+    protected,
+    pulled,
+    stand_by,
+    stand_down,
+)
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),

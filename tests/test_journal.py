@@ -14,9 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError
-from diskcsr.storage import journal as journal_module
-from diskcsr.storage.journal import JournalFile
-from diskcsr.storage.rollback import HEADER, PAGE, RECORD, is_hot, journal_path, settle
+from diskcsr.storage.files import journal as journal_module
+from diskcsr.storage.files.journal import JournalFile
+from diskcsr.storage.files.rollback import (
+    HEADER,
+    PAGE,
+    RECORD,
+    is_hot,
+    journal_path,
+    settle,
+)
 
 
 def some_bytes(n, seed=0):
@@ -436,7 +443,7 @@ def test_a_file_system_without_locks(path, monkeypatch):
 
 
 def test_a_reader_waits_for_a_transaction_and_not_forever(path, monkeypatch):
-    monkeypatch.setattr("diskcsr.storage.rollback.PATIENCE", 0.05)
+    monkeypatch.setattr("diskcsr.storage.files.rollback.PATIENCE", 0.05)
     file = JournalFile(path)
     settle(path)
     file.write(b"half")
@@ -518,7 +525,7 @@ def test_a_forked_child_does_not_hold_the_lock(path, old):
 
 def test_the_end_of_the_program(path, old):
     code = (
-        "import sys; from diskcsr.storage.journal import JournalFile\n"
+        "import sys; from diskcsr.storage.files.journal import JournalFile\n"
         "file = JournalFile(sys.argv[1]); file.write(b'half')"
     )
     found = subprocess.run(

@@ -1,6 +1,7 @@
-"""Imports go down: a module knows only those below it. Libraries and formats have their place."""
+"""Imports go down: a room knows only those below it. Libraries and formats have their place."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,51 +10,47 @@ import diskcsr
 
 ROOT = Path(diskcsr.__file__).parent
 
-#: From the bottom up. A module may import those of the lines before its own, not its neighbours.
-LAYERS = [
-    "errors axis kernels.rows kernels.codecs kernels.transpose kernels storage",
-    "interrupts",
-    "options",
-    "threads buffers cache selection plan progress terminal",
-    "filtering batches assignment",
+#: The rooms from the bottom up, and of the rooms above it in this table those that each imports.
+#: A room is a package or, at the top of the tree, a module; inside a room modules may import one
+#: another, as long as they go round in no circle.
+ROOMS = {
+    "errors": "",
+    "axis": "",
+    "kernels": "",
+    "machine": "errors",
+    "keys": "errors axis kernels",
+    "streams": "axis kernels machine keys",
     # What touches a file.
-    "storage.rollback",
-    "storage.journal",
-    "storage.files",
-    "storage.chunks",
-    "storage.fields storage.codecs storage.descriptor",
-    "storage.conventions storage.scaleoffset storage.readers",
-    "storage.formats storage.filters storage.maps storage.problems",
-    "storage.decode storage.encode storage.tags",
-    "storage.choose storage.opening storage.pointers",
-    "storage.source storage.streams",
-    "storage.convert storage.write storage.scan",
-    "storage.virtual storage.update storage.repair",
-    "storage.check storage.describe",
+    "storage": "",
+    "storage.files": "errors machine",
+    "storage.formats": "errors axis storage.files",
+    "storage.codecs": "errors kernels machine",
+    "storage.read": "errors axis kernels machine keys storage.files storage.formats storage.codecs",
+    "storage.write": "machine keys streams storage.files storage.formats storage.codecs",
+    # Whole lines of what an array shows; what edits and checks a file walks over them, too.
+    "blocks": "errors axis machine keys storage.files storage.formats storage.read",
+    "storage.edit": "errors axis keys "
+    "storage.files storage.formats storage.codecs storage.read storage.write blocks",
+    "storage.check": "errors axis machine keys "
+    "storage.files storage.formats storage.codecs storage.read blocks",
     # What users hold.
-    "interop",
-    "handle",
-    "reading changing",
-    "conversion",
-    "array",
-    "interop.anndata h5",
-    "",  # the package itself: public names only
-    # The benchmark, above everything.
-    "bench bench.workloads bench.machine bench.source bench.adapters bench.adapters.base",
-    "bench.adapters.in_memory bench.adapters.plain_h5py bench.adapters.anndata_h5ad",
-    "bench.adapters.mapped bench.adapters.disk bench.adapters.plain_zarr "
-    "bench.adapters.h5sparse_rows bench.adapters.anndata_zarr bench.adapters.scdataset_loader "
-    "bench.adapters.tiledb_soma bench.adapters.bpcells_dir bench.adapters.hdf5array_tatami "
-    "bench.adapters.annbatch_loader",
-    "bench.cases bench.cells bench.figures",
-    "bench.measure bench.report",
-    "bench.run",
-    "bench.__main__",
-    "__main__",
-]
-LEVEL = {name: level for level, line in enumerate(LAYERS) for name in (line.split() or [""])}
-#: Imported upwards, each inside a function, when another library asks for us.
-LAZY = {("interop", "interop.anndata")}
+    "interop": "",
+    "handle": "errors axis machine storage.files storage.formats storage.read blocks interop",
+    "reading": "axis machine keys blocks handle",
+    "matrices": "axis machine streams storage.formats storage.read blocks handle",
+    "changing": "errors keys storage.formats storage.edit handle matrices",
+    "convert": "axis machine keys streams "
+    "storage.formats storage.write blocks storage.edit handle reading matrices",
+    "array": "axis machine storage.write handle changing convert",
+    "h5": "machine storage.files storage.formats handle array",
+    # The package itself: public names only.
+    "diskcsr": "errors machine storage.check blocks convert array h5",
+    # Above everything.
+    "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
+    "__main__": "errors machine storage.check diskcsr bench",
+}
+#: The codecs lie flat in ``storage``, and are the room of that name.
+FLAT = {f"storage.{name}": "storage.codecs" for name in ("encode", "filters", "scaleoffset")}
 
 
 def name_of(path):
@@ -67,61 +64,95 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 every_module = pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "diskcsr")
 
 
-def imports(name):
-    """Yield (imported module as a full dotted name, whether inside a function)."""
+def room_of(name):
+    """The room a module lies in: of those whose name its own begins with, the innermost."""
+    if not name:
+        return "diskcsr"
+    name = FLAT.get(name, name)
+    return max((room for room in ROOMS if f"{name}.".startswith(f"{room}.")), key=len, default=None)
+
+
+def imports(name, searched=None):
+    """Yield what a module imports, as full dotted names; functions are looked into, too."""
     package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     above = ["diskcsr", *filter(None, package.split("."))]
-    inside = {
-        id(node)
-        for function in ast.walk(TREES[name])
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-    }
-    for node in ast.walk(TREES[name]):
+    for node in searched or ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, id(node) in inside
+                yield alias.name
         elif isinstance(node, ast.ImportFrom):
             base = above[: len(above) - node.level + 1] if node.level else []
             module = ".".join([*base, *filter(None, [node.module])])
             for alias in node.names:
-                # ``from .storage import maps`` imports a module, ``from .axis import CSR`` a name.
+                # ``from .read import maps`` imports a module, ``from .axis import CSR`` a name.
                 full = f"{module}.{alias.name}"
                 is_module = full.removeprefix("diskcsr.") in MODULES and full.startswith("diskcsr.")
-                yield full if is_module else module, id(node) in inside
+                yield full if is_module else module
 
 
-def test_every_module_has_its_layer():
-    assert set(MODULES) == set(LEVEL)
+def own_imports(name):
+    """Yield the modules of this package that a module imports."""
+    for module in imports(name):
+        if module.split(".")[0] == "diskcsr":
+            yield module.removeprefix("diskcsr").lstrip(".")
+
+
+def test_every_module_lies_in_a_room():
+    assert [name for name in MODULES if room_of(name) is None] == []
+    assert {room_of(name) for name in MODULES} == set(ROOMS)
+
+
+def test_the_table_names_rooms_above_alone():
+    known = []
+    for room, below in ROOMS.items():
+        assert set(below.split()) <= set(known), room
+        known.append(room)
 
 
 @every_module
-def test_imports_go_down(name):
-    for module, lazily in imports(name):
-        if module.split(".")[0] != "diskcsr":
-            continue
-        other = module.removeprefix("diskcsr").lstrip(".")
-        if (name, other) in LAZY:
-            assert lazily, f"{name} must import {other} inside a function"
-            continue
-        assert LEVEL[other] < LEVEL[name], f"{name} imports {other}"
+def test_a_module_imports_the_rooms_that_the_table_names(name):
+    room = room_of(name)
+    allowed = {room, *ROOMS[room].split()}
+    found = {room_of(other) for other in own_imports(name)}
+    assert found <= allowed, f"{name} imports {sorted(found - allowed)}"
 
 
-#: Which modules may import a library; those marked True only inside a function.
+def test_no_room_is_allowed_what_it_does_not_use():
+    for room, below in ROOMS.items():
+        used = {
+            room_of(other)
+            for name in MODULES
+            if room_of(name) == room
+            for other in own_imports(name)
+        }
+        assert set(below.split()) <= used, room
+
+
+def test_modules_go_round_in_no_circle():
+    # Of the package itself only ``__main__`` and the benchmark know; it is left out.
+    graph = {
+        name: {other for other in own_imports(name) if other != name and other}
+        for name in MODULES
+        if name
+    }
+    assert list(TopologicalSorter(graph).static_order())
+
+
+#: Which modules may import a library.
 ALLOWED = {
     "numba": lambda name: name.startswith("kernels."),
     "h5py": lambda name: name.startswith(("storage.", "bench.adapters.")) or name == "h5",
     "anndata": lambda name: name == "interop.anndata" or name.startswith("bench.adapters."),
     "scipy": lambda name: not name.startswith("kernels"),
     "matplotlib": lambda name: name == "bench.figures",
-    "rich": lambda name: name == "terminal",
-    "tqdm": lambda name: name == "progress",
+    "rich": lambda name: name == "machine.terminal",
+    "tqdm": lambda name: name == "machine.progress",
 }
 
 
 @every_module
 def test_libraries_have_their_place(name):
-    for module, _ in imports(name):
+    for module in imports(name):
         allowed = ALLOWED.get(module.split(".")[0])
         assert allowed is None or allowed(name), f"{name} imports {module}"
         assert not module.startswith("scipy.sparse.linalg")
@@ -129,12 +160,17 @@ def test_libraries_have_their_place(name):
 
 @every_module
 def test_kernels_are_imported_when_they_are_needed(name):
-    for module, lazily in imports(name):
-        if module.startswith("diskcsr.kernels") and not name.startswith("kernels"):
-            assert lazily, f"{name} imports {module} at once, and with it the compiler"
+    # ``from .. import kernels`` loads none of them; naming one in an import would.
+    room = room_of(name)
+    searched = TREES[name].body if room == "storage.codecs" else ast.walk(TREES[name])
+    if room != "kernels":
+        found = {
+            module for module in imports(name, searched) if module.startswith("diskcsr.kernels.")
+        }
+        assert not found, f"{name} imports {found}, and with it the compiler"
 
 
-KNOW_FORMATS = {"axis", "storage.formats", "storage.conventions"}
+KNOW_FORMATS = {"axis", "storage.formats.detect", "storage.formats.conventions"}
 
 
 @every_module
@@ -152,7 +188,7 @@ def test_rows_and_columns_are_told_apart_in_one_place(name):
 def test_the_kernels_know_only_arrays():
     for name in MODULES:
         if name.startswith("kernels."):
-            assert {module for module, _ in imports(name)} <= {"numba", "numpy", "ctypes", "os"}
+            assert {*imports(name)} <= {"numba", "numpy", "ctypes", "os", "diskcsr.kernels"}
 
 
 def test_public_names_are_all_there():

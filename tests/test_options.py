@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 
 import diskcsr
 from diskcsr import options as exported
-from diskcsr.options import (
+from diskcsr.machine.options import (
     Options,
     _left_in_cgroups,
     available_memory,
@@ -22,7 +22,7 @@ from diskcsr.options import (
 )
 
 # ``diskcsr.options`` is the instance; this is where it comes from.
-module = sys.modules["diskcsr.options"]
+module = sys.modules["diskcsr.machine.options"]
 ROOT = Path(diskcsr.__file__).resolve().parent.parent
 GB = 10**9
 

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import indptrs, major_indices
 
-from diskcsr.plan import MAX_GAP, MAX_RANGE, Plan, plan_batches, plan_reads, plan_span
+from diskcsr.keys.plan import MAX_GAP, MAX_RANGE, Plan, plan_batches, plan_reads, plan_span
 
 
 @st.composite

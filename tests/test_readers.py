@@ -4,6 +4,8 @@ import gc
 import io
 import os
 import struct
+import threading
+import time
 from pathlib import Path
 
 import h5py
@@ -13,6 +15,8 @@ import scipy.sparse as sp
 from numpy.testing import assert_array_equal
 
 import diskcsr
+from diskcsr.keys.plan import plan_span
+from diskcsr.storage.read.readers import ConstantReader, H5Reader, Wanted, gather_together
 
 PARTS = ("data", "indices", "indptr")
 N, WIDTH = 60, 40
@@ -635,3 +639,48 @@ def test_descriptors_are_not_inherited(tmp_path):
         # One of them is HDF5's, which is its affair.
         assert len(ours) == 2
         assert sum(os.get_inheritable(fd) for fd in ours) <= 1
+
+
+def test_readers_count_right_in_several_threads():
+    """A count is two steps, reading and writing it: a thread must not come in between."""
+    reader = ConstantReader("here", np.float64(1), 10, "for a test")
+
+    class Slow(int):
+        """A number that takes a while to be added, so that other threads get their turn."""
+
+        def __radd__(self, other):
+            time.sleep(1e-4)
+            return other + int(self)
+
+    def count():
+        for _ in range(20):
+            reader._count(1, Slow(8), 2)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (reader.ranges_read, reader.bytes_read, reader.chunks_read) == (80, 640, 160)
+
+
+def test_reading_together_finishes_each(tmp_path):
+    """Stored booleans that are neither 0 nor 1 are put right, whoever asks for them."""
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        for name in "ab":
+            raw = file.create_dataset(name, data=np.array([0, 1, 1, 0], bool))
+            raw.id.write(
+                h5py.h5s.ALL, h5py.h5s.ALL, np.array([0, 2, -1, 0], np.int8), raw.id.get_type()
+            )
+    with h5py.File(tmp_path / "m.h5", "r") as file:
+        plan = plan_span(0, 4, np.array([0, 4]))
+        wanted = [
+            Wanted(H5Reader(file[name], name, "for a test"), plan, np.empty(4, bool), None)
+            for name in "ab"
+        ]
+        gather_together(wanted)
+        alone = np.empty(4, bool)
+        wanted[0].reader.gather(plan, alone)
+        for out in (wanted[0].out, wanted[1].out, alone):
+            assert out.view(np.uint8).tolist() == [0, 1, 1, 0]
+        assert wanted[0].reader.bytes_read == 2 * wanted[1].reader.bytes_read == 8

@@ -19,10 +19,11 @@ import scipy.sparse as sp
 from numpy.testing import assert_array_equal
 
 import diskcsr
-from diskcsr import plan, reading
-from diskcsr.cache import cache
+from diskcsr import reading
+from diskcsr.blocks.contents import Contents
 from diskcsr.kernels import rows as kernels
-from diskcsr.storage.source import Source
+from diskcsr.keys import plan
+from diskcsr.machine.cache import cache
 
 PARTS = ("data", "indices", "indptr")
 N_ROWS, N_COLUMNS, PER_ROW = 400, 5000, 1000
@@ -410,13 +411,13 @@ def test_many_scattered_pointers_are_read_at_once(stored, record):
 def small_blocks(monkeypatch):
     """Blocks of 80 kB; return the sizes of those that were read."""
     monkeypatch.setattr(reading, "BLOCK", 10_000)
-    sizes, read = [], Source.read
+    sizes, read = [], Contents.read
 
-    def watched(source, plan, *rest, **more):
+    def watched(contents, plan, *rest, **more):
         sizes.append(plan.size * 8)
-        return read(source, plan, *rest, **more)
+        return read(contents, plan, *rest, **more)
 
-    monkeypatch.setattr(Source, "read", watched)
+    monkeypatch.setattr(Contents, "read", watched)
     return sizes
 
 
@@ -578,7 +579,7 @@ def test_h5py_reads_each_chunk_once_a_call(tmp_path, plain, layout, n):
 
 
 def test_h5py_reads_a_long_run_in_bounded_pieces(tmp_path, plain, monkeypatch):
-    monkeypatch.setattr("diskcsr.storage.readers.H5_BLOCK", 4 * CHUNK)
+    monkeypatch.setattr("diskcsr.storage.read.readers.H5_BLOCK", 4 * CHUNK)
     path = write(tmp_path / "m.h5", plain, **LAYOUTS["gzip"])
     A = diskcsr.open(io.BytesIO(path.read_bytes()), "X")
     A.reader["data"]._dset = watched = Watched(A.reader["data"]._dset)

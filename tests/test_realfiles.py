@@ -9,7 +9,7 @@ from realfiles import GROUPS, NEGATIVE, ROOT, Group
 from scipy.sparse import csc_array, csr_array
 
 import diskcsr
-from diskcsr.storage import formats
+from diskcsr.storage.formats import detect as formats
 
 pytestmark = pytest.mark.skipif(
     not ROOT.is_dir(), reason="the sample files (../shared/realfiles) are not here"

@@ -29,7 +29,7 @@ from strategies import DTYPES, bad_keys, keys, matrices, outer_keys
 
 import diskcsr
 from diskcsr.axis import CSC, CSR
-from diskcsr.selection import Selection, normalize, outer
+from diskcsr.keys.selection import Selection, normalize, outer
 
 LAYOUTS = ("raw", "gzip")
 OLD_SCIPY = tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 16)

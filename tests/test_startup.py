@@ -52,6 +52,26 @@ def test_importing_loads_nothing_heavy():
     assert not any(module.startswith("diskcsr.kernels.") for module in ours)
 
 
+def test_kernels_are_imported_at_their_first_use():
+    steps = run(
+        "import json, sys\n"
+        "from diskcsr import kernels\n"
+        "seen = [sorted(m for m in ('numba', 'diskcsr.kernels.rows') if m in sys.modules)]\n"
+        "kernels.rows.gather\n"
+        "seen.append(sorted(m for m in ('numba', 'diskcsr.kernels.rows') if m in sys.modules))\n"
+        "seen.append([name in vars(kernels) for name in ('rows', 'codecs', 'transpose')])\n"
+        "print(json.dumps(seen))"
+    )
+    assert steps == [[], ["diskcsr.kernels.rows", "numba"], [True, False, False]]
+
+
+def test_there_are_no_other_kernels():
+    from diskcsr import kernels
+
+    with pytest.raises(AttributeError, match=r"'diskcsr\.kernels' has no attribute 'row'"):
+        kernels.row  # noqa: B018
+
+
 @pytest.mark.parametrize(
     "use",
     [

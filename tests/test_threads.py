@@ -13,9 +13,9 @@ import pytest
 from scipy.sparse import csr_array
 
 import diskcsr
-from diskcsr import threads
-from diskcsr.options import options
-from diskcsr.threads import ordered_map, run_parts
+from diskcsr.machine import threads
+from diskcsr.machine.options import options
+from diskcsr.machine.threads import ordered_map, run_parts
 
 #: Seconds after which something that takes none is taken to hang.
 PATIENCE = 60

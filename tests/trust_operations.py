@@ -308,7 +308,7 @@ def check_index(path: Any, original: Any) -> str | None:
     have lost a chunk without a trace: then `check` must say that nobody wrote it.
     """
     import diskcsr
-    from diskcsr.storage.check import check
+    from diskcsr import check
 
     expected = _read_directly(original, lambda matrix: matrix.to_memory())
     for read in (

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..terminal import Parser, print_table, run_program, say
+from ..machine.terminal import Parser, print_table, run_program, say
 from .adapters import PEERS, load_adapter
 from .cases import CASES
 from .figures import require_matplotlib, save_overview

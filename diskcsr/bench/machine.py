@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import diskcsr
-from diskcsr.storage.files import hdf5_version, open_to_read
+from diskcsr.storage.files.files import hdf5_version, open_to_read
 
 __all__ = [
     "Others",

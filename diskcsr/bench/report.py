@@ -4,8 +4,8 @@ import json
 from html import escape
 from typing import Any
 
-from ..options import format_bytes
-from ..terminal import print_table
+from ..machine.options import format_bytes
+from ..machine.terminal import print_table
 from .figures import chart_uri
 
 __all__ = ["about", "as_html", "as_json", "print_report", "summary"]

@@ -14,10 +14,10 @@ import numpy as np
 
 import diskcsr
 
-from ..options import available_memory, format_bytes
-from ..storage.files import open_to_read
-from ..storage.formats import detect
-from ..storage.opening import close_file, open_group
+from ..machine.options import available_memory, format_bytes
+from ..storage.files.files import open_to_read
+from ..storage.formats.detect import detect
+from ..storage.formats.opening import close_file, open_group
 from .adapters import PEERS, load_adapter
 from .cases import CASES, expected, touched
 from .cells import Cell, take_turns

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.sparse import csr_array, hstack, issparse, vstack
 
 from ..axis import CSR, Axis, axis_of
-from ..options import require_memory
-from ..storage.files import open_to_read
-from ..storage.formats import detect
+from ..machine.options import require_memory
+from ..storage.files.files import open_to_read
+from ..storage.formats.detect import detect
 
 __all__ = ["Matrix", "digest", "generate", "row_marks"]
 

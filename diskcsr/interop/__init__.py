@@ -2,15 +2,22 @@
 
 import sys
 
-__all__ = ["register_loaded"]
+__all__ = ["register", "register_loaded"]
 
+#: Our classes, and scipy's of which each is the twin on disk.
+_classes: dict[type, type] = {}
 _registered: set[str] = set()
 
 
+def register(classes: dict[type, type]) -> None:
+    """Be told, once, which classes to make known to other libraries, and their twins in scipy."""
+    _classes.update(classes)
+
+
 def register_loaded() -> None:
-    """Make ourselves known to the libraries that ask for it and are loaded by now."""
+    """Make the classes known to the libraries that ask for it and are loaded by now."""
     if "anndata" in sys.modules and "anndata" not in _registered:
         from . import anndata
 
         _registered.add("anndata")
-        anndata.register()
+        anndata.register(_classes)

@@ -11,15 +11,12 @@ import warnings
 __all__ = ["register"]
 
 
-def register() -> None:
+def register(classes: dict[type, type]) -> None:
     """Give our types the writers of the scipy types they are; warn when anndata has changed."""
-    from ..array import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix
-
     try:
         from anndata._io.specs.registry import _REGISTRY as registry
 
-        for ours in (DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix):
-            theirs = ours._memory
+        for ours, theirs in classes.items():
             for destination, element, modifiers in list(registry.write):
                 if element is theirs:
                     key = (destination, ours, modifiers)

@@ -10,10 +10,11 @@ import os
 import numpy as np
 from numba import config, njit, types
 
+from . import WINDOW_SHIFT
+
 __all__ = [
     "OUT_OF_RANGE",
     "SHORT_FILE",
-    "WINDOW_SHIFT",
     "advise",
     "first_bad_index",
     "first_bad_piece",
@@ -28,9 +29,6 @@ __all__ = [
 
 # Outcomes of the gather kernels; 0 is success.
 SHORT_FILE, OUT_OF_RANGE = 1, 2
-# Whether a part of the file was read before is kept for blocks of 64 kB, what a page fault on a
-# file maps at once.
-WINDOW_SHIFT = 16
 
 if config.DISABLE_JIT:
     _libc = ctypes.CDLL(None)

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 from h5py._objects import phil
 
-from ..options import options
-from ..threads import ordered_map
+from ..machine.options import options
+from ..machine.threads import ordered_map
 from .filters import (
     BLOSC,
     DEFLATE,

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from ...axis import CSR, axis_of
-from ...storage.formats import detect
+from ...storage.formats.detect import detect
 from .base import Adapter, h5_filters, register_filters, shuffled
 
 CHUNK = 1 << 16

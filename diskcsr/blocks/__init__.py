@@ -1,0 +1,1 @@
+"""Whole lines of a matrix in memory, and what walks over them."""

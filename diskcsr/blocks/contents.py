@@ -1,0 +1,304 @@
+"""What an array shows: one immutable snapshot, from which whole lines are read.
+
+Arrays that were handed out may have been changed by who holds them, so they are the truth from then
+on; all else is read from the file. Nothing but `Contents` knows which is which.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..axis import Axis, axis_of
+from ..errors import CorruptFileError, StaleFileError
+from ..keys.plan import Plan, plan_batches, plan_reads, plan_span
+from ..keys.widths import index_dtype
+from ..machine.buffers import Buffers, take
+from ..machine.options import require_memory
+from ..storage.files.files import close_file
+from ..storage.formats.conventions import ARRAYS
+from ..storage.formats.opening import open_group
+from ..storage.read.pointers import ArrayPointers, RowPointers
+from ..storage.read.readers import ArrayReader, Reader, Wanted, gather_together
+from ..storage.read.source import INSTEAD, Source, shared_source
+
+__all__ = ["Address", "Contents"]
+
+#: Rows whose pointers are looked at in one go when a whole matrix is walked.
+WALK = 1 << 20
+
+
+class Address(NamedTuple):
+    """Where a stored matrix is to be found again, perhaps by another process, and what it was."""
+
+    path: str
+    name: str
+    hints: dict[str, Any]
+    format: str
+    shape: tuple[int, int]
+    dtype: np.dtype
+    state: tuple[int, int] | None
+
+    def open(self) -> Source:
+        """Open the matrix for reading.
+
+        Raises
+        ------
+        StaleFileError
+            When it has another format, shape or dtype now.
+        """
+        group, owned = open_group(self.path, self.name, False)
+        try:
+            source = shared_source(group, owned, **self.hints)
+            found = (source.axis.format, source.shape, source.dtype)
+            if found != (self.format, self.shape, self.dtype):
+                raise StaleFileError(
+                    f"{source.where} was a {self.format} matrix of shape {self.shape} and dtype "
+                    f"{self.dtype} when it was pickled, and is a {found[0]} one of shape "
+                    f"{found[1]} and dtype {found[2]} now; open it again"
+                )
+        except BaseException:
+            if owned is not None:
+                close_file(owned)
+            raise
+        return source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contents:
+    """What an array shows at one moment.
+
+    Attributes
+    ----------
+    source : Source
+        The stored matrix. What is read from it later is what the file holds then.
+    held : mapping
+        The arrays that were handed out, by name.
+    axis : Axis
+        The array's own: that of the source, or of its transpose.
+    shape : (int, int)
+        The array's own.
+
+    Notes
+    -----
+    It can be pickled: by address while what was handed out is as the file has it, else by value.
+    """
+
+    source: Source
+    held: Mapping[str, np.ndarray]
+    axis: Axis
+    shape: tuple[int, int]
+
+    @classmethod
+    def stored(cls, source: Source) -> "Contents":
+        """Return what the file holds, whatever was handed out."""
+        return cls(source, {}, source.axis, source.shape)
+
+    @property
+    def n_major(self) -> int:
+        """Length of the major axis."""
+        return self.axis.swap(self.shape)[0]
+
+    @property
+    def n_minor(self) -> int:
+        """Length of the minor axis."""
+        return self.axis.swap(self.shape)[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        return self.held["data"].dtype if "data" in self.held else self.source.dtype
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored elements."""
+        return self.pointers.count(self.n_major)
+
+    @property
+    def pointers(self) -> RowPointers:
+        """The row pointers: those that were handed out, or the file's."""
+        if "indptr" in self.held:
+            return ArrayPointers(self.held["indptr"])
+        return self.source.pointers
+
+    def reader(self, name: str) -> Reader:
+        """Return what gives "data" or "indices": the array itself once it was handed out."""
+        if name in self.held:
+            return ArrayReader(f"{self.source.where}, array {name!r} in memory", self.held[name])
+        return self.source.reader(name)
+
+    def is_as_stored(self) -> bool:
+        """Whether all that is shown surely equals what the file holds."""
+        shape = self.source.shape if self.axis is self.source.axis else self.source.shape[::-1]
+        return self.shape == shape and all(
+            self.source.is_as_stored(name, array) for name, array in self.held.items()
+        )
+
+    # ---------------------------------------------------------------------------- whole lines
+
+    def spans(self, stored: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the elements of lines begin and end.
+
+        Parameters
+        ----------
+        stored : range or (k,) int64 array
+            Major indices, in range.
+
+        Returns
+        -------
+        starts, stops : (k,) int64 array
+        """
+        return self.pointers.spans(stored)
+
+    def lengths(self, stored: Any = None) -> np.ndarray:
+        """Return how many elements lines have; all lines where `stored` is not given."""
+        starts, stops = self.spans(range(self.n_major) if stored is None else stored)
+        return stops - starts
+
+    def plan(self, stored: Any) -> Plan:
+        """Plan the reads that give the wanted lines; `stored` as of `spans`."""
+        return _planned(stored, *self.spans(stored))
+
+    def walk(self, stored: Any, max_elements: int) -> Iterator[tuple[int, int, Plan]]:
+        """Plan the wanted lines in blocks of bounded size.
+
+        Yields
+        ------
+        first, last : int
+            The block's place in `stored`.
+        plan : Plan
+        """
+        for begin in range(0, len(stored), WALK):
+            some = stored[begin : begin + WALK]
+            starts, stops = self.spans(some)
+            for first, last in plan_batches(stops - starts, max_elements):
+                place = slice(first, last)
+                plan = _planned(some[place], starts[place], stops[place])
+                yield begin + first, begin + last, plan
+
+    def read(
+        self, plan: Plan, buffers: Buffers | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Carry out a plan, into `buffers` where given.
+
+        Returns
+        -------
+        data, indices, indptr : array
+            A compressed block: the values in `self.dtype`; both index arrays int32 where that
+            holds every index and the number of elements, else int64.
+
+        Raises
+        ------
+        CorruptFileError
+            When an index is out of range or the file cannot be read.
+        MemoryBudgetError
+            When the block does not fit the memory budget; nothing was read.
+        """
+        self.source.check_open()
+        n_minor = self.n_minor
+        nbytes = plan.size * (self.source.dtype.itemsize + 4) + 8 * plan.indptr.size
+        what = f"{self.source.where}: reading {plan.indptr.size - 1} rows"
+        require_memory(nbytes, what, INSTEAD)
+        data = self._wanted("data", plan, None, buffers)
+        indices = self._wanted("indices", plan, n_minor, buffers)
+        gather_together((data, indices))
+        index = index_dtype(plan.size, n_minor)
+        return (
+            _converted(data.out, self.dtype, "own data", buffers),
+            _converted(indices.out, index, "own indices", buffers),
+            _converted(plan.indptr, index, "indptr", buffers),
+        )
+
+    def element(self, major: int, minor: int) -> np.generic:
+        """Return one element: duplicates added up, 0 where nothing is stored.
+
+        The indices of its line are read, and of the values those that are wanted. The result is
+        that of reading the line and indexing it, without the matrix in between.
+        """
+        starts, stops = self.spans(range(major, major + 1))
+        line = self.part("indices", int(starts[0]), int(stops[0]))
+        found = np.flatnonzero(line == minor)
+        dtype = self.dtype
+        if found.size == 0:
+            return dtype.type(0)
+        values = self.part("data", int(starts[0] + found[0]), int(starts[0] + found[-1]) + 1)
+        return values[found - found[0]].astype(dtype).sum(dtype=dtype)
+
+    def part(self, name: str, lo: int, hi: int) -> np.ndarray:
+        """Read elements ``lo:hi`` of "data" or "indices", in the dtype they are stored in."""
+        self.source.check_open()
+        plan = plan_span(lo, hi, np.array([0, hi - lo]))
+        wanted = self._wanted(name, plan, self.n_minor if name == "indices" else None, None)
+        gather_together((wanted,))
+        return wanted.out
+
+    def _wanted(self, name: str, plan: Plan, limit: int | None, buffers: Buffers | None) -> Wanted:
+        reader = self.reader(name)
+        # No plan reaches past the end of an array, whoever made its row pointers.
+        if plan.range_hi.size and (plan.range_hi[-1] > reader.size or plan.range_lo[0] < 0):
+            raise CorruptFileError(
+                f"{reader.where}: row pointers ask for elements {plan.range_lo[0]} to "
+                f"{plan.range_hi[-1]}, but it holds {reader.size}"
+            )
+        return Wanted(reader, plan, take(buffers, name, plan.size, reader.dtype), limit)
+
+    # -------------------------------------------------------------------------------- pickling
+
+    def address(self) -> Address | None:
+        """Return where to find all this again; None when it is not in a file as it is shown."""
+        source = self.source
+        source.check_open()
+        if source.path is None or not self.is_as_stored():
+            return None
+        state = source.freshness.now()
+        format, shape, dtype = source.axis.format, source.shape, source.dtype
+        return Address(source.path, source.name, source.hints, format, shape, dtype, state)
+
+    def __reduce__(self) -> Any:
+        address = self.address()
+        if address is not None:
+            return _found, (address, self.axis.format, self.shape)
+        arrays: Mapping[str, np.ndarray] = self.held
+        if set(arrays) != set(ARRAYS):
+            block = self.read(self.plan(range(self.n_major)))
+            arrays = dict(zip(ARRAYS, block, strict=True))
+        return _in_memory, (dict(arrays), self.axis.format, self.shape)
+
+
+def _found(address: Address, format: str, shape: tuple[int, int]) -> Contents:
+    return Contents(address.open(), {}, axis_of(format), shape)
+
+
+def _in_memory(arrays: dict[str, np.ndarray], format: str, shape: tuple[int, int]) -> Contents:
+    source: Any = _NoFile(axis_of(format), shape, arrays["data"].dtype)
+    return Contents(source, arrays, axis_of(format), shape)
+
+
+class _NoFile:
+    """Stands for the `Source` of contents all of which are in memory: there is nothing to read."""
+
+    where, path, closed = "a matrix in memory", None, False
+
+    def __init__(self, axis: Axis, shape: tuple[int, int], dtype: np.dtype) -> None:
+        self.axis, self.shape, self.dtype = axis, shape, dtype
+
+    def check_open(self) -> None:
+        """Do nothing: memory is always open."""
+
+
+def _planned(stored: Any, starts: np.ndarray, stops: np.ndarray) -> Plan:
+    if isinstance(stored, range) and (stored.step == 1 or len(stored) == 1) and starts.size:
+        indptr = np.append(starts, stops[-1]) - starts[0]
+        return plan_span(int(starts[0]), int(stops[-1]), indptr)
+    return plan_reads(starts, stops)
+
+
+def _converted(
+    array: np.ndarray, dtype: np.dtype, name: str, buffers: Buffers | None
+) -> np.ndarray:
+    if array.dtype == dtype:
+        return array
+    out = take(buffers, name, array.size, dtype)
+    np.copyto(out, array, casting="unsafe")
+    return out

@@ -1,0 +1,410 @@
+"""From file to file within a given memory: conversion and concatenation."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import hstack, issparse, vstack
+
+from .axis import CSR, Axis
+from .blocks.contents import Contents
+from .handle import contents_of, open_array
+from .keys.plan import plan_batches
+from .machine.options import options, require_memory
+from .machine.progress import Progress, reporting
+from .matrices import (
+    Means,
+    axis_for,
+    blocks_of,
+    check_block,
+    in_memory,
+    opened,
+    stream_of,
+    transposed,
+)
+from .reading import Reading
+from .storage.edit.virtual import write_joined
+from .storage.formats.opening import is_file_like
+from .storage.write.groups import Storage, write_stream
+from .streams.pieces import Stream, as_matrix, piece_of, relabelled, stream_matrix
+from .streams.transpose import Memory
+
+__all__ = ["Conversion", "concat", "convert", "store"]
+
+_DEFAULT_MEMORY = 1 << 30
+
+
+def _memory(max_memory: int | None, n_minor: int) -> Memory:
+    if max_memory is None:
+        least = Memory.least(n_minor)
+        require_memory(least, "converting a matrix", "Raise the budget.")
+        max_memory = max(least, min(options.memory_limit(), _DEFAULT_MEMORY))
+    return Memory.divide(int(max_memory), n_minor)
+
+
+def _folder(file: Any) -> Path:
+    name = file.file.filename if hasattr(file, "file") else os.fsdecode(file)
+    return Path(name).resolve().parent
+
+
+def _nbytes(matrix: Any) -> int:
+    return int(matrix.nnz) * (np.dtype(matrix.dtype).itemsize + 4)
+
+
+def store(
+    file: Any, matrix: Any, name: str, format: str | None, storage: Storage, progress: Progress
+) -> None:
+    """Store a matrix, wherever it is, or an iterable of blocks; see `diskcsr.write`."""
+    if is_file_like(matrix):
+        raise ValueError(
+            f"cannot store {type(matrix).__name__} {matrix!r}: give a matrix; diskcsr.convert "
+            "takes files"
+        )
+    blocks = blocks_of(matrix)
+    if blocks is None:
+        _store_matrix(file, matrix, name, format, storage, progress)
+        return
+    with reporting(progress, None) as advance:
+        write_stream(file, _stream_blocks(blocks, axis_for(None, format)), name, storage, advance)
+
+
+def _stream_blocks(blocks: Iterable[Any], axis: Axis) -> Stream:
+    """Stream blocks of which nothing is known in advance.
+
+    Raises
+    ------
+    ValueError
+        When there is no block, or one is no matrix or of another width than the first.
+    TypeError
+        When the values of one cannot be cast to the dtype of the first.
+    """
+    numbered = in_memory(blocks, axis)
+    first = next(numbered, None)
+    if first is None:
+        raise ValueError(
+            "there is no block to write: the first one tells the number of columns and the dtype"
+        )
+    n_minor, dtype = axis.swap(first[1].shape)[1], np.dtype(first[1].dtype)
+
+    def pieces() -> Iterator[Any]:
+        for number, block in chain([first], numbered):
+            check_block(block, f"block {number}", axis, n_minor, dtype, "the first block")
+            data, indices, lengths = piece_of(block)
+            yield data.astype(dtype, copy=False), indices, lengths
+
+    return Stream(axis, n_minor, dtype, pieces())
+
+
+def _store_matrix(
+    file: Any,
+    matrix: Any,
+    name: str,
+    format: str | None,
+    storage: Storage,
+    progress: Progress,
+    *,
+    shuffle_rows: Any = None,
+    max_memory: int | None = None,
+    **changes: bool,
+) -> None:
+    """Store one matrix anew; see `convert`."""
+    axis, shown = axis_for(matrix, format), contents_of(matrix)
+    _check_apart([matrix], file)
+    turned = shown is not None and shown.axis is not axis
+    plain = max_memory is None and not turned and shuffle_rows is None
+    width = shown.n_minor if shown is not None and turned else 0
+    memory = None if plain else _memory(max_memory, width)
+    # Of a transposition each entry is counted, distributed and written.
+    total = _nbytes(matrix) * (3 if turned else 1) if issparse(matrix) else None
+    with reporting(progress, total) as advance:
+        means = Means(memory, _folder(file), advance)
+        if shuffle_rows is None:
+            stream = stream_of(matrix, axis, means, **changes)
+        else:
+            stream = _shuffled(matrix, axis, shuffle_rows, means, changes)
+        write_stream(file, stream, name, storage, advance)
+
+
+def convert(
+    source: Any,
+    file: Any,
+    name: str = "X",
+    *,
+    source_name: str | None = None,
+    format: str | None = None,
+    compression: str | None = None,
+    compression_opts: Any = None,
+    shuffle: bool | None = None,
+    chunks: int | None = None,
+    tags: str | None = None,
+    overwrite: bool = False,
+    sort_indices: bool = True,
+    sum_duplicates: bool = False,
+    shuffle_rows: Any = None,
+    max_memory: int | None = None,
+    progress: Progress = None,
+) -> Any:
+    """Store a matrix anew: in the other format, otherwise compressed, or in another order.
+
+    Parameters
+    ----------
+    source : DiskCSR, DiskCSC, sparse matrix or path
+        A path of an HDF5 file, of a Matrix Market file (``.mtx``, ``.mtx.gz``) or of a scipy
+        ``.npz``. The last two are loaded whole, under the memory guard; a matrix on disk is not.
+    file, name, format, compression, compression_opts, shuffle, chunks, tags, overwrite
+        Of what is written; see `diskcsr.write`.
+    source_name : str, optional
+        Group in the source file; needed only when there are several sparse matrices.
+    sort_indices : bool
+        False keeps the indices of each row in the order they have, where the format stays.
+    sum_duplicates : bool
+        Add up entries of the same place.
+    shuffle_rows : int or numpy.random.Generator, optional
+        Seed of a random order of the rows. Rows are fetched in buffers in the new order: a
+        compressed source is decoded once a buffer.
+    max_memory : int, optional
+        Bytes this may take beyond what the process has; default 1 GiB, or the memory budget where
+        that is less.
+    progress : bool or callable, optional
+        True shows a bar; a function is called with bytes done and bytes in all.
+
+    Returns
+    -------
+    DiskCSR or DiskCSC
+        What was stored, mode "r".
+
+    Raises
+    ------
+    ValueError
+        When an argument is not understood, or `max_memory` is less than what is needed.
+    MemoryBudgetError
+        When a source that must be loaded does not fit the budget.
+    ImportError
+        When a bar is wanted and tqdm is not installed.
+
+    Examples
+    --------
+    >>> import diskcsr, os, scipy.sparse as sp, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> A = diskcsr.write(os.path.join(folder, "a.h5"), sp.eye_array(3, format="csr"))
+    >>> A.to_csc(os.path.join(folder, "b.h5")).format
+    'csc'
+    """
+    storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
+    with opened(source, source_name) as matrix:
+        _store_matrix(
+            file,
+            matrix,
+            name,
+            format,
+            storage,
+            progress,
+            shuffle_rows=shuffle_rows,
+            max_memory=max_memory,
+            sort=sort_indices,
+            sum_duplicates=sum_duplicates,
+        )
+    return open_array(file, name)
+
+
+def _shuffled(matrix: Any, axis: Axis, seed: Any, means: Means, changes: dict[str, bool]) -> Stream:
+    """Stream a matrix with its rows in random order."""
+    order = np.random.default_rng(seed).permutation(matrix.shape[0])
+    shown = contents_of(matrix)
+    if shown is None:
+        matrix = as_matrix(matrix, CSR)[order].asformat(axis.format)
+        return stream_matrix(matrix, axis, [matrix], **changes)
+    if axis is shown.axis is CSR:
+        blocks = (matrix.fetch(order[a:b]) for a, b in _buffers(shown, order, means))
+        return stream_matrix(matrix, axis, blocks, **changes)
+    if axis.minor == 0:  # the rows are what the indices say
+        return relabelled(stream_of(matrix, axis, means, **changes), np.argsort(order))
+    raise ValueError(
+        "shuffle_rows cannot change the format from csc to csr as well: convert first, then shuffle"
+    )
+
+
+def _buffers(shown: Contents, order: np.ndarray, means: Means) -> Iterator[tuple[int, int]]:
+    assert means.memory is not None
+    # Reading makes copies where dtypes differ: a bucket is a third of the memory.
+    most = max(1, means.memory.bucket // (shown.dtype.itemsize + 8))
+    yield from plan_batches(shown.lengths(order), most)
+
+
+def _check_apart(matrices: list[Any], file: Any) -> None:
+    path = None if hasattr(file, "file") else os.path.realpath(os.fsdecode(file))
+    for matrix in matrices:
+        shown = contents_of(matrix)
+        source = None if shown is None else shown.source.path
+        if source is not None and path is not None and os.path.realpath(source) == path:
+            raise ValueError(
+                f"{source} is open for reading as a source: write to another file, and rename it"
+            )
+
+
+# ---------------------------------------------------------------------------------- concatenation
+
+
+def concat(
+    arrays: Iterable[Any],
+    file: Any,
+    name: str = "X",
+    *,
+    axis: int = 0,
+    format: str | None = None,
+    virtual: bool = False,
+    compression: str | None = None,
+    compression_opts: Any = None,
+    shuffle: bool | None = None,
+    chunks: int | None = None,
+    tags: str | None = None,
+    overwrite: bool = False,
+    max_memory: int | None = None,
+    progress: Progress = None,
+) -> Any:
+    """Put matrices below each other, or side by side, in one file.
+
+    Parameters
+    ----------
+    arrays : iterable
+        DiskCSR, DiskCSC, scipy matrices, paths and (path, name) pairs, of any formats and dtypes.
+    file, name, compression, compression_opts, shuffle, chunks, tags, overwrite
+        Of what is written; see `diskcsr.write`.
+    axis : {0, 1}
+        0: below each other. 1: side by side.
+    format : {"csr", "csc"}, optional
+        Default: that of the first.
+    virtual : bool
+        Copy nothing but the row pointers: values and indices are HDF5 virtual datasets over the
+        source files, which any HDF5 reader follows. Only along the axis of the format.
+    max_memory, progress
+        As of `diskcsr.convert`.
+
+    Returns
+    -------
+    DiskCSR or DiskCSC
+        What was stored, mode "r", with the dtype that `numpy.result_type` gives.
+
+    Raises
+    ------
+    ValueError
+        When there is nothing to join, the other lengths differ, or `virtual` is not possible.
+
+    Examples
+    --------
+    >>> import diskcsr, os, scipy.sparse as sp, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "all.h5")
+    >>> diskcsr.concat([sp.eye_array(2, format="csr"), sp.eye_array(2)], path).shape
+    (4, 2)
+    """
+    if axis not in (0, 1):
+        raise ValueError(f"axis must be 0 or 1, not {axis!r}")
+    storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
+    with ExitStack() as stack:
+        pairs = (pair if isinstance(pair, tuple) else (pair, None) for pair in arrays)
+        parts = [stack.enter_context(opened(*pair)) for pair in pairs]
+        target = _check_parts(parts, axis, format)
+        _check_apart(parts, file)
+        if virtual:
+            write_joined(file, name, storage, target, list(map(contents_of, parts)), axis)
+            return open_array(file, name)
+        memory = _memory(max_memory, max(target.swap(part.shape)[0] for part in parts))
+        with reporting(progress, sum(map(_nbytes, parts))) as advance:
+            join = _joined_major if axis == target.major else _joined_minor
+            # Work on the way to what is written is not reported.
+            stream = join(parts, target, Means(memory, _folder(file), _ignore), stack)
+            write_stream(file, stream, name, storage, advance)
+    return open_array(file, name)
+
+
+def _ignore(nbytes: int) -> None:
+    pass
+
+
+def _check_parts(parts: list[Any], axis: int, format: str | None) -> Axis:
+    if not parts:
+        raise ValueError("there is nothing to join: give at least one matrix")
+    for number, part in enumerate(parts):
+        if not issparse(part) or part.ndim != 2:
+            raise ValueError(f"array {number} is no sparse matrix but {type(part).__name__}")
+        if part.shape[1 - axis] != parts[0].shape[1 - axis]:
+            raise ValueError(
+                f"array {number} has shape {part.shape}, which does not fit that of the first, "
+                f"{parts[0].shape}, along axis {1 - axis}"
+            )
+    return axis_for(parts[0], format)
+
+
+def _joined_major(parts: list[Any], target: Axis, means: Means, stack: ExitStack) -> Stream:
+    """One part after the other."""
+    dtype = np.result_type(*(part.dtype for part in parts))
+
+    def pieces() -> Iterator[Any]:
+        for part in parts:
+            for values, *rest in stream_of(part, target, means).pieces:
+                yield values.astype(dtype, copy=False), *rest
+
+    n_major = sum(target.swap(part.shape)[0] for part in parts)
+    n_minor = target.swap(parts[0].shape)[1]
+    nnz = sum(int(part.nnz) for part in parts)
+    return Stream(target, n_minor, dtype, pieces(), n_major, nnz)
+
+
+def _joined_minor(parts: list[Any], target: Axis, means: Means, stack: ExitStack) -> Stream:
+    """The same rows of all parts at a time."""
+    assert means.memory is not None
+    bucket = means.memory.bucket
+    stacked = vstack if target.minor == 0 else hstack
+    dtype = np.result_type(*(part.dtype for part in parts))
+    aligned = [_aligned(part, target, means, stack) for part in parts]
+    n_major = target.swap(parts[0].shape)[0]
+    n_minor = sum(target.swap(part.shape)[1] for part in parts)
+
+    def pieces() -> Iterator[Any]:
+        lengths = sum(_lengths(part) for part in aligned) + np.zeros(n_major, np.int64)
+        for lo, hi in plan_batches(lengths, max(1, bucket // (dtype.itemsize + 12))):
+            key = target.swap((slice(lo, hi), slice(None)))
+            some = [part[key] for part in aligned]
+            yield piece_of(stacked(some, format=target.format, dtype=dtype))
+
+    nnz = sum(int(part.nnz) for part in parts)
+    return Stream(target, n_minor, dtype, pieces(), n_major, nnz)
+
+
+def _lengths(part: Any) -> np.ndarray:
+    shown = contents_of(part)
+    return np.diff(part.indptr).astype(np.int64) if shown is None else shown.lengths()
+
+
+def _aligned(part: Any, target: Axis, means: Means, stack: ExitStack) -> Any:
+    """A part in the target's format: itself, or what is put into a file that is removed later."""
+    shown = contents_of(part)
+    if shown is None:
+        return as_matrix(part, target)
+    if shown.axis is target:
+        return part
+    folder = tempfile.TemporaryDirectory(prefix=".concat-", dir=means.folder)
+    path = os.path.join(stack.enter_context(folder), "part.h5")
+    write_stream(path, transposed(part, shown, means), "X", Storage())
+    return stack.enter_context(open_array(path, "X"))
+
+
+class Conversion(Reading):
+    """The part of a disk array that writes other files."""
+
+    def to_csr(self, file: Any, name: str = "X", **options: Any) -> Any:
+        """Store as CSR in another file, within bounded memory; see `diskcsr.convert`."""
+        return convert(self, file, name, format=CSR.format, **options)
+
+    def to_csc(self, file: Any, name: str = "X", **options: Any) -> Any:
+        """Store as CSC in another file, within bounded memory; see `diskcsr.convert`."""
+        return convert(self, file, name, format=CSR.transposed.format, **options)
+
+    def shuffle_rows(self, file: Any, name: str = "X", *, seed: Any, **options: Any) -> Any:
+        """Store with the rows in random order in another file; see `diskcsr.convert`."""
+        return convert(self, file, name, shuffle_rows=seed, **options)

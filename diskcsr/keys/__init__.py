@@ -1,0 +1,1 @@
+"""What a key asks for, and which elements answer it: pure, without a file."""

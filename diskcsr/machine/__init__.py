@@ -1,0 +1,1 @@
+"""What the computer gives: memory, threads, a terminal, and the settings that say how much."""

@@ -1,0 +1,269 @@
+"""What can be stored: matrices in memory and on disk, iterables of blocks, files of other kinds."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+from scipy.sparse import issparse, load_npz
+
+from .axis import CSR, Axis, axis_of
+from .blocks.contents import Contents
+from .handle import contents_of, open_array
+from .machine.options import options, require_memory
+from .machine.threads import ordered_map
+from .storage.formats.opening import is_file_like
+from .storage.read.source import Source
+from .streams.pieces import Stream, as_matrix, stream_matrix, summed
+from .streams.transpose import Memory, count_indices, transpose
+
+__all__ = [
+    "Means",
+    "axis_for",
+    "blocks_of",
+    "check_block",
+    "in_memory",
+    "opened",
+    "stream_of",
+    "transposed",
+]
+
+#: Bytes of stored values and indices that are read at a time of a matrix on disk.
+BLOCK_BYTES = 1 << 26
+
+
+def axis_for(matrix: Any, format: str | None) -> Axis:
+    """The format to write: what is asked for, else that of the matrix, else rows."""
+    if format is not None:
+        return axis_of(format)
+    try:
+        return axis_of(getattr(matrix, "format", ""))
+    except ValueError:
+        return CSR
+
+
+# ------------------------------------------------------------------------------ files and matrices
+
+
+@contextmanager
+def opened(source: Any, name: str | None = None) -> Iterator[Any]:
+    """Give what a source is: a matrix on disk, closed at the end if opened here, or in memory.
+
+    Raises
+    ------
+    MemoryBudgetError
+        When a file of a kind that must be loaded does not fit the budget.
+    """
+    if not is_file_like(source):
+        yield source
+        return
+    path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else ""
+    if path.endswith((".mtx", ".mtx.gz")):
+        yield _load_market(path)
+    elif path.endswith(".npz"):
+        with ZipFile(path) as members:
+            size = sum(member.file_size for member in members.infolist())
+        require_memory(size, f"{path}: loading it", "Raise the budget.")
+        yield load_npz(path)
+    else:
+        with open_array(source, name) as matrix:
+            yield matrix
+
+
+def _load_market(path: str) -> Any:
+    from scipy.io import mminfo, mmread
+
+    rows, columns, entries, *_ = mminfo(path)
+    # Read as triplets of 8 bytes, then compressed.
+    require_memory(40 * entries, f"{path}: loading {rows} x {columns}", "Raise the budget.")
+    return as_matrix(mmread(path), CSR)
+
+
+# ------------------------------------------------------------------------------------------ blocks
+
+
+def blocks_of(given: Any) -> Iterator[Any] | None:
+    """Return the blocks when `given` is an iterable of them; None when it is one matrix or row.
+
+    Lists of numbers, and of such lists, are dense arrays. A list holds blocks when a matrix is in
+    it, or rows of different lengths; any other iterable holds blocks, or the numbers of one row.
+
+    Examples
+    --------
+    >>> blocks_of([[1, 0], [0, 2]]) is None, blocks_of(np.eye(2)) is None
+    (True, True)
+    >>> [block.shape for block in blocks_of([np.eye(2), np.ones((1, 2))])]
+    [(2, 2), (1, 2)]
+    """
+    one = issparse(given) or hasattr(given, "__array__") or isinstance(given, str | bytes | range)
+    if one or not isinstance(given, Iterable):
+        return None
+    if isinstance(given, list | tuple):
+        dimensions = {2 if issparse(item) else _dimensions(item) for item in given}
+        ragged = dimensions == {1} and len({len(item) for item in given}) > 1
+        return None if dimensions and not ragged and 2 not in dimensions else iter(given)
+    items = iter(given)
+    first = next(items, None)
+    if first is None:
+        return iter(())
+    if not issparse(first) and np.ndim(first) == 0:
+        return iter([np.array([first, *items])])
+    return chain([first], items)
+
+
+def _dimensions(item: Any) -> int:
+    try:
+        return np.ndim(item)
+    except ValueError:  # lists of different lengths
+        return 2
+
+
+def in_memory(
+    blocks: Iterable[Any], axis: Axis, changing: Source | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the contents of each block, as scipy's array in the format of `axis`.
+
+    A one-dimensional block is one line. A matrix on disk comes in as many parts as it takes.
+
+    Parameters
+    ----------
+    blocks : iterable
+    axis : Axis
+    changing : Source, optional
+        What is written to meanwhile: a matrix over it is read before that, part by part.
+    """
+    for number, block in enumerate(blocks):
+        shown = contents_of(block)
+        if shown is not None and shown.axis is axis:
+            for part in _parts_on_disk(block, shown, changing):
+                yield number, part
+            continue
+        if not issparse(block):
+            block = np.asarray(block)
+        if block.ndim == 1:
+            block = block.reshape(axis.swap((1, -1)))
+        yield number, as_matrix(block, axis)
+
+
+def _parts_on_disk(array: Any, shown: Contents, changing: Source | None) -> Iterator[Any]:
+    if shown.source is not changing:
+        for _, block in array.iter_blocks(BLOCK_BYTES):
+            yield block
+        return
+    per_line = max(1, shown.nnz // max(1, shown.n_major)) * (shown.dtype.itemsize + 4)
+    step = max(1, BLOCK_BYTES // per_line)
+    for first in range(0, shown.n_major, step):
+        yield array.fetch(slice(first, min(first + step, shown.n_major)))
+
+
+def check_block(
+    block: Any,
+    what: str,
+    axis: Axis,
+    n_minor: int,
+    dtype: np.dtype,
+    others: str,
+    grow: bool = False,
+) -> None:
+    """Check that a block goes with what is stored before it.
+
+    Parameters
+    ----------
+    block : csr_array or csc_array
+        In the format of `axis`.
+    what, others : str
+        How messages call the block, and what it has to go with.
+    axis : Axis
+    n_minor : int
+    dtype : numpy.dtype
+    grow : bool
+        Whether another length of the minor axis is welcome.
+
+    Raises
+    ------
+    ValueError
+        When it has another length along the minor axis.
+    TypeError
+        When its values cannot be cast to `dtype` by numpy's "same_kind" rule.
+    """
+    width = axis.swap(block.shape)[1]
+    if width != n_minor and not grow:
+        minors = axis.transposed.majors
+        raise ValueError(
+            f"{what} has shape {block.shape}: {width} {minors}, where {others} has {n_minor}"
+        )
+    if not np.can_cast(block.dtype, dtype, "same_kind"):
+        raise TypeError(
+            f"{what}: cannot cast {block.dtype} to {dtype}, the dtype of {others}, according to "
+            "the rule 'same_kind'"
+        )
+
+
+# ----------------------------------------------------------------------------------------- streams
+
+
+@dataclass(frozen=True)
+class Means:
+    """What the work on the way to a file may use.
+
+    Attributes
+    ----------
+    memory : Memory or None
+        None where no more than blocks of the usual size is needed.
+    folder : path
+        Where files may be made that are removed in the end.
+    advance : callable
+        Is told of the bytes of values and indices handled.
+    """
+
+    memory: Memory | None
+    folder: Path
+    advance: Callable[[int], None]
+
+
+def stream_of(matrix: Any, axis: Axis, means: Means, **changes: bool) -> Stream:
+    """Stream a matrix, wherever it is, in the format of `axis`; `changes` as of `piece_of`."""
+    shown = contents_of(matrix)
+    if shown is None:
+        matrix = as_matrix(matrix, axis)
+        return stream_matrix(matrix, axis, [matrix], **changes)
+    if shown.axis is not axis:
+        stream = transposed(matrix, shown, means)
+        return summed(stream) if changes.get("sum_duplicates") else stream
+    memory = means.memory
+    walk = matrix.iter_blocks() if memory is None else matrix.iter_blocks(memory.block)
+    return stream_matrix(matrix, axis, (block for _, block in walk), **changes)
+
+
+def transposed(matrix: Any, shown: Contents, means: Means) -> Stream:
+    """Stream a matrix on disk in the other format."""
+    assert means.memory is not None
+    return transpose(
+        matrix,
+        shown.axis,
+        matrix.iter_blocks,
+        partial(_count, shown, means.advance),
+        memory=means.memory,
+        folder=means.folder,
+        advance=means.advance,
+    )
+
+
+def _count(
+    shown: Contents, advance: Callable[[int], None], counts: np.ndarray, max_bytes: int
+) -> None:
+    """Count the minor indices, from the stored indices alone."""
+    item = shown.dtype.itemsize + 4
+    step = max(1, max_bytes // 8)
+    nnz = shown.nnz
+    spans = ((lo, min(lo + step, nnz)) for lo in range(0, nnz, step))
+    parts = ordered_map(lambda span: shown.part("indices", *span), spans, options.num_threads)
+    for indices in parts:
+        count_indices(indices, counts)
+        advance(indices.size * item)

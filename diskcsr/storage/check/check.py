@@ -1,0 +1,224 @@
+"""Check the sparse matrices of a file, and repair what can be repaired."""
+
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import h5py
+
+from ...errors import DiskCSRError
+from ..files.rollback import is_hot, journal_path, settle
+from ..formats.detect import describe, find
+from ..formats.fields import locate
+from .problems import Problem, Scan
+from .repair import repair_file
+from .scan import scan
+
+__all__ = ["Problem", "Report", "check", "look_at"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found.
+
+    Attributes
+    ----------
+    file : str
+    matrices : list of str
+        Names of the groups that were looked at.
+    problems : list of Problem
+        The worst of each matrix first. After a repair, those that are left.
+    repaired : list of str
+        What a repair did.
+    """
+
+    file: str
+    matrices: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are neither errors nor warnings; notes do not count."""
+        return all(problem.severity == "note" for problem in self.problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data, for JSON."""
+        return {**asdict(self), "ok": self.ok}
+
+    def __str__(self) -> str:
+        what = f"{len(self.matrices)} sparse {'matrix' if len(self.matrices) == 1 else 'matrices'}"
+        lines = [f"{self.file}: {what}: {'ok' if self.ok else self._counts()}"]
+        lines += [f"  repaired: {text}" for text in self.repaired]
+        for problem in self.problems:
+            lines.append(f"  {problem}")
+            lines += [f"    {problem.advice}"] if problem.advice else []
+        return "\n".join(lines)
+
+    def _counts(self) -> str:
+        """Say how many problems of each kind there are, as "1 error, 2 warnings"."""
+        kinds = [problem.severity for problem in self.problems]
+        counts = ((kind, kinds.count(kind)) for kind in ("error", "warning"))
+        return ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind, n in counts if n)
+
+    __repr__ = __str__
+
+
+def check(
+    file: Any, name: str | None = None, *, repair: bool = False, isolated: bool = True
+) -> Report:
+    """Look at everything in the sparse matrices of a file, in bounded memory.
+
+    Tags and their agreement, lengths and types of the datasets, row pointers, indices (in range,
+    sorted, each once), whether every chunk can be decoded. All problems are listed, not only the
+    first. Nothing is raised for a broken file.
+
+    Parameters
+    ----------
+    file : path or h5py.Group
+    name : str, optional
+        One group; without it, all sparse matrices in the file.
+    repair : bool
+        Mend what can be mended without guessing: elements behind the last row's end are cut off,
+        an append that was not finished is cut back to the last row that all three arrays hold,
+        tags that are missing or stale are written from those that are not, indices are sorted.
+        It is done in a copy that replaces the file in the end, so the file is never half repaired.
+
+    isolated : bool
+        Look at a file, given by its path, in a process of its own: there is damage that crashes
+        HDF5 itself, which then is one more problem in the report. Costs the start of a process.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, IsADirectoryError
+        When there is no such file, or it may not be read.
+    OSError
+        When a repair cannot be made: no room for the copy, another program has the file open.
+    TypeError
+        When an open file is to be repaired; give its path.
+
+    Examples
+    --------
+    >>> import diskcsr, numpy as np, os, scipy.sparse as sp, tempfile
+    >>> from diskcsr.storage.check.check import check
+    >>> path = os.path.join(tempfile.mkdtemp(), "m.h5")
+    >>> _ = diskcsr.write(path, sp.csr_array(np.eye(3)))
+    >>> check(path).ok
+    True
+    """
+    if isinstance(file, h5py.Group):
+        if repair:
+            raise TypeError("repair=True needs the path of a file that is not open")
+        return _report(file, name)[0]
+    path = os.fsdecode(os.fspath(file))
+    with open(path, "rb"):
+        pass  # what cannot be opened at all is no matter of its contents
+    if repair:
+        settle(path)
+    look = _look_apart if isolated and sys.executable else look_at
+    report, scans = look(path, name)
+    if not repair or not any(found.clip or found.restamp or found.unsorted for found in scans):
+        return report
+    try:
+        done, left = repair_file(path, scans)
+    except (DiskCSRError, RuntimeError, ValueError, KeyError) as problem:
+        failed = Problem("note", "not-repaired", "/", f"nothing was changed: {problem}")
+        return Report(path, report.matrices, [*report.problems, failed])
+    again = look(path, name)[0] if done else report
+    notes = [Problem("note", "not-repaired", group, why) for group, why in left.items()]
+    return Report(path, again.matrices, again.problems + notes, done)
+
+
+#: What the process of `_look_apart` does: it is told where modules are, and what to look at.
+_CHILD = """
+import pickle, sys
+sys.path[:], path, name = pickle.load(sys.stdin.buffer)
+from diskcsr.storage.check.check import look_at
+sys.stdout.buffer.write(pickle.dumps(look_at(path, name)))
+"""
+
+
+def _look_apart(path: str, name: str | None) -> tuple[Report, list[Scan]]:
+    """Do what `look_at` does, in a process that HDF5 may crash."""
+    told = pickle.dumps((sys.path, path, name))
+    run = subprocess.run([sys.executable, "-c", _CHILD], input=told, capture_output=True)
+    if run.returncode == 0:
+        found: tuple[Report, list[Scan]] = pickle.loads(run.stdout)
+        return found
+    last = run.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    how = f"signal {-run.returncode}" if run.returncode < 0 else last
+    what = f"is so damaged that the HDF5 library crashes while it is looked at ({how})"
+    advice = "Restore the file from a copy; do not open it in a process that matters."
+    return Report(path, [], [Problem("error", "crash", "/", what, advice=advice)]), []
+
+
+def look_at(path: str, name: str | None) -> tuple[Report, list[Scan]]:
+    """Look at the matrices of a file; return the report, and what a repair has to know."""
+    try:
+        file = h5py.File(path, "r")
+    except Exception as problem:  # of damage, HDF5 tells with nearly any exception
+        text = " ".join(str(problem).split())
+        what = f"cannot be opened: {text}" if h5py.is_hdf5(path) else "is not an HDF5 file"
+        return Report(path, [], [Problem("error", "open", "/", what)]), []
+    with file:
+        report, scans = _report(file, name)
+    journal = journal_path(path)
+    if is_hot(path):
+        what = f"a write was interrupted, or is under way: {journal} holds what it overwrote"
+        advice = "Opening the file with diskcsr undoes the write, when its process is dead."
+        hot = Problem("warning", "journal", "/", what, repairable=True, advice=advice)
+        report.problems.append(hot)
+    elif os.path.exists(journal):
+        what = f"a journal lies beside the file ({journal}): it is, or was, open for writing"
+        report.problems.append(Problem("note", "journal", "/", what))
+    return report, scans
+
+
+def _report(root: h5py.Group, name: str | None) -> tuple[Report, list[Scan]]:
+    report = Report(root.file.filename)
+    scans = []
+    for group in _groups(root, name, report):
+        found = scan(group)
+        if group.file.filename != root.file.filename:
+            found.leave()  # a link led to another file, of which there is no copy
+        scans.append(found)
+        report.matrices.append(found.name)
+        report.problems.extend(found.problems)
+    return report, scans
+
+
+def _groups(root: h5py.Group, name: str | None, report: Report) -> list[h5py.Group]:
+    """Open the groups to look at; what cannot be opened is noted."""
+
+    def note(kind: str, where: str, what: str) -> None:
+        report.problems.append(Problem("error", kind, where, what))
+
+    names = [name] if name is not None else []
+    if name is None:
+        try:
+            names = find(root)
+        except DiskCSRError as problem:
+            note("tree", "/", str(problem).removeprefix(f"{locate(root)}: "))
+        else:
+            if not names:
+                note("no-matrix", "/", f"no sparse matrix; it has {describe(root)}")
+    groups = []
+    for one in names:
+        try:
+            group = root[one]
+        except Exception as problem:
+            what = f"no such object, or it cannot be opened: {problem}"
+            note("open", one, f"{what}; the file has {describe(root)}")
+            continue
+        if isinstance(group, h5py.Group):
+            groups.append(group)
+        else:
+            note("open", one, f"is {describe(group)}, not the group of a sparse matrix")
+    return groups

@@ -1,0 +1,210 @@
+"""What a file holds and how it is read, as plain data: one dictionary for each matrix."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ...axis import CSC
+from ...blocks.contents import Contents
+from ...errors import FormatError
+from ...keys.widths import INT32_MAX
+from ..codecs import find_library
+from ..files.files import open_to_read
+from ..filters import DEFLATE, pipeline_of
+from ..formats.conventions import ARRAYS
+from ..formats.detect import describe, find
+from ..read.readers import DirectReader
+from ..read.source import Source
+from .scan import is_sorted
+
+__all__ = ["describe_file"]
+
+#: Elements whose order is looked at without being asked for: a moment's work.
+_CHEAP = 1 << 20
+#: The default chunk, and how far from it chunks are worth a hint.
+_CHUNK, _TINY, _HUGE = 1 << 16, 1 << 12, 1 << 20
+
+
+def describe_file(path: Any, name: str | None = None, *, deep: bool = False) -> dict[str, Any]:
+    """Say which sparse matrices a file holds, how they are stored and what reads them.
+
+    Parameters
+    ----------
+    path : path
+    name : str, optional
+        One group only.
+    deep : bool
+        Read all indices to say whether they are sorted, however many there are.
+
+    Returns
+    -------
+    dict
+        "file", "bytes", "matrices" (a list of dictionaries) and "instead": what there is where no
+        sparse matrix is. A matrix that cannot be opened has an "error".
+
+    Raises
+    ------
+    OSError, FormatError, KeyError
+        When the file cannot be opened or has no object `name`.
+    """
+    path = os.fsdecode(os.fspath(path))
+    with open(path, "rb"):
+        pass  # the system's own words for what is missing or forbidden
+    if not h5py.is_hdf5(path):
+        raise FormatError(f"{path} is not an HDF5 file")
+    with open_to_read(path) as file:
+        names = find(file) if name is None else [name]
+        matrices = [_matrix(file, one, deep) for one in names]
+        instead = None if matrices else describe(file)
+    size = Path(path).stat().st_size
+    return {"file": path, "bytes": size, "matrices": matrices, "instead": instead}
+
+
+def _matrix(file: h5py.File, name: str, deep: bool) -> dict[str, Any]:
+    try:
+        group = file[name]
+    except Exception as problem:
+        there = ", ".join(find(file)) or describe(file)
+        raise KeyError(f"{file.filename}: no object {name!r}; it has {there}") from problem
+    if not isinstance(group, h5py.Group):
+        raise FormatError(f"{file.filename}: {name!r} is {describe(group)}, no group")
+    try:
+        source = Source(group, None)
+        try:
+            return _opened(source, deep)
+        finally:
+            source.close()
+    except Exception as problem:  # of damage, HDF5 tells with nearly any exception
+        text = " ".join(str(problem).removeprefix(f"{file.filename}, ").split())
+        return {"name": group.name, "error": text}
+
+
+def _opened(source: Source, deep: bool) -> dict[str, Any]:
+    contents = Contents.stored(source)
+    n_major, n_minor, nnz = contents.n_major, contents.n_minor, contents.nnz
+    arrays = {part: _array(source, part) for part in ARRAYS}
+    stored = sum(array["stored_bytes"] for array in arrays.values())
+    memory = sum(array["memory_bytes"] for array in arrays.values())
+    ordered = None
+    if deep or nnz <= _CHEAP:
+        ordered = is_sorted(source.group, source.header)
+    facts = {
+        "name": source.name,
+        "error": None,
+        "format": source.axis.format,
+        "convention": source.header.convention,
+        "shape": list(source.shape),
+        "nnz": nnz,
+        "density": nnz / (n_major * n_minor) if n_major and n_minor else 0.0,
+        "dtype": str(source.dtype),
+        "sorted": ordered,
+        "stored_bytes": stored,
+        "memory_bytes": memory,
+        "ratio": _ratio(memory, stored),
+        "arrays": arrays,
+    }
+    return facts | {"hints": _hints(source, arrays, n_minor, ordered)}
+
+
+def _ratio(memory: int, stored: int) -> float | None:
+    return round(memory / stored, 3) if stored else None
+
+
+def _array(source: Source, part: str) -> dict[str, Any]:
+    """Collect what is known of one of the three arrays."""
+    name = getattr(source.header, part)
+    reader = source.reader(part)
+    facts: dict[str, Any] = {
+        "dataset": name,
+        "dtype": str(reader.dtype),
+        "size": 0,
+        "chunks": None,
+        "maxshape": None,
+        "filters": [],
+        "stored_bytes": 0,
+        "memory_bytes": 0,
+        "ratio": None,
+        "reader": reader.name,
+        "why": reader.why,
+        "pieces": None,
+    }
+    if name is None:
+        return facts
+    dset = source.group[name]
+    memory, stored = reader.size * reader.dtype.itemsize, int(dset.id.get_storage_size())
+    options = [{"id": f.id, "name": f.name, "options": list(f.cd)} for f in _filters(dset)]
+    return facts | {
+        "dtype": str(dset.dtype),
+        "size": int(dset.size),
+        "chunks": int(dset.chunks[0]) if dset.chunks else None,
+        "maxshape": dset.maxshape[0],
+        "filters": options,
+        "pieces": len(reader.extent_offset) if isinstance(reader, DirectReader) else None,
+        "stored_bytes": stored,
+        "memory_bytes": memory,
+        "ratio": _ratio(memory, stored),
+    }
+
+
+def _filters(dset: h5py.Dataset) -> Any:
+    return pipeline_of(dset).filters
+
+
+# ----------------------------------------------------------------------------------------- hints
+
+
+def _hints(
+    source: Source, arrays: dict[str, dict[str, Any]], n_minor: int, ordered: bool | None
+) -> list[str]:
+    """Say what would make the matrix faster to read, or possible to append to."""
+    hints = [hint for part in ARRAYS for hint in _array_hints(arrays[part])]
+    filters = {one["id"] for array in arrays.values() for one in array["filters"]}
+    if DEFLATE in filters and find_library("deflate") is None:
+        hints.append("gzip is decoded by zlib: libdeflate is faster (pip install diskcsr[codecs])")
+    indices = arrays["indices"]
+    if indices["size"] and np.dtype(indices["dtype"]).itemsize == 8 and n_minor <= INT32_MAX:
+        hints.append(
+            f"indices are {indices['dtype']} where int32 would do: convert halves their size"
+        )
+    if ordered is False:
+        hints.append(
+            f"indices are not sorted within {source.axis.majors}: convert, or check --repair"
+        )
+    if source.axis is CSC:
+        hints.append(
+            "columns are contiguous, rows are not: where rows are wanted, convert the "
+            "matrix to the format that keeps rows together (convert --format)"
+        )
+    fixed = [
+        array["dataset"]
+        for array in arrays.values()
+        if array["dataset"] and array["maxshape"] is not None
+    ]
+    if fixed:
+        hints.append(f"{', '.join(fixed)}: of fixed length, cannot be appended to: convert")
+    return hints
+
+
+def _array_hints(array: dict[str, Any]) -> list[str]:
+    name, chunk = array["dataset"], array["chunks"]
+    hints = []
+    if array["reader"] == "h5py" and array["size"]:
+        why = array["why"]
+        advice = "install it" if "extra" in why else "rewrite it with convert"
+        hints.append(f"{name} is read through h5py, which is slow ({why}): {advice}")
+    if (array["pieces"] or 1) > 1:
+        hints.append(
+            f"{name} lies in {array['pieces']} pieces: what computes with all of it loads it "
+            "instead of mapping it; convert stores it in one"
+        )
+    if chunk and chunk < _TINY and array["size"] > chunk:
+        hints.append(f"{name}: chunks of {chunk} elements are tiny; {_CHUNK} is the default")
+    if chunk and chunk > _HUGE and array["filters"]:
+        hints.append(
+            f"{name}: chunks of {chunk} elements are huge, and one row decodes a whole one; "
+            f"{_CHUNK} is the default"
+        )
+    return hints

@@ -1,0 +1,463 @@
+"""Look at everything a stored matrix consists of, and list all that is wrong with it.
+
+The arrays are read in blocks, by the readers that also serve an open array: what cannot be read
+here cannot be read there. Nothing is changed; `diskcsr.storage.check.repair` acts on what is found.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import h5py
+import numpy as np
+
+from ...axis import axis_of
+from ...errors import CorruptFileError
+from ...keys.plan import plan_batches, plan_span
+from ...keys.widths import INT32_MAX
+from ..files.chunks import refuse_overlap, unwritten
+from ..formats.conventions import ARRAYS, Header
+from ..formats.fields import array_or_none, dataset_or_none
+from ..read.choose import choose_reader
+from ..read.descriptor import Descriptor
+from ..read.readers import H5Reader, Reader
+from .problems import Scan, brief
+from .tags import find_header, is_tagged, usual_names
+
+__all__ = ["Stored", "is_sorted", "open_arrays", "row_blocks", "scan"]
+
+#: Elements, and row pointers, looked at in one go.
+BLOCK = 1 << 20
+#: Elements that were never written and yet are looked at: a length alone costs a file nothing.
+_MOST_EMPTY = 1 << 26
+
+
+@dataclass(frozen=True)
+class _Pointers:
+    """What the row pointers are like: how many lead nowhere wrong, and what follows those."""
+
+    total: int
+    good: int
+    last: int  # of the good ones
+    torn: bool  # what follows is unwritten, or leads past the stored elements in good order
+    fill: bool  # what follows is unwritten
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One of the three arrays: its dataset, the dataset's own name, and the reader."""
+
+    name: str
+    dset: h5py.Dataset
+    reader: Reader
+
+    def is_own(self, group: h5py.Group) -> bool:
+        """Whether its bytes are in the group's file and belong to no other object, too."""
+        elsewhere = self.dset.is_virtual or self.dset.external
+        linked = h5py.h5g.get_objinfo(self.dset.id).nlink > 1
+        return not (elsewhere or linked or self.dset.file.filename != group.file.filename)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(self.dset.size)
+
+    def read(self, lo: int, hi: int) -> np.ndarray:
+        """Read elements ``lo:hi``."""
+        out = np.empty(hi - lo, self.reader.dtype)
+        if hi > lo:
+            self.reader.gather(plan_span(lo, hi, np.array([0, hi - lo])), out)
+        return out
+
+    def read_by_hdf5(self, lo: int, hi: int) -> np.ndarray:
+        """Read elements ``lo:hi`` through HDF5, whichever reader serves the array."""
+        slow = H5Reader(self.dset, self.reader.where, "for comparison")
+        return replace(self, reader=slow).read(lo, hi)
+
+    def hdf5_decodes(self) -> bool:
+        """Whether HDF5 has all filters that the dataset is stored with."""
+        properties = self.dset.id.get_create_plist()
+        numbers = (properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
+        return all(map(h5py.h5z.filter_avail, numbers))
+
+
+def scan(group: h5py.Group) -> Scan:
+    """Look at all of a group that is, or should be, a sparse matrix; raises nothing."""
+    found = Scan(str(group.name))
+    try:
+        _scan(group, found)
+    except Exception as problem:  # HDF5 meets damage in a file with nearly any exception
+        found.add("error", "unreadable", f"cannot be read: {problem}")
+    return found
+
+
+def _scan(group: h5py.Group, found: Scan) -> None:
+    header = found.header = find_header(group, found)
+    names = usual_names(group, header)
+    arrays = open_arrays(group, names, found)
+    if "indptr" not in arrays:
+        if names[2] not in group:
+            found.add("error", "missing", f"there is no dataset {names[2]!r}", names[2])
+        return
+    counted = ("indices",) if header is not None and header.iso else ("data", "indices")
+    sizes = [arrays[part].size for part in counted if part in arrays]
+    elements = min(sizes, default=0)
+    pointers = _scan_pointers(arrays["indptr"], elements, found)
+    rows = pointers.good - 1 if pointers.good == pointers.total else None
+    n_minor = None
+    if header is not None:
+        n_minor = axis_of(header.format).swap(header.shape)[1]
+        rows = _scan_lengths(arrays, header, pointers, counted, found)
+    if "indices" in arrays:
+        _scan_indices(arrays["indices"], arrays["indptr"], rows, n_minor, found)
+    if "data" in arrays:
+        _scan_values(arrays["data"], found)
+    for array in arrays.values():
+        _compare(array, found)
+    _scan_places(arrays, pointers, found)
+    _scan_habits(group, arrays, header, n_minor, found)
+    found.unsorted = found.unsorted and header is not None
+    if found.unsorted:
+        found.mark("unsorted")
+    if not all(array.is_own(group) for array in arrays.values()):
+        found.leave()  # mending them would change another matrix, or another file
+
+
+# --------------------------------------------------------------------------------------- arrays
+
+
+def open_arrays(group: h5py.Group, names: tuple[str, ...], found: Scan) -> dict[str, Stored]:
+    """Open those of the three arrays that are there and can be read in reasonable time."""
+    descriptor: Descriptor | str = "the file is no ordinary one open for reading"
+    if group.file.driver == "sec2" and group.file.mode == "r":
+        descriptor = Descriptor(group.file)
+    arrays = {}
+    for part, name in zip(ARRAYS, names, strict=True):
+        try:
+            dset = array_or_none(group, name, integer=part != "data")
+            if dset is None:
+                continue
+            where = f"{group.file.filename}, dataset {dset.name!r}"
+            stored = Stored(name, dset, choose_reader(dset, where, descriptor))
+            empty = _unwritten(dset)
+            if empty > _MOST_EMPTY:
+                what = f"of its {dset.size} elements {empty} were never written"
+                found.add("error", "unwritten", what, name)
+                continue
+            arrays[part] = stored
+        except Exception as problem:
+            found.add("error", "dataset", brief(problem, group), name)
+    return arrays
+
+
+def _unwritten(dset: h5py.Dataset) -> int:
+    """Elements of a dataset that take no place in the file: they read as zeros."""
+    if dset.is_virtual or dset.external:
+        return 0
+    if dset.chunks:
+        return int(dset.size - dset.id.get_num_chunks() * dset.chunks[0])
+    return int(dset.size - dset.id.get_storage_size() // dset.dtype.itemsize)
+
+
+def _signed(values: np.ndarray) -> np.ndarray:
+    """Return integers as int64; those beyond it as the largest, which is as wrong."""
+    if values.dtype == np.uint64:
+        values = np.minimum(values, np.uint64(np.iinfo(np.int64).max))
+    return values.astype(np.int64, copy=False)
+
+
+def _blocks(array: Stored, lo: int, hi: int, found: Scan) -> Iterator[tuple[int, np.ndarray]]:
+    """Read ``lo:hi`` block by block; of those that cannot be read, note each chunk at fault."""
+    for first in range(lo, hi, BLOCK):
+        last = min(first + BLOCK, hi)
+        try:
+            values = array.read(first, last)
+        except Exception:
+            yield from _readable_chunks(array, first, last, found)
+        else:
+            yield first, values
+
+
+def _readable_chunks(
+    array: Stored, lo: int, hi: int, found: Scan
+) -> Iterator[tuple[int, np.ndarray]]:
+    length = array.dset.chunks[0] if array.dset.chunks else max(array.size, 1)
+    for chunk in range(lo // length, -(-hi // length)):
+        first, last = max(lo, chunk * length), min(hi, (chunk + 1) * length)
+        try:
+            values = array.read(first, last)
+        except Exception as problem:
+            what = f"a chunk cannot be read: {brief(problem, array.dset)}"
+            advice = "Restore the file from a copy; the other chunks can be read."
+            found.add("error", "chunk", what, array.name, position=chunk, advice=advice)
+        else:
+            yield first, values
+
+
+# --------------------------------------------------------------------------------- row pointers
+
+
+def _scan_pointers(array: Stored, elements: int, found: Scan) -> _Pointers:
+    """Check that the row pointers begin with 0, do not decrease and end within the arrays."""
+    good = last = before = seen = 0
+    torn, fill = True, False
+    for first, raw in _blocks(array, 0, array.size, found):
+        values = _signed(raw)
+        down = values < np.concatenate([[before], values[:-1]])
+        negative, beyond = values < 0, values > elements
+        start = (first + np.arange(values.size) == 0) & (values != 0)
+        for kind, wrong, what in (
+            ("indptr-start", start, "must begin with 0"),
+            ("indptr-negative", negative, "must not be negative"),
+            ("indptr-decreases", down, "must not decrease"),
+            ("indptr-beyond", beyond, f"points past the {elements} stored elements"),
+        ):
+            at = np.flatnonzero(wrong)
+            found.add_all("error", kind, what, array.name, at, first, values)
+        if good == first:  # all was well so far
+            wrong = down | negative | beyond | start
+            count = int(np.argmax(wrong)) if wrong.any() else values.size
+            last = int(values[count - 1]) if count else last
+            good += count
+            values, down = values[count:], down[count:]
+            fill = bool(values.size and values[0] == 0)
+        if values.size:
+            torn = torn and bool((values == 0).all() if fill else not down.any())
+        before, seen = int(_signed(raw[-1:])[0]), seen + raw.size
+    torn = torn and good > 0 and seen == array.size
+    return _Pointers(array.size, good, last, torn, fill)
+
+
+def _scan_lengths(
+    arrays: dict[str, Stored],
+    header: Header,
+    pointers: _Pointers,
+    counted: tuple[str, ...],
+    found: Scan,
+) -> int | None:
+    """Compare the lengths of the arrays and the shape; plan how to mend an unfinished append.
+
+    Returns
+    -------
+    int or None
+        How many rows there are to rely upon; None when the row pointers cannot be.
+    """
+    n_major = axis_of(header.format).swap(header.shape)[0]
+    rows = pointers.good - 1
+    sizes = {arrays[part].name: arrays[part].size for part in counted if part in arrays}
+    if pointers.total != n_major + 1:
+        what = f"has {pointers.total} entries where shape {header.shape} needs {n_major + 1}"
+        found.add("error", "indptr-length", what, arrays["indptr"].name, value=pointers.total)
+    if len(set(sizes.values())) > 1:
+        what = " but ".join(f"{name!r} has {size}" for name, size in sizes.items())
+        found.add("warning", "lengths", f"{what} elements")
+    if pointers.good == pointers.total == n_major + 1:
+        for name, size in sizes.items():
+            if size > pointers.last:
+                last = found.majors.removesuffix("s")
+                what = f"{size - pointers.last} elements behind the end of the last {last}"
+                found.add("warning", "slack", what, name, position=pointers.last, value=size)
+    if rows >= 0 and {problem.kind for problem in found.problems} & set(_CLIPPED):
+        found.clip = _plan_clip(arrays, header, pointers, rows, len(set(sizes.values())) > 1)
+        if found.clip:
+            found.mark(*_CLIPPED)
+    return rows if found.clip or pointers.good == pointers.total else None
+
+
+def _plan_clip(
+    arrays: dict[str, Stored], header: Header, pointers: _Pointers, rows: int, uneven: bool
+) -> tuple[int, int] | None:
+    """Say how many rows and elements to keep, if clipping the rest surely is right.
+
+    Rows that all three arrays hold are kept, also where the shape does not count them yet.
+    """
+    n_major = axis_of(header.format).swap(header.shape)[0]
+    if not rows == n_major == pointers.total - 1:
+        # An append that was interrupted leaves parts that disagree. Where all but one pointer
+        # agree, it may as well be that pointer that is damaged.
+        unfinished = pointers.total != n_major + 1 or uneven or pointers.fill
+        if not (unfinished and pointers.torn and is_tagged(header)):
+            return None
+    for part, array in arrays.items():
+        length = rows + 1 if part == "indptr" else pointers.last
+        if array.size > length and not array.dset.chunks and not (header.iso and part == "data"):
+            return None  # HDF5 shortens chunked datasets only
+    return rows, pointers.last
+
+
+#: What `_plan_clip` may mend.
+_CLIPPED = ("slack", "lengths", "indptr-length", "indptr-beyond", "indptr-decreases")
+
+
+# ---------------------------------------------------------------------------- indices and values
+
+
+def row_blocks(indptr: Stored, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Walk good row pointers in blocks of whole rows of at most `BLOCK` elements, or one row.
+
+    Yields
+    ------
+    first : int
+        Major index of the first row.
+    pointers : (k + 1,) int64 array
+    """
+    for begin in range(0, rows, BLOCK):
+        pointers = _signed(indptr.read(begin, min(begin + BLOCK, rows) + 1))
+        for first, last in plan_batches(np.diff(pointers), BLOCK):
+            yield begin + first, pointers[first : last + 1]
+
+
+def _scan_indices(
+    array: Stored, indptr: Stored, rows: int | None, n_minor: int | None, found: Scan
+) -> None:
+    """Check indices: in range, and within each row sorted and each there once."""
+    if rows is None:
+        for first, raw in _blocks(array, 0, array.size, found):
+            _scan_range(_signed(raw), n_minor, first, array.name, found)
+        return
+    end = 0
+    for _, pointers in row_blocks(indptr, rows):
+        lo, end = int(pointers[0]), int(pointers[-1])
+        before = np.zeros(0, np.int64)  # of a row longer than a block, the last index so far
+        for first, raw in _blocks(array, lo, end, found):
+            values = _signed(raw)
+            _scan_range(values, n_minor, first, array.name, found)
+            if raw.size == end - lo:
+                _scan_order(values, pointers - lo, lo, array.name, found)
+            elif pointers.size == 2:
+                part = np.append(before, values)
+                bounds = np.array([0, part.size])
+                _scan_order(part, bounds, first - before.size, array.name, found)
+                before = values[-1:]
+    for _ in _blocks(array, end, array.size, found):
+        pass  # of what no row holds, only whether it can be read
+
+
+def is_sorted(group: h5py.Group, header: Header) -> bool | None:
+    """Whether the indices of each row ascend; None where they cannot be read or have no rows."""
+    found = Scan(str(group.name))
+    names = (header.data or "", header.indices or "", header.indptr)
+    arrays = open_arrays(group, names, found)
+    if "indices" not in arrays or "indptr" not in arrays:
+        return None if header.indices else True
+    rows = axis_of(header.format).swap(header.shape)[0]
+    pointers = _scan_pointers(arrays["indptr"], arrays["indices"].size, found)
+    if pointers.good > rows:
+        _scan_indices(arrays["indices"], arrays["indptr"], rows, None, found)
+    broken = any(problem.severity == "error" for problem in found.problems)
+    return None if broken else not found.unsorted
+
+
+def _scan_range(
+    values: np.ndarray, n_minor: int | None, first: int, part: str, found: Scan
+) -> None:
+    if n_minor is not None:
+        wrong = np.flatnonzero((values < 0) | (values >= n_minor))
+        what = f"out of range for a minor axis of length {n_minor}"
+        found.add_all("error", "range", what, part, wrong, first, values)
+
+
+def _scan_order(
+    values: np.ndarray, pointers: np.ndarray, base: int, part: str, found: Scan
+) -> None:
+    """Look for places where the indices of a row descend, and for indices stored twice."""
+    inner = np.ones(max(values.size - 1, 0), bool)
+    starts = pointers[(pointers > 0) & (pointers < values.size)]
+    inner[starts - 1] = False
+    down = np.flatnonzero((values[1:] < values[:-1]) & inner) + 1
+    place = np.arange(values.size)
+    ordered = values
+    if down.size:
+        found.unsorted = True
+        what = f"indices are not sorted within {found.majors}"
+        more = "warning", "unsorted", what, part
+        found.add_all(*more, down, base, values)
+        row = np.repeat(np.arange(pointers.size - 1), np.diff(pointers))
+        place = np.lexsort((values, row))
+        ordered = values[place]
+    twice = np.sort(place[1:][(ordered[1:] == ordered[:-1]) & inner])
+    what = f"the same index is stored more than once within {found.majors}"
+    found.add_all("warning", "duplicates", what, part, twice, base, values)
+
+
+def _scan_values(array: Stored, found: Scan) -> None:
+    for first, values in _blocks(array, 0, array.size, found):
+        if values.dtype.kind in "fc":
+            wrong = np.flatnonzero(~np.isfinite(values))
+            what = "values are not finite"
+            found.add_all("note", "non-finite", what, array.name, wrong, first, values)
+
+
+# ---------------------------------------------------------------------------------------- places
+
+
+def _compare(array: Stored, found: Scan) -> None:
+    """Compare what the array's reader reads with what HDF5 itself does, as other programs will."""
+    if isinstance(array.reader, H5Reader) or not array.hdf5_decodes():
+        return
+    for lo in range(0, array.size, BLOCK):
+        hi = min(lo + BLOCK, array.size)
+        try:
+            values = array.read(lo, hi)
+        except Exception:
+            continue  # noted when it was looked at
+        try:
+            theirs = array.read_by_hdf5(lo, hi)
+        except CorruptFileError as problem:
+            what = f"HDF5 itself cannot read what diskcsr reads: {brief(problem, array.dset)}"
+            found.add("error", "hdf5", what, array.name, position=lo)
+            continue
+        same = values.view(np.uint8) == theirs.view(np.uint8)
+        wrong = np.flatnonzero(~same.reshape(-1, values.itemsize).all(1))
+        what = "HDF5 itself reads something else than diskcsr"
+        found.add_all("error", "hdf5", what, array.name, wrong, lo, values)
+
+
+def _scan_places(arrays: dict[str, Stored], pointers: _Pointers, found: Scan) -> None:
+    """Look for chunks that nobody ever wrote, and for bytes that two arrays claim."""
+    for part, array in arrays.items():
+        used = pointers.good if part == "indptr" else pointers.last
+        missing = unwritten(array.dset, min(used, array.size))
+        if missing.size:
+            what = "chunks that hold stored elements were never written, and read as the fill value"
+            advice = "Unless their writer left them out, they were lost: restore the file."
+            more = {"position": int(missing[0]), "count": int(missing.size), "advice": advice}
+            found.add("warning", "never-written", what, array.name, **more)
+    for one, other in combinations(arrays.values(), 2):
+        apart = one.dset == other.dset or one.dset.file.filename != other.dset.file.filename
+        if not apart and one.reader.places and other.reader.places:
+            try:
+                names = f"{one.name!r} and {other.name!r}"
+                refuse_overlap(one.reader.places, other.reader.places, names)
+            except CorruptFileError as problem:
+                found.add("error", "overlap", str(problem), one.name)
+
+
+# ---------------------------------------------------------------------------------------- habits
+
+
+def _scan_habits(
+    group: h5py.Group,
+    arrays: dict[str, Stored],
+    header: Header | None,
+    n_minor: int | None,
+    found: Scan,
+) -> None:
+    """Note what is legal and yet keeps some programs from reading the matrix, or slows them."""
+    if is_tagged(header) and dataset_or_none(group, "shape") is not None:
+        what = "a dataset called 'shape': Bioconductor takes the group for a 10x matrix"
+        found.add("warning", "shape-dataset", what, "shape", advice="Rename or delete it.")
+    small = n_minor is not None and n_minor <= INT32_MAX
+    for part, array in arrays.items():
+        dset = array.dset
+        for wrong, kind, what in (
+            (part != "data" and dset.dtype.kind == "u", "unsigned", "unsigned integers"),
+            (dset.dtype.byteorder == ">", "big-endian", "stored big-endian"),
+            (
+                part == "indices" and dset.dtype.itemsize == 8 and small,
+                "wide-indices",
+                f"{dset.dtype} where int32 would do",
+            ),
+        ):
+            if wrong:
+                found.add("note", kind, what, array.name, value=str(dset.dtype))

@@ -1,0 +1,113 @@
+"""Matrices joined without copying: HDF5 virtual datasets over the files they lie in."""
+
+import os
+from typing import Any, TypeGuard
+
+import h5py
+import numpy as np
+
+from ...axis import Axis
+from ...blocks.contents import Contents
+from ..formats.conventions import Header
+from ..write.groups import Storage, write_virtual
+
+__all__ = ["write_joined"]
+
+
+def write_joined(
+    file: Any,
+    name: str,
+    storage: Storage,
+    target: Axis,
+    parts: list[Contents | None],
+    axis: int,
+) -> None:
+    """Store row pointers, and `data` and `indices` as virtual datasets over other files.
+
+    Parameters
+    ----------
+    file, name, storage
+        As of `diskcsr.storage.write.groups.write_virtual`.
+    target : Axis
+        Of the joined matrix.
+    parts : list of Contents
+        What is joined; None for a matrix that is in no file.
+    axis : {0, 1}
+        Along which it is joined.
+
+    Raises
+    ------
+    ValueError
+        When that is not possible.
+    """
+    checked = _checked(parts, target, axis)
+    folder = os.path.dirname(
+        os.path.realpath(file.file.filename if hasattr(file, "file") else os.fsdecode(file))
+    )
+    sizes = [part.nnz for part in checked]
+    layouts = {}
+    for array in ("data", "indices"):
+        dtype = _stored(checked[0], array).dtype
+        layout = h5py.VirtualLayout((sum(sizes),), dtype)
+        begin = 0
+        for part, size in zip(checked, sizes, strict=True):
+            if size:
+                dset = _stored(part, array)
+                place = _place(part.source.path or "", folder)
+                whole = h5py.VirtualSource(place, dset.name, dset.shape, dset.dtype)
+                layout[begin : begin + size] = whole[:size]
+            begin += size
+        layouts[array] = layout
+    lengths = np.concatenate([part.lengths() for part in checked])
+    indptr = np.append(0, lengths.cumsum())
+    shape = target.swap((lengths.size, checked[0].n_minor))
+    write_virtual(file, name, storage, target.format, shape, indptr, layouts)
+
+
+def _checked(parts: list[Contents | None], target: Axis, axis: int) -> list[Contents]:
+    """Return the parts, or say why they cannot be joined without copying."""
+    if axis != target.major:
+        raise ValueError(
+            f"virtual=True joins {target.format} matrices along axis {target.major} only: along "
+            f"axis {axis} the rows would have to be merged"
+        )
+    found: list[Contents] = []
+    for number, part in enumerate(parts):
+        problem = None
+        if not _is_in_a_file(part):
+            problem = "is not in a file, or was changed in memory"
+        elif part.axis is not target:
+            problem = f"is stored as {part.axis.format}, not as {target.format}"
+        elif _has_no_values(part.source.header):
+            problem = "does not store a value for each entry"
+        else:
+            found.append(part)
+            for name in ("data", "indices"):
+                own, first = _stored(part, name).dtype, _stored(found[0], name).dtype
+                if own != first:
+                    problem = f"stores {name!r} as {own}, the first as {first}"
+        if problem:
+            raise ValueError(f"virtual=True cannot join array {number}: it {problem}")
+    return found
+
+
+def _has_no_values(header: Header) -> bool:
+    return header.iso or header.data is None or header.indices is None
+
+
+def _is_in_a_file(part: Contents | None) -> TypeGuard[Contents]:
+    """Whether a part lies in a file just as it is shown."""
+    if part is None or part.held or part.axis is not part.source.axis:
+        return False
+    return part.source.path is not None
+
+
+def _stored(part: Contents, name: str) -> h5py.Dataset:
+    return part.source.dataset(name)
+
+
+def _place(path: str, folder: str) -> str:
+    """How the virtual dataset names a file: HDF5 looks beside the file first, and formats names."""
+    real = os.path.realpath(path)
+    name = os.path.basename(real) if os.path.dirname(real) == folder else real
+    return name.replace("%", "%%")

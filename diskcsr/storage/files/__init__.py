@@ -1,0 +1,1 @@
+"""The bytes of a file and their safety: opening, closing, locks, the rollback journal."""

@@ -1,0 +1,547 @@
+"""A file that keeps a rollback journal while it is written to: all of a transaction or nothing."""
+
+import contextlib
+import errno
+import io
+import os
+import stat
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+
+from ...errors import DiskCSRError, LockedFileError, WriteError
+from ...machine.interrupts import protected, stand_by, stand_down
+from .rollback import (
+    BRIEFLY,
+    HEADER,
+    MAX_RECORD,
+    PAGE,
+    Header,
+    fsync_folder,
+    journal_path,
+    new_header,
+    pack_record,
+    pwrite_all,
+    roll_back,
+    try_lock,
+)
+
+__all__ = ["JournalFile"]
+
+#: So much is saved before it is written out; a larger journal is cut back after a commit.
+_PIECE = 4 * MAX_RECORD
+#: HDF5 rewrites its superblock when it closes a file, also when nothing has changed.
+_SMALL = PAGE
+#: Hardly any metadata of HDF5 is longer.
+_METADATA = 1 << 16
+#: How often something that was interrupted is begun anew.
+_TRIES = 100
+
+#: All that have descriptors, by their `id`; no callbacks, in which a signal would be lost.
+_open_files: dict[int, "weakref.ref[JournalFile]"] = {}
+
+
+class JournalFile:
+    """A file open for writing, for `h5py.File`, whose changes are kept by `commit` only.
+
+    The first change after a commit begins a transaction. Before bytes that were there at the last
+    commit are changed or cut off, they are saved to the journal beside the file. If the process is
+    killed, whoever opens the file next puts them back; see `settle`.
+
+    Parameters
+    ----------
+    path : path-like
+    mode : {"r+", "x"}
+        Open an existing file, or make a new one.
+    name : str, optional
+        What messages call the file, where it has another name for the time being.
+    durable : bool, default False
+        Wait for the disk in each transaction, so that a loss of power does no harm either.
+        Otherwise only the end of the process does none, however it comes.
+
+    Raises
+    ------
+    LockedFileError
+        When the file is open elsewhere, in another process or in this one.
+    RollbackError
+        When an earlier transaction must be undone and cannot be.
+
+    Notes
+    -----
+    Only the process that opened the file may write to it: a forked child can read, and what it
+    writes raises. The journal goes by the name: several names of one file (hard links) must not be
+    used in turn.
+    """
+
+    _data = _journal = -1
+
+    def __init__(
+        self, path: Any, mode: str = "r+", *, durable: bool = False, name: str | None = None
+    ) -> None:
+        if mode not in ("r+", "x"):
+            raise ValueError(f"mode must be 'r+' or 'x', not {mode!r}")
+        self.path = os.path.realpath(os.fsdecode(path))
+        #: What `repr` and messages say.
+        self.name = name or self.path
+        self.durable = durable
+        self.pid = os.getpid()
+        #: Held by whoever is in a transaction; see `diskcsr.storage.files.files.transaction`.
+        self.turn = threading.RLock()
+        self.depth = 0
+        #: What went wrong first. HDF5 would go on calling with the exception under way, so it is
+        #: told that all is well, and what it may want to read again soon is kept here.
+        self.problem: BaseException | None = None
+        self._lost: list[tuple[int, bytes]] = []
+        #: Whether HDF5 said where it would read or write, and that has not been done yet.
+        self._called = False
+        #: Whether HDF5 letting go of the file in good order means a commit.
+        self.commit_when_dropped = False
+        self.closed = self.dead = False
+        self._lock = threading.RLock()
+        self._header: Header | None = None
+        self._position = 0
+        flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if mode == "x" else 0)
+        self._data = os.open(self.path, flags, 0o666)
+        try:
+            self._take(new=mode == "x")
+        except BaseException as problem:
+            if mode == "x":
+                self.discard()
+            else:
+                self.close()
+            if isinstance(problem, OSError) and problem.filename is None and problem.strerror:
+                text = f"{problem.strerror}; it cannot be opened for writing, nothing was changed"
+                raise WriteError(problem.errno, text, self.name) from problem
+            raise
+        _open_files[id(self)] = weakref.ref(self)
+        stand_by()
+
+    def _take(self, new: bool) -> None:
+        """Lock the file and its journal, and undo what a killed writer began."""
+        mode = os.fstat(self._data).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(f"{self.path}: not an ordinary file, so it cannot have a journal")
+        # Who turns off HDF5's locks has other programs' locks ignored; ours is on the journal too.
+        ignored = os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0")
+        if not ignored and not try_lock(self._data, BRIEFLY):
+            raise self._locked()
+        name = journal_path(self.path)
+        while self._journal < 0:
+            journal = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                if not try_lock(journal, BRIEFLY):
+                    raise self._locked()
+                if os.fstat(journal).st_nlink:  # else removed by its last user just now
+                    self._journal = journal
+            finally:
+                if self._journal < 0:
+                    os.close(journal)
+        with contextlib.suppress(OSError):  # who may read the file may read what it was
+            os.fchmod(self._journal, stat.S_IMODE(mode))
+        # Until it is rolled back, the journal must not be removed.
+        self._header = Header.read(self._journal)
+        if self._header is not None and not new:
+            roll_back(self._data, self._journal, self._header, self.path)
+        pwrite_all(self._journal, bytes(HEADER.size), 0)
+        self._header = None
+        if self.durable:
+            os.fsync(self._journal)
+            fsync_folder(self.path)
+        self._size = self._committed = os.fstat(self._data).st_size
+        self._tail = os.fstat(self._journal).st_size
+
+    def _locked(self) -> LockedFileError:
+        return LockedFileError(
+            f"{self.path} cannot be opened for writing: it is open elsewhere, in another program "
+            "or in this one"
+        )
+
+    @protected
+    def __repr__(self) -> str:
+        return self.name  # what h5py takes as the name of the file
+
+    # ------------------------------------------------------------------------ what h5py calls
+    #
+    # No exception may leave these: it would travel through HDF5, which goes on calling meanwhile.
+    # Signals are kept back for that reason; other exceptions are kept when they are raised within.
+    # Where one was raised before the first step of a call all the same, the next call finds out.
+
+    @protected
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if self._called and whence != os.SEEK_CUR:
+            self._doom(InterruptedError(f"{self.path}: a call by HDF5 was cut short"))
+        self._called = whence == os.SEEK_SET
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    @protected
+    def tell(self) -> int:
+        self._called = False
+        return self._position
+
+    @protected
+    def readinto(self, buffer: Any) -> int:
+        """Fill all of `buffer`, with zeros behind the end of the file, as HDF5 wants it.
+
+        Raises
+        ------
+        OSError
+            When it cannot be read: of that HDF5 must know.
+        """
+        self._check_open()
+        view = memoryview(buffer).cast("B")
+        for _ in range(_TRIES):
+            try:
+                self._fill(view)
+                break
+            except Exception:
+                self._called = False
+                raise
+            except BaseException as interrupt:  # read again: it is raised by the commit
+                self._doom(interrupt)
+        else:
+            raise OSError(f"{self.path}: reading was interrupted again and again")
+        self._position += len(view)
+        self._called = False
+        return len(view)
+
+    def _fill(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            n = os.preadv(self._data, [view[done:]], self._position + done)
+            if n == 0:
+                view[done:] = bytes(len(view) - done)
+                break
+            done += n
+        for offset, lost in self._lost:
+            _overlay(view, self._position, lost, offset)
+
+    def read(self, size: int = -1) -> bytes:
+        """Return bytes up to the end of the file."""
+        left = max(0, self._size - self._position)
+        buffer = bytearray(left if size < 0 else min(size, left))
+        self.readinto(buffer)
+        return bytes(buffer)
+
+    @protected
+    def write(self, raw: Any) -> int:
+        """Write at the position; what goes wrong is raised by `commit`."""
+        view = memoryview(raw).cast("B")
+        try:
+            self.pwrite(view, self._position)
+        except BaseException as problem:
+            self._doom(problem)
+            if len(view) <= _METADATA:
+                self._lost.append((self._position, bytes(view)))
+        self._position += len(view)
+        self._called = False
+        return len(view)
+
+    @protected
+    def flush(self) -> None:
+        """Do nothing: HDF5 asks for it also when only a part of what it holds was written."""
+
+    @protected
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file; what goes wrong is raised by `commit`."""
+        size = self._position if size is None else size
+        try:
+            with self._lock:
+                self._check_open()
+                if size != self._size and not self.dead:
+                    self._check_owner()
+                    self._save(size, self._committed)
+                    os.ftruncate(self._data, size)
+                    self._size = size
+        except BaseException as problem:
+            self._doom(problem)
+        return size
+
+    def pwrite(self, raw: Any, offset: int) -> int:
+        """Write at `offset` as part of the transaction; for any thread.
+
+        Parameters
+        ----------
+        raw : buffer
+        offset : int
+
+        Returns
+        -------
+        int
+            Its length in bytes: everything is written, or an exception raised.
+        """
+        view = memoryview(raw).cast("B")
+        try:
+            with self._lock:
+                self._check_open()
+                if not self.dead and not self._changes_nothing(view, offset):
+                    self._check_owner()
+                    self._save(offset, offset + len(view))
+                    pwrite_all(self._data, view, offset)
+                    self._size = max(self._size, offset + len(view))
+        except BaseException as problem:
+            self._doom(problem)
+            raise
+        return len(view)
+
+    def _doom(self, problem: BaseException) -> None:
+        """Note what went wrong: from then on the transaction can only be rolled back."""
+        self.problem = self.problem or problem
+
+    def check(self) -> None:
+        """Raise what went wrong since the last commit: there is no point in writing on."""
+        if self.problem is not None:
+            raise self.problem
+
+    def _changes_nothing(self, view: memoryview, offset: int) -> bool:
+        if self._header is not None or len(view) > _SMALL or offset + len(view) > self._size:
+            return False
+        return os.pread(self._data, len(view), offset) == view
+
+    # -------------------------------------------------------------------------- transactions
+
+    @property
+    def hot(self) -> bool:
+        """Whether something has changed since the last commit."""
+        return self._header is not None
+
+    def _save(self, start: int, stop: int) -> None:
+        """Save what was there at the last commit between two offsets, once in a transaction."""
+        parts = []
+        if self._header is None:
+            header = new_header(self._data, self._committed)
+            self._saved = np.zeros(-(-self._committed // PAGE), dtype=bool)
+            self._tail = 0
+            parts.append(header.pack())
+        else:
+            header = self._header
+        missing: Any = ()
+        if start < self._committed:
+            first, last = start // PAGE, -(-min(stop, self._committed) // PAGE)
+            missing = np.flatnonzero(~self._saved[first:last]) + first
+        if not len(missing) and not parts:
+            return
+        pages = []
+        for page in _runs(missing):
+            offset = page[0] * PAGE
+            length = min(page[1] * PAGE, self._committed) - offset
+            parts += pack_record(header.nonce, offset, os.pread(self._data, length, offset))
+            pages.append(page)
+            if len(parts) * MAX_RECORD // 2 > _PIECE:
+                self._append(parts, header, pages)
+                parts, pages = [], []
+        if parts:
+            self._append(parts, header, pages)
+        if self.durable:
+            os.fsync(self._journal)
+
+    def _append(self, parts: list[bytes], header: Header, pages: list[tuple[int, int]]) -> None:
+        """Write to the journal, and only then count as saved what is there."""
+        self._tail += pwrite_all(self._journal, b"".join(parts), self._tail)
+        self._header = header
+        for first, last in pages:
+            self._saved[first:last] = True
+
+    def commit(self) -> None:
+        """Keep all changes, and begin a new transaction with the next one.
+
+        What HDF5 still holds in memory is not among them: flush the `h5py.File` first.
+
+        Raises
+        ------
+        OSError
+            What went wrong in an earlier write. Nothing is committed then, now or later.
+        """
+        with self._lock:
+            self._check_open()
+            if self.dead:
+                return
+            self._check_owner()
+            self.check()
+            if self._header is None:
+                return
+            if self.durable:
+                os.fsync(self._data)
+            self._cool()
+            self._committed = self._size
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self.pid:
+            raise DiskCSRError(
+                f"{self.path} was opened for writing by process {self.pid}; this one, forked from "
+                "it, can only read it"
+            )
+
+    def _cool(self) -> None:
+        """Make the journal invalid; the moment when the transaction is over."""
+        pwrite_all(self._journal, bytes(HEADER.size), 0)
+        if self._tail > _PIECE:
+            os.ftruncate(self._journal, HEADER.size)
+        if self.durable:
+            os.fsync(self._journal)
+        self._header = None
+
+    def roll_back(self) -> None:
+        """Undo all changes since the last commit; after it, whatever is written is ignored.
+
+        HDF5 still holds in memory what was undone: its file can only be closed then.
+        """
+        with self._lock:
+            self._check_open()
+            self._check_owner()
+            self.dead = True
+            self._lost.clear()
+            if self._header is not None:
+                roll_back(self._data, self._journal, self._header, self.path)
+                self._size = self._committed
+                self._cool()
+
+    def close(self) -> None:
+        """Release the file, and remove the journal. Closing twice does nothing.
+
+        Without a commit before it, the journal stays, and the next one to open the file undoes what
+        was changed since the last.
+        """
+        with self._lock:
+            if self.closed:
+                return
+            try:
+                if self._header is None and os.getpid() == self.pid:
+                    self._remove_journal()
+            finally:
+                self._release()
+
+    def discard(self) -> None:
+        """Release the file and remove it, and the journal with it, whatever was written."""
+        with self._lock:
+            self.dead = True
+            try:
+                for name in (self.path, journal_path(self.path)):
+                    with contextlib.suppress(OSError):
+                        os.unlink(name)
+            finally:
+                self.close()
+
+    def _remove_journal(self) -> None:
+        name = journal_path(self.path)
+        with contextlib.suppress(OSError):
+            # Another file may have been moved here, with its own journal.
+            if os.path.samestat(os.stat(name), os.fstat(self._journal)):
+                os.unlink(name)
+                if self.durable:
+                    fsync_folder(self.path)
+
+    def _release(self) -> None:
+        """Close the descriptors, and with them the locks: a forked child's copies hold them too."""
+        self.closed = True
+        if _open_files.pop(id(self), None) is not None:
+            stand_down()
+        descriptors = self._journal, self._data
+        self._journal = self._data = -1
+        try:
+            if descriptors[0] >= 0:
+                os.close(descriptors[0])
+        finally:
+            if descriptors[1] >= 0:
+                os.close(descriptors[1])
+
+    @protected
+    def __del__(self) -> None:
+        if self._data < 0:
+            return
+        mine = self.commit_when_dropped and os.getpid() == self.pid
+        if mine and not (self.depth or self.problem or self.dead):
+            with contextlib.suppress(OSError):
+                self.commit()
+        self.close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise io.UnsupportedOperation(f"{self.path}: the file is closed")
+
+    def move(self, path: str, *, replace: bool) -> None:
+        """Rename the file, between two transactions, and its journal with it.
+
+        Raises
+        ------
+        FileExistsError
+            When there is a file at `path` and `replace` is false.
+        """
+        with self._lock:
+            old, path = self.path, os.path.realpath(path)
+            # Without its journal, which is empty, a file is as good; so that goes first.
+            os.replace(journal_path(old), journal_path(path))
+            try:
+                if replace:
+                    os.replace(old, path)
+                else:
+                    _rename_new(old, path)
+                self.path = path
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(journal_path(path))
+                raise
+            if self.durable:
+                fsync_folder(path)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: keep the file for reading, without the parent's locks."""
+        self._lock = threading.RLock()
+        self.turn = threading.RLock()
+        inherited, self._data = self._data, -1
+        with contextlib.suppress(OSError):
+            data = os.open(self.path, os.O_RDONLY)
+            if os.path.sameopenfile(data, inherited):
+                self._data = data
+            else:
+                os.close(data)
+        os.close(inherited)
+        os.close(self._journal)
+        self._journal = -1
+
+
+def _rename_new(old: str, new: str) -> None:
+    """Rename a file, and raise `FileExistsError` when there is one of the new name."""
+    try:
+        os.link(old, new)
+    except OSError as problem:
+        # A file system without hard links.
+        if problem.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if os.path.exists(new):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from problem
+        os.rename(old, new)
+    else:
+        os.unlink(old)
+
+
+def _overlay(view: memoryview, position: int, lost: bytes, offset: int) -> None:
+    """Put into a view of the file at `position` the part of `lost`, at `offset`, it covers."""
+    start, stop = max(position, offset), min(position + len(view), offset + len(lost))
+    if start < stop:
+        view[start - position : stop - position] = lost[start - offset : stop - offset]
+
+
+def _runs(pages: Any) -> list[tuple[int, int]]:
+    """Join ascending page numbers to (first, behind the last), no longer than a record may be."""
+    most = MAX_RECORD // PAGE
+    runs: list[tuple[int, int]] = []
+    for page in map(int, pages):
+        if runs and runs[-1][1] == page and page - runs[-1][0] < most:
+            runs[-1] = (runs[-1][0], page + 1)
+        else:
+            runs.append((page, page + 1))
+    return runs
+
+
+def _in_child() -> None:
+    for known in list(_open_files.values()):
+        file = known()
+        if file is not None and not file.closed:
+            file._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_in_child)

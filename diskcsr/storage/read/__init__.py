@@ -1,0 +1,1 @@
+"""From the file to memory: which reader serves a dataset, and what it may be trusted with."""

@@ -1,0 +1,82 @@
+"""Which reader serves a dataset: the fastest that is sure to read it right."""
+
+from dataclasses import replace
+
+import h5py
+
+from ..files.chunks import ChunkIndex, check_chunks, index_chunks
+from ..filters import Pipeline, pipeline_of, unsupported
+from .decode import DecodeReader
+from .descriptor import Descriptor
+from .readers import DirectReader, H5Reader, Reader
+
+__all__ = ["choose_reader"]
+
+
+def choose_reader(
+    dset: h5py.Dataset, where: str, descriptor: Descriptor | str, known: bool = False
+) -> Reader:
+    """Choose a reader; its ``why`` says why it is not a faster one.
+
+    Whichever it is, what the file says of the dataset's chunks was checked before.
+
+    Parameters
+    ----------
+    dset : h5py.Dataset
+        One-dimensional.
+    where : str
+        How messages call it.
+    descriptor : Descriptor or str
+        Our own descriptor of its file, or why there is none.
+    known : bool
+        Whether its chunks were checked, and only HDF5 itself has written to them since.
+
+    Raises
+    ------
+    CorruptFileError
+        When what the file says of the chunks cannot be.
+    """
+    index = descriptor if isinstance(descriptor, str) else _find_bytes(dset, descriptor)
+    if isinstance(index, str) or isinstance(descriptor, str):
+        return _slow_reader(dset, where, str(index), known)
+    pipeline = pipeline_of(dset)
+    reason = unsupported(pipeline)
+    if reason is not None:
+        return _slow_reader(dset, where, reason, known)
+    reader = _fast_reader(dset, where, descriptor, index, pipeline)
+    reader.places = index.places()
+    return reader
+
+
+def _slow_reader(dset: h5py.Dataset, where: str, why: str, known: bool) -> Reader:
+    """Have HDF5 read a dataset, whose chunks are looked at first."""
+    places = check_chunks(dset) if dset.chunks and dset.size and not known else None
+    reader = H5Reader(dset, where, why)
+    reader.places = places
+    return reader
+
+
+def _fast_reader(
+    dset: h5py.Dataset, where: str, descriptor: Descriptor, index: ChunkIndex, pipeline: Pipeline
+) -> Reader:
+    """Choose how bytes are read whose places are known."""
+    if not pipeline.filters and pipeline.dtype.isnative:
+        extents = index.extents(dset.size, dset.dtype.itemsize)
+        if extents is not None:
+            return DirectReader(dset, where, descriptor, extents)
+    if not dset.chunks:
+        index = index.cut(dset.size, dset.dtype.itemsize)
+        pipeline = replace(pipeline, chunk=index.length)
+    return DecodeReader(dset, where, descriptor, index, pipeline)
+
+
+def _find_bytes(dset: h5py.Dataset, descriptor: Descriptor) -> ChunkIndex | str:
+    """Where the bytes lie in the file, or why only HDF5 can tell."""
+    if not descriptor.covers(dset.file):
+        return "a link leads to it, in another file"
+    properties = dset.id.get_create_plist()
+    if properties.get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED):
+        return "stored in a layout (compact or virtual) that only HDF5 resolves"
+    if properties.get_external_count():
+        return "stored in external files"
+    return index_chunks(dset, descriptor.fd)

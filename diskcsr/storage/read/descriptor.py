@@ -1,0 +1,103 @@
+"""Our own descriptor of a file: the way past HDF5's lock, and a window on what was read before."""
+
+import mmap
+import os
+import threading
+from collections.abc import Callable
+
+import h5py
+import numpy as np
+
+from ...errors import StaleFileError
+from ...kernels import WINDOW_SHIFT
+from ...machine.options import available_memory, options
+
+__all__ = ["Descriptor"]
+
+_NOTHING_WARM = np.zeros(0, np.uint8)
+
+
+class Descriptor:
+    """Our own file descriptor: reading through it takes no lock of HDF5.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Must be an ordinary file, opened read-only.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be opened again, or its name now means another file.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self.path = os.path.realpath(file.filename)
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._lock = threading.Lock()
+        self._window: tuple[int, int, int, np.ndarray] | None = None
+        try:
+            theirs, ours = os.fstat(file.id.get_vfd_handle()), os.fstat(self.fd)
+            if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
+                raise OSError(f"{self.path} was replaced after it was opened")
+            self._state = (ours.st_size, ours.st_mtime_ns)
+            #: Which file this is, in which state: a key for what was learned from it.
+            self.identity = (ours.st_dev, ours.st_ino, *self._state)
+        except BaseException:
+            self.close()
+            raise
+
+    def covers(self, file: h5py.File) -> bool:
+        """Whether it is of this file: an external link may have led to another one."""
+        if file.driver != "sec2":
+            return False
+        theirs = os.fstat(file.id.get_vfd_handle())
+        return (theirs.st_dev, theirs.st_ino) == self.identity[:2]
+
+    def check_unchanged(self) -> None:
+        """Raise `StaleFileError` when the file was written to since it was opened."""
+        now = os.fstat(self.fd)
+        if (now.st_size, now.st_mtime_ns) != self._state:
+            raise StaleFileError(
+                f"{self.path} was changed after it was opened; open it again to read what is there"
+            )
+
+    def window(self) -> tuple[int, int, int, np.ndarray]:
+        """Return what the gather kernels take as `file`; see `diskcsr.kernels.rows.gather`.
+
+        The map is made when first wanted, and only of a file that fits into memory well: beyond
+        that, waiting for page faults one by one is slower than reading.
+        """
+        if self._window is None:
+            with self._lock:
+                self._window = self._window or self._map()
+        return self._window
+
+    def unmapped(self) -> tuple[int, int, int, np.ndarray]:
+        """Return what `window` does, without a map: everything is read, and no map grows."""
+        return self.fd, 0, 0, _NOTHING_WARM
+
+    def _map(self) -> tuple[int, int, int, np.ndarray]:
+        size = self._state[0]
+        warm = np.zeros((size >> WINDOW_SHIFT) + 1, np.uint8)
+        if options.memory_map and 0 < size <= available_memory() // 2:
+            try:
+                mapped = mmap.mmap(self.fd, size, prot=mmap.PROT_READ)
+            except (OSError, ValueError):
+                pass
+            else:
+                self._bytes = np.frombuffer(mapped, np.uint8)  # keeps the map alive
+                return self.fd, self._bytes.ctypes.data, size, warm
+        return self.fd, 0, 0, warm
+
+    def close(self) -> None:
+        """Close the descriptor; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # `close` is bound here: at the interpreter's end the module's names are gone.
+        fd, self.fd = getattr(self, "fd", -1), -1
+        if fd >= 0:
+            close(fd)

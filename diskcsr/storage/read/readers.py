@@ -1,0 +1,406 @@
+"""How the bytes of one stored array arrive: straight from the file, or through h5py.
+
+A reader serves one dataset; `diskcsr.storage.read.choose` says which. Filtered data that can be
+decoded here has its reader in `diskcsr.storage.read.decode`.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import h5py
+import numpy as np
+
+from ... import kernels
+from ...errors import CorruptFileError
+from ...keys.plan import Plan
+from ...machine.interrupts import deferred
+from ...machine.options import format_bytes, options
+from ...machine.threads import run_parts
+from .descriptor import Descriptor
+
+__all__ = [
+    "ArrayReader",
+    "ConstantReader",
+    "DirectReader",
+    "H5Reader",
+    "Reader",
+    "Readers",
+    "Job",
+    "Wanted",
+    "check_indices",
+    "gather_together",
+    "native_dtype",
+]
+
+#: Up to this many ranges are read and scattered from Python: no kernel is needed, so reading an
+#: element or a slice imports no compiler.
+FEW = 8
+#: Bytes a range, on average, from which on a plan is read and not copied from the map.
+LONG_RANGE = 1 << 19
+#: Elements that h5py reads at a time where the dataset has chunks.
+H5_BLOCK = 1 << 21
+
+
+def native_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the dtype that values of a stored `dtype` have in memory, as numpy itself spells it.
+
+    Native byte order; MATLAB's and HDF5's compound complex numbers as complex. The object is
+    numpy's own, not h5py's equal one: callers compare with ``is`` (``numpy.asarray`` does).
+    """
+    if dtype.names is not None and len(dtype.names) == 2:
+        return np.result_type(dtype[0], np.complex64)
+    return np.dtype(dtype.newbyteorder("=").str)
+
+
+Job: TypeAlias = Callable[[], None]
+
+
+class Reader:
+    """Serves one stored array; the base of all readers.
+
+    Attributes
+    ----------
+    name : str
+        What users see: "direct", "h5py", "memory" or "constant".
+    why : str
+        Why this reader and not a faster one.
+    where : str
+        File and object, for messages.
+    dtype : numpy.dtype
+        Of the values as read: native, numpy's own.
+    size : int
+        Stored elements.
+    stored_bytes : int
+        Bytes the dataset takes in the file.
+    places : (offset, nbytes) or None
+        Where the bytes lie in the file; None where that is not known.
+    bytes_read, ranges_read, chunks_read : int
+        Totals since opening. Bytes are those of the file, for "h5py" those of the elements.
+
+    Notes
+    -----
+    A new kind of reader says how it reads in `jobs`, or in `_gather` when it does so in one go.
+    `jobs` and `finish` are for `gather_together` alone, which does neither without the other.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, where: str, dtype: np.dtype, size: int, stored_bytes: int, why: str) -> None:
+        self.where, self.dtype, self.size = where, dtype, size
+        self.stored_bytes, self.why = stored_bytes, why
+        self.places: tuple[np.ndarray, np.ndarray] | None = None
+        self.bytes_read = self.ranges_read = self.chunks_read = 0
+        self._counting = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<{self.name} reader of {self.where}: {self.why}>"
+
+    def gather(self, plan: Plan, out: np.ndarray, limit: int | None = None) -> None:
+        """Read what `plan` wants into `out`.
+
+        Parameters
+        ----------
+        plan : Plan
+        out : (plan.size,) array
+            Contiguous, of this reader's dtype.
+        limit : int, optional
+            For indices: each value must lie in ``[0, limit)``.
+
+        Raises
+        ------
+        CorruptFileError
+            When the file ends too early, cannot be decoded, or an index is out of range.
+        """
+        gather_together([Wanted(self, plan, out, limit)])
+
+    def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
+        """Split a `gather` into at most `threads` calls; when all are done, `finish` it."""
+        return [partial(self._gather, plan, out, limit)] if plan.size else []
+
+    def finish(self, out: np.ndarray) -> None:
+        """Put right what the bytes of the file may have got wrong."""
+        if out.dtype == np.bool_:
+            # A stored boolean is a byte that may hold anything; numpy's may be 0 or 1 alone.
+            raw = out.view(np.uint8)
+            np.minimum(raw, 1, out=raw)
+
+    def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
+        raise NotImplementedError
+
+    def _count(self, ranges: int, nbytes: int, chunks: int = 0) -> None:
+        with self._counting:  # several threads read at a time
+            self.ranges_read += ranges
+            self.chunks_read += chunks
+            self.bytes_read += nbytes
+
+
+class Wanted(NamedTuple):
+    """What is to be read by one reader, and to where; see `Reader.gather`."""
+
+    reader: Reader
+    plan: Plan
+    out: np.ndarray
+    limit: int | None
+
+
+def gather_together(wanted: Sequence[Wanted]) -> None:
+    """Read from several arrays at a time, in the threads that there are.
+
+    Raises
+    ------
+    CorruptFileError
+        As of `Reader.gather`.
+    """
+    threads = options.num_threads
+    jobs: list[Job] = []
+    for reader, plan, out, limit in wanted:
+        jobs += reader.jobs(plan, out, limit, threads)
+    run_parts(_call, jobs)
+    for one in wanted:
+        one.reader.finish(one.out)
+
+
+def _call(job: Job) -> None:
+    job()
+
+
+def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
+    """Raise `CorruptFileError` unless all `indices` lie in ``[0, limit)``."""
+    if indices.size and (indices.min() < 0 or indices.max() >= limit):
+        at = int(np.flatnonzero((indices < 0) | (indices >= limit))[0])
+        raise CorruptFileError(
+            f"{where}: index {indices[at]} is out of range for a minor axis of length {limit}"
+        )
+
+
+def _scatter(block: np.ndarray, block_lo: int, plan: Plan, out: np.ndarray) -> None:
+    """Copy to their places in `out` the wanted elements that lie in `block`."""
+    if plan.piece_lo.size > FEW:
+        pieces = (plan.piece_lo, plan.piece_hi, plan.piece_dst)
+        size = out.itemsize
+        kernels.rows.scatter(block.view(np.uint8), block_lo, size, *pieces, out.view(np.uint8))
+        return
+    for lo, hi, dst in zip(plan.piece_lo, plan.piece_hi, plan.piece_dst, strict=True):
+        a, b = max(lo, block_lo), min(hi, block_lo + block.size)
+        if a < b:
+            out[dst + a - lo : dst + b - lo] = block[a - block_lo : b - block_lo]
+
+
+class ArrayReader(Reader):
+    """An array that was handed out: from then on it, not the file, is the truth."""
+
+    name = "memory"
+
+    def __init__(self, where: str, array: np.ndarray) -> None:
+        super().__init__(where, array.dtype, array.size, 0, "the array was handed out")
+        self._array = np.ascontiguousarray(array)
+
+    def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
+        _scatter(self._array, 0, plan, out)
+        if limit is not None:
+            check_indices(out, limit, self.where)
+
+
+class ConstantReader(Reader):
+    """One value that stands for all stored ones (binsparse ``iso``), or for none at all."""
+
+    name = "constant"
+
+    def __init__(self, where: str, value: Any, size: int, why: str) -> None:
+        value = np.asarray(value)
+        super().__init__(where, value.dtype, size, value.nbytes, why)
+        self._value = value
+
+    def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
+        out[...] = self._value
+
+
+class H5Reader(Reader):
+    """Reads anything h5py reads: one chunk at a time under one lock, but never wrong."""
+
+    name = "h5py"
+
+    def __init__(self, dset: h5py.Dataset, where: str, why: str) -> None:
+        dtype = native_dtype(dset.dtype)
+        super().__init__(where, dtype, dset.size, dset.id.get_storage_size(), why)
+        self._dset = dset
+
+    def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
+        if self._dset.chunks:
+            runs = self._chunk_runs(plan, self._dset.chunks[0])
+        else:
+            runs = list(zip(plan.range_lo.tolist(), plan.range_hi.tolist(), strict=True))
+            self._count(len(runs), plan.elements_read * self.dtype.itemsize)
+        for lo, hi in runs:
+            _scatter(self._read(lo, hi), lo, plan, out)
+        if limit is not None:
+            check_indices(out, limit, self.where)
+
+    def _chunk_runs(self, plan: Plan, chunk: int) -> list[tuple[int, int]]:
+        """Element ranges of whole chunks, each touched chunk in exactly one of them."""
+        longest = max(1, H5_BLOCK // chunk)
+        runs: list[tuple[int, int]] = []
+        first, last = -1, -2  # of the open run, in chunks
+        firsts = (plan.piece_lo // chunk).tolist()
+        lasts = ((plan.piece_hi - 1) // chunk).tolist()
+        chunks = 0
+        for a, b in zip(firsts, lasts, strict=True):
+            a = max(a, last + 1)
+            if a > b:
+                continue
+            chunks += b - a + 1
+            if a > last + 1 or last < first:
+                if last >= first:
+                    runs.append((first, last))
+                first = a
+            last = b
+        runs.append((first, last))
+        cut = [
+            (start * chunk, min(min(start + longest, b + 1) * chunk, self.size))
+            for a, b in runs
+            for start in range(a, b + 1, longest)
+        ]
+        nbytes = sum(hi - lo for lo, hi in cut) * self.dtype.itemsize
+        self._count(len(cut), nbytes, chunks)
+        return cut
+
+    def _read(self, lo: int, hi: int) -> np.ndarray:
+        try:
+            with deferred():  # a file open for writing is read through callbacks
+                values = self._dset[lo:hi]
+        except (OSError, RuntimeError) as problem:
+            raise CorruptFileError(
+                f"{self.where}: HDF5 could not read elements {lo} to {hi}: {problem}"
+            ) from problem
+        if values.shape != (hi - lo,):
+            raise CorruptFileError(f"{self.where} ends before element {hi}")
+        if values.dtype.names is not None:
+            real, imag = (values[name] for name in values.dtype.names)
+            values = real + 1j * imag
+        return np.ascontiguousarray(values.astype(self.dtype, copy=False))
+
+
+class DirectReader(Reader):
+    """Reads unfiltered data from the file itself, outside HDF5's lock and in parallel."""
+
+    name = "direct"
+
+    def __init__(
+        self, dset: h5py.Dataset, where: str, descriptor: Descriptor, extents: tuple
+    ) -> None:
+        dtype = native_dtype(dset.dtype)
+        stored = dset.id.get_storage_size()
+        super().__init__(where, dtype, dset.size, stored, "unfiltered, in the machine's own layout")
+        self._descriptor = descriptor
+        #: First element of each run of bytes (and the size at the end), and its file offset.
+        self.extent_start, self.extent_offset = extents
+
+    def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
+        self._descriptor.check_unchanged()
+        self._count(plan.range_lo.size, plan.elements_read * self.dtype.itemsize)
+        if plan.range_lo.size <= FEW and plan.piece_lo.size == plan.range_lo.size:
+            return [partial(self._read_few, plan, out, limit)] if plan.size else []
+        # Rows are read from two arrays at once: each gets half of the threads.
+        parts = plan.parts(max(1, (threads + 1) // 2))
+        return [partial(self._read_part, plan, part, out, limit) for part in parts]
+
+    def _read_few(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
+        for lo, hi, dst in zip(plan.range_lo, plan.range_hi, plan.piece_dst, strict=True):
+            self._read_straight(int(lo), out[dst : dst + hi - lo])
+        if limit is not None:
+            check_indices(out, limit, self.where)
+
+    def _read_straight(self, lo: int, target: np.ndarray) -> None:
+        left = target.view(np.uint8).data
+        size, fd = self.dtype.itemsize, self._descriptor.fd
+        e = int(np.searchsorted(self.extent_start, lo, side="right")) - 1
+        while left:
+            offset = int(self.extent_offset[e]) + (lo - int(self.extent_start[e])) * size
+            end = min(len(left), (int(self.extent_start[e + 1]) - lo) * size)
+            n = os.preadv(fd, [left[:end]], offset)
+            if n <= 0 or (n % size and n < end):
+                self._ends_early(lo)
+            left = left[n:]
+            lo += n // size
+            e += lo >= self.extent_start[e + 1]
+
+    def _read_part(
+        self, plan: Plan, part: tuple[int, int], out: np.ndarray, limit: int | None
+    ) -> None:
+        # What is read in long stretches is not mapped: mapped pages count as memory of the process,
+        # and a walk over the whole file would end with all of it.
+        long = plan.elements_read * out.itemsize > plan.range_lo.size * LONG_RANGE
+        file = self._descriptor.unmapped() if long else self._descriptor.window()
+        extents = (self.extent_start, self.extent_offset)
+        if sys.platform == "linux":
+            ranges = (plan.range_lo[slice(*part)], plan.range_hi[slice(*part)])
+            kernels.rows.advise(file, extents, out.itemsize, *ranges)
+        checked = limit is not None and out.dtype in (np.int32, np.int64)
+        if checked:
+            status, at = kernels.rows.gather_indices(file, extents, plan.pieces, *part, out, limit)
+        else:
+            raw = out.view(np.uint8)
+            status, at = kernels.rows.gather(file, extents, out.itemsize, plan.pieces, *part, raw)
+        if status == kernels.rows.SHORT_FILE:
+            self._ends_early(at)
+        if limit is not None and (status or not checked):
+            # Which one it is, is looked up only now that something is wrong.
+            for p in range(plan.range_ptr[part[0]], plan.range_ptr[part[1]]):
+                start = plan.piece_dst[p]
+                piece = out[start : start + plan.piece_hi[p] - plan.piece_lo[p]]
+                check_indices(piece, limit, self.where)
+
+    def _ends_early(self, at: int) -> None:
+        raise CorruptFileError(
+            f"{self.where}: the file ends before element {at} of {self.size} that it claims to hold"
+        )
+
+    def contiguous_offset(self) -> int | None:
+        """Where the array lies in the file, when it lies there in one aligned piece."""
+        if len(self.extent_offset) != 1 or self.extent_offset[0] % self.dtype.alignment:
+            return None
+        return int(self.extent_offset[0])
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self._descriptor
+
+
+class Readers(Mapping[str, Reader]):
+    """Which reader serves each dataset of an array, and why; what was read so far.
+
+    A mapping of "data", "indices", "indptr" to readers.
+    """
+
+    def __init__(self, readers: dict[str, Reader]) -> None:
+        self._readers = readers
+
+    def __getitem__(self, name: str) -> Reader:
+        return self._readers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of elements read from the file since it was opened."""
+        return sum(reader.bytes_read for reader in self.values())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes the datasets take in the file."""
+        return sum(reader.stored_bytes for reader in self.values())
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            f"{name:8}{reader.name:9}{format_bytes(reader.bytes_read)} read of "
+            f"{format_bytes(reader.stored_bytes)} stored; {reader.why}"
+            for name, reader in self.items()
+        )

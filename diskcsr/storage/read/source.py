@@ -1,0 +1,432 @@
+"""One stored matrix: what the file says of it, its readers and its row pointers.
+
+All is checked before anyone uses it. An array and its transpose share one `Source`; it knows major
+and minor only.
+"""
+
+import io
+import threading
+import weakref
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ...axis import Axis, axis_of
+from ...errors import (
+    ClosedFileError,
+    CorruptFileError,
+    DiskCSRError,
+    FormatError,
+    StaleFileError,
+)
+from ...keys.plan import plan_span
+from ...keys.widths import index_dtype
+from ...machine.options import require_memory
+from ..files.chunks import refuse_overlap
+from ..files.files import close_file, open_to_read
+from ..formats.conventions import ARRAYS, Header
+from ..formats.detect import detect
+from ..formats.opening import open_group
+from . import maps
+from .choose import choose_reader
+from .descriptor import Descriptor
+from .freshness import Freshness
+from .pointers import FilePointers
+from .readers import (
+    ConstantReader,
+    DirectReader,
+    Reader,
+    Readers,
+    check_indices,
+    native_dtype,
+)
+
+__all__ = ["INSTEAD", "Source", "shared_source"]
+
+#: What to do instead of a load that does not fit the memory budget.
+INSTEAD = "Select rows, walk the matrix with iter_blocks(), or raise diskcsr.options.memory_budget."
+#: scipy.sparse has no half floats; single ones hold their values exactly.
+_WIDENED = {np.dtype(np.float16): np.dtype(np.float32)}
+
+
+class Source:
+    """A stored matrix.
+
+    Parameters
+    ----------
+    group : h5py.Group
+    owned : h5py.File or None
+        Closed together with the source.
+    format, shape : optional
+        What the user says of the matrix; see `diskcsr.open`.
+
+    Attributes
+    ----------
+    header : Header
+        What the group says of itself.
+    axis : Axis
+    shape : (int, int)
+    dtype : numpy.dtype
+        Of the values in memory.
+    pointers : FilePointers
+        Where rows begin and end.
+    freshness : Freshness
+        Which state of the file is shown.
+
+    Raises
+    ------
+    FormatError, CorruptFileError
+        From the attributes and the lengths and types of the datasets; no array is read.
+
+    Notes
+    -----
+    Whole lines are read by `diskcsr.blocks.contents.Contents`, which knows what was handed out.
+    """
+
+    def __init__(
+        self,
+        group: h5py.Group,
+        owned: h5py.File | None,
+        *,
+        format: str | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> None:
+        self.hints: dict[str, Any] = {"format": format, "shape": shape}
+        self.lock = threading.RLock()
+        #: The arrays over this source, by id (they cannot be hashed).
+        self._arrays: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._closed = False
+        #: Arrays whose chunks were checked since the file was opened for writing: nobody but HDF5
+        #: writes to it from then on.
+        self._known: set[str] = set()
+        #: What HDF5 reads through, when it is no file that HDF5 itself opened.
+        self._stream: io.FileIO | None = None
+        header = detect(group, format=format, shape=shape)
+        self.axis: Axis = axis_of(header.format)
+        self._begin(group, owned, header)
+
+    def _begin(self, group: h5py.Group, owned: h5py.File | None, header: Header) -> None:
+        """Start from the group as it is now."""
+        file = group.file
+        self.group, self._owned, self.header = group, owned, header
+        self.shape = header.shape
+        if self._stream is None:
+            self.filename: str = file.filename
+            self.freshness = Freshness(file)
+        else:
+            self.freshness = Freshness(file, self._stream, self.freshness.path)
+        self.name: str = group.name
+        self.where = f"{self.filename}, group {self.name!r}"
+        self._readers: dict[str, Reader] = {}
+        self._descriptor: Descriptor | str | None = None
+        #: The whole arrays made of the file, by name, and whether they may be written to.
+        self._made: dict[str, list[tuple[weakref.ref, bool]]] = {}
+        self._check_lengths()
+
+    def watch(self, array: Any) -> None:
+        """Have ``array.release()`` called whenever the contents have changed."""
+        self._arrays[id(array)] = array
+
+    def _have_forgotten(self) -> None:
+        for array in list(self._arrays.values()):
+            array.release()
+
+    def changed(self, header: Header | None = None) -> None:
+        """Forget what was learned: the matrix was written to, and is now as `header` says."""
+        with self.lock:
+            self._begin(self.group, self._owned, header or self.header)
+            self._have_forgotten()
+
+    def refresh(self, new: bool = False) -> None:
+        """Look at the file again, which another handle or process may have written to.
+
+        Nobody has seen a `new` source yet: whatever is found in the file then is right.
+
+        Raises
+        ------
+        StaleFileError
+            When the group is gone, or now is a matrix of the other orientation. A file that was
+            opened here is closed then.
+        """
+        with self.lock:
+            self.check_open()
+            self._known.clear()
+            group, owned = self.group, self._owned
+            if group.file.mode == "r" and self.path is not None:
+                # HDF5 goes on showing what it has read; only a file opened anew is as it is now.
+                if owned is not None or not self.freshness.is_current():
+                    group, owned = self._open_anew()
+            elif group.name is None:
+                raise StaleFileError(f"{self.where} is no longer there: it was deleted")
+            try:
+                header = detect(group, **self.hints)
+                if new:
+                    self.axis = axis_of(header.format)
+                if axis_of(header.format) is not self.axis:
+                    raise StaleFileError(
+                        f"{self.where} was a {self.axis.format} matrix when it was opened and is "
+                        f"a {header.format} one now; open it again"
+                    )
+                self._begin(group, owned, header)
+            except BaseException:
+                if owned is not self._owned and owned is not None:
+                    close_file(owned)
+                raise
+            self._closed = False
+            self._have_forgotten()
+
+    def catch_up(self) -> None:
+        """Refresh a file just opened here, if HDF5 shows it as another array found it earlier."""
+        if self._owned is not None and not self.freshness.is_current():
+            self.refresh(new=True)
+
+    def _open_anew(self) -> tuple[h5py.Group, h5py.File]:
+        """Open the file so that HDF5 reads all of it again."""
+        if self._owned is not None:
+            self.close()
+        file = open_to_read(self.filename)
+        self._stream = None
+        alone = h5py.h5f.get_obj_count(file.id, h5py.h5f.OBJ_FILE) == 1
+        if not alone and not self.freshness.is_seen_first(file):
+            # Files that are open together share what HDF5 has read. Not so Python's file objects.
+            close_file(file)
+            self._stream = io.FileIO(self.filename)
+            weakref.finalize(self, self._stream.close)
+            file = h5py.File(self._stream, "r")
+        try:
+            return open_group(file, self.name)[0], file
+        except (KeyError, FormatError) as problem:
+            close_file(file)
+            raise StaleFileError(f"{self.where} is no longer there: {problem}") from problem
+
+    # ------------------------------------------------------------------------------ the file
+
+    @property
+    def path(self) -> str | None:
+        """The file's absolute path, or None when it is no ordinary file."""
+        return self.freshness.path
+
+    def check_open(self) -> None:
+        """Raise `ClosedFileError` when the file is closed."""
+        if self.closed:
+            raise ClosedFileError(f"{self.where}: the file is closed")
+
+    def close(self) -> None:
+        """Close the descriptor, and the file if it was opened here. Closing twice does nothing."""
+        with self.lock:
+            self._closed = True
+            self._readers.clear()
+            # Closed with its last reference: a thread may be reading through it just now.
+            self._descriptor = "the file is closed"
+            if self._owned is not None:
+                close_file(self._owned)
+            if self._stream is not None:
+                self._stream.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        return self._closed or not self.group
+
+    def dataset(self, name: str) -> h5py.Dataset | None:
+        """Return the dataset of "data", "indices" or "indptr"; None when nothing is stored."""
+        stored = getattr(self.header, name)
+        return None if stored is None else self.group[stored]
+
+    def _check_lengths(self) -> None:
+        """Compare the lengths of the datasets with the shape: metadata only."""
+        indptr = self.dataset("indptr")
+        n_major = self.axis.swap(self.shape)[0]
+        if indptr is None or indptr.size != n_major + 1:
+            length = 0 if indptr is None else indptr.size
+            given = self.hints["shape"] is not None and length > n_major + 1
+            if not given:
+                more = (
+                    "; pass shape= to read only the first of them" if length > n_major + 1 else ""
+                )
+                raise CorruptFileError(
+                    f"{self.where}: 'indptr' has {length} entries where a {self.header.format} "
+                    f"matrix of shape {self.shape} needs {n_major + 1}{more}"
+                )
+        data, indices = self.dataset("data"), self.dataset("indices")
+        #: Elements there are to point to: torn files may hold more of one array than of the other.
+        self._elements = 0
+        if data is not None and indices is not None:
+            self._elements = indices.size if self.header.iso else min(indices.size, data.size)
+        own = weakref.proxy(self)  # lest an array that nobody has keeps its file open
+        self.pointers = FilePointers(
+            self.where, n_major, self._elements, lambda: own.reader("indptr")
+        )
+        self.dtype = self.header.dtype or np.dtype(np.float64)
+        if data is not None and self.header.dtype is None:
+            native = native_dtype(data.dtype)
+            self.dtype = _WIDENED.get(native, native)
+
+    # ----------------------------------------------------------------------------- its readers
+
+    def reader(self, name: str) -> Reader:
+        """Return the reader of "data", "indices" or "indptr", chosen on first use."""
+        reader = self._readers.get(name)
+        if self.freshness.must_be_current() and not self.freshness.is_current():
+            raise self._stale()
+        if reader is None:
+            with self.lock:
+                self.check_open()
+                try:
+                    reader = self._readers.get(name) or self._choose(name)
+                except (OSError, RuntimeError, ValueError, KeyError) as problem:
+                    if isinstance(problem, DiskCSRError):
+                        raise
+                    raise CorruptFileError(
+                        f"{self.where}: HDF5 cannot say where {name!r} is stored: {problem}"
+                    ) from problem
+                self._readers[name] = reader
+        return reader
+
+    def _stale(self) -> StaleFileError:
+        return StaleFileError(f"{self.where} was changed after it was opened; refresh() follows")
+
+    def _choose(self, name: str) -> Reader:
+        dset = self.dataset(name)
+        where = f"{self.where}, dataset {getattr(self.header, name)!r}"
+        if dset is None:
+            dtype = self.dtype if name == "data" else np.dtype(np.int32)
+            return ConstantReader(where, np.zeros((), dtype), 0, "absent: nothing is stored")
+        if self._descriptor is None:
+            self._descriptor = self._open_descriptor()
+        reader = choose_reader(dset, where, self._descriptor, name in self._known)
+        self._refuse_overlap(name, dset, reader)
+        if self.group.file.mode != "r":
+            self._known.add(name)
+        if name == "data" and self.header.iso:
+            value = np.empty(1, reader.dtype)
+            reader.gather(plan_span(0, 1, np.array([0, 1])), value)
+            return ConstantReader(where, value[0], self._elements, "one value stands for all")
+        return reader
+
+    def _refuse_overlap(self, name: str, dset: h5py.Dataset, reader: Reader) -> None:
+        """Compare where an array lies with where those lie that are known already."""
+        file = self.group.file.filename
+        for other, known in self._readers.items():
+            theirs = self.dataset(other)
+            if reader.places is None or known.places is None or theirs is None:
+                continue
+            # Two names may well mean one dataset, and offsets in two files mean nothing.
+            if dset != theirs and dset.file.filename == theirs.file.filename == file:
+                refuse_overlap(reader.places, known.places, f"{self.where}: {name!r} and {other!r}")
+
+    def _open_descriptor(self) -> Descriptor | str:
+        file = self.group.file
+        if file.driver != "sec2":
+            return f"the file is opened by HDF5's driver {file.driver!r}"
+        if file.mode != "r":
+            return "the file is open for writing, and HDF5 may not have written everything yet"
+        try:
+            descriptor = Descriptor(file)
+        except OSError as problem:
+            return f"the file cannot be opened directly: {problem}"
+        if self.freshness.as_shown not in (None, descriptor.identity[2:]):
+            descriptor.close()
+            raise self._stale()
+        return descriptor
+
+    def readers(self) -> Readers:
+        """Return all three readers, choosing those not chosen yet."""
+        return Readers({name: self.reader(name) for name in ARRAYS})
+
+    # --------------------------------------------------------------------------- whole arrays
+
+    def whole(self, name: str, nnz: int, *, writeable: bool) -> np.ndarray:
+        """Return a whole array to hand out: mapped where the file allows, else loaded.
+
+        It is private memory either way: writing to it never reaches the file.
+
+        Parameters
+        ----------
+        name : {"data", "indices", "indptr"}
+        nnz : int
+            How many elements there are.
+        writeable : bool
+            Whether the array may be written to.
+
+        Raises
+        ------
+        MemoryBudgetError
+            When it has to be loaded and does not fit.
+        CorruptFileError
+            When it is not what the kernels of scipy can be trusted with.
+        """
+        self.check_open()
+        n_minor = self.axis.swap(self.shape)[1]
+        small = self.reader("indices").dtype != np.int64
+        index = index_dtype(nnz, n_minor) if small else np.dtype(np.int64)
+        if name == "indptr":
+            # scipy copies `indices` on every call when the two index arrays differ in dtype.
+            array = self.pointers.whole().astype(index)
+        else:
+            array = self._load(name, nnz, self.dtype if name == "data" else index)
+        array.flags.writeable = writeable
+        known = [one for one in self._made.get(name, ()) if one[0]() is not None]
+        self._made[name] = [*known, (weakref.ref(array), writeable)]
+        return array
+
+    def _load(self, name: str, size: int, dtype: np.dtype) -> np.ndarray:
+        reader = self.reader(name)
+        array = None
+        if isinstance(reader, DirectReader) and reader.dtype == dtype and dtype != np.bool_:
+            array = maps.map_private(reader, size)
+        if array is None:
+            what = f"{self.where}: loading {name!r}"
+            converted = 0 if reader.dtype == dtype else dtype.itemsize
+            require_memory(size * (reader.dtype.itemsize + converted), what, INSTEAD)
+            array = np.empty(size, reader.dtype)
+            reader.gather(plan_span(0, size, np.array([0, size])), array)
+        if name == "indices":
+            # Before any conversion: a larger type's index could wrap to one that is in range.
+            self._check_all(array, self.axis.swap(self.shape)[1], reader.where)
+        return array.astype(dtype, copy=False)
+
+    @staticmethod
+    def _check_all(indices: np.ndarray, limit: int, where: str) -> None:
+        step = 1 << 18  # checked while it is in the cache
+        for first in range(0, indices.size, step):
+            check_indices(indices[first : first + step], limit, where)
+
+    def is_as_stored(self, name: str, array: np.ndarray) -> bool:
+        """Whether an array surely is what `whole` made of the file, and was not written to since.
+
+        Row pointers are never a map; there are few enough to compare.
+        """
+        writeable = [writeable for made, writeable in self._made.get(name, ()) if made() is array]
+        return bool(writeable) and (
+            not (writeable[0] or array.flags.writeable)
+            or maps.is_untouched(array)
+            or (name == "indptr" and self.pointers.are_surely(array))
+        )
+
+
+#: Matrices in files that may change, by file and object: all handles on one share its `Source`, and
+#: so learn of a change that is made through another.
+_changing: "weakref.WeakValueDictionary[tuple, Source]" = weakref.WeakValueDictionary()
+
+
+def shared_source(group: h5py.Group, owned: h5py.File | None, **hints: Any) -> Source:
+    """Return the `Source` of a group; the same one as long as a file is open for writing."""
+    if group.file.mode == "r":
+        source = Source(group, owned, **hints)
+        source.catch_up()
+        return source
+    try:
+        info = h5py.h5o.get_info(group.id)
+    except RuntimeError as problem:
+        where = f"{group.file.filename}, group {group.name!r}"
+        raise CorruptFileError(f"{where}: HDF5 cannot look at it: {problem}") from problem
+    key = (info.fileno, info.addr, *hints.values())
+    known = _changing.get(key)
+    if known is not None and not known.closed and owned is None:
+        return known
+    source = Source(group, owned, **hints)
+    if owned is None:
+        _changing[key] = source
+    return source

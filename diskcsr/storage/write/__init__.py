@@ -1,0 +1,1 @@
+"""From memory to a file: new groups and their datasets."""

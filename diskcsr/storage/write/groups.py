@@ -1,0 +1,272 @@
+"""Store sparse matrices so that every peer reads them, and read fast."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ...keys.widths import index_dtype
+from ...machine.interrupts import allowing, deferred, pulled
+from ...streams.pieces import Piece, Stream
+from ..encode import ArrayWriter, create_array
+from ..files.files import changing, check_writing, new_file, open_to_write, transaction
+from ..formats.conventions import ARRAYS, Header
+from ..formats.tags import check_tags, default_tags, stamp
+
+__all__ = ["Storage", "chunk_length", "write_stream", "write_virtual"]
+
+#: Elements of a chunk: 256 kB of float32 or int32.
+CHUNK = 1 << 16
+#: Elements that a writer is given at a time: it may copy them.
+_STEP = 1 << 22
+#: Bytes of chunks that HDF5 holds back, per dataset: enough to complete one that was begun. Its own
+#: default, 8 MiB since HDF5 2.0, is memory that a writer of whole chunks has no use for.
+_CACHE = 1 << 20
+#: Chunks that HDF5's records of a small dataset have room for anyway.
+_FEW_CHUNKS = 64
+#: Arrays should not begin with a page of the file: numpy's large arrays begin 16 bytes into a page,
+#: and AMD's processors copy from the beginning of one page to a little after that of another at a
+#: third of their speed (glibc's bug 30994). What comes before an array moves it on by some hundred
+#: bytes; from the second half of a page that could lead to the next.
+_PAGE = 4096
+#: Datasets of a group that is being written: room that must stay taken meanwhile.
+_ROOM, _PAD = "room", "pad"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a matrix is stored; see `diskcsr.write` for the parameters."""
+
+    compression: str | None = None
+    compression_opts: Any = None
+    shuffle: bool | None = None
+    chunks: int | None = None
+    tags: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tags is not None:
+            check_tags(self.tags)
+        if self.chunks is not None and (int(self.chunks) != self.chunks or self.chunks < 1):
+            raise ValueError(f"chunks must be a positive number of elements, not {self.chunks!r}")
+
+
+def write_stream(
+    file: Any,
+    stream: Stream,
+    name: str,
+    storage: Storage,
+    advance: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Store what a stream brings as group `name`; nothing of it stays when the stream fails.
+
+    Parameters
+    ----------
+    file : path or h5py.Group
+    stream : Stream
+    name : str
+    storage : Storage
+    advance : callable
+        Is told of the bytes of values and indices that were written.
+    """
+    chunks = 2 * (stream.nnz or 0) // (storage.chunks or CHUNK)
+    with _target(file) as parent, _new_group(parent, name, storage, chunks) as group:
+        shape = stream.axis.swap((_store(group, stream, storage, advance), stream.n_minor))
+        _stamp(parent, group, stream.axis.format, shape, storage)
+
+
+def write_virtual(
+    file: Any,
+    name: str,
+    storage: Storage,
+    format: str,
+    shape: tuple[int, int],
+    indptr: np.ndarray,
+    layouts: dict[str, h5py.VirtualLayout],
+) -> None:
+    """Store row pointers, and beside them datasets that lie in other files."""
+    with _target(file) as parent, _new_group(parent, name, storage) as group:
+        for part, layout in layouts.items():
+            group.create_virtual_dataset(part, layout)
+        pointers = _Array(group, "indptr", np.dtype(np.int64), indptr.size, storage)
+        pointers.append(indptr)
+        pointers.finish()
+        _stamp(parent, group, format, shape, storage)
+
+
+def _stamp(
+    parent: h5py.Group, group: h5py.Group, format: str, shape: tuple[int, int], storage: Storage
+) -> None:
+    header = Header(format, shape, *ARRAYS, "h5sparse")
+    stamp(group, header, storage.tags or default_tags(parent))
+
+
+@contextmanager
+def _new_group(
+    parent: h5py.Group, name: str, storage: Storage, chunks: int = 0
+) -> Iterator[h5py.Group]:
+    """Give a group to fill, which gets its name at the end.
+
+    Only then are the groups on the way to it made as well: a failure leaves what was there.
+    `chunks` is about how many its arrays will have, where they are laid out at once.
+    """
+    if name in parent and not storage.overwrite:
+        raise ValueError(
+            f"{parent.file.filename}: {parent.name!r} already has an object {name!r}; pass "
+            "overwrite=True to replace it"
+        )
+    temporary = f"writing-{uuid.uuid4().hex}"
+    group = _begin_group(parent, temporary, chunks)
+    try:
+        yield group
+        for taken in (_ROOM, _PAD):
+            if taken in group:
+                del group[taken]
+        check_writing(parent)()
+        if name in parent:
+            del parent[name]
+        parent.move(temporary, name)
+    except BaseException:
+        if temporary in parent:
+            del parent[temporary]
+        raise
+
+
+def _begin_group(parent: h5py.Group, name: str, chunks: int) -> h5py.Group:
+    """Make a group whose arrays will lie in one piece each, where they are laid out at once.
+
+    HDF5 makes a record of chunks when the one before is full, wherever the file ends then: between
+    the chunks of an array, which then cannot be mapped. But it first takes records that became
+    free. So a dataset of as many chunks, of a byte each, is made and deleted; the group, made in
+    between, keeps its place from being given back to the end of the file.
+    """
+    if chunks <= _FEW_CHUNKS:
+        return parent.create_group(name)
+    count = -(-(chunks + chunks // 8 + 5 * _FEW_CHUNKS) // 8) * 8
+    other = f"room-{uuid.uuid4().hex}"
+    _lay_out(parent, other, count, chunk=1)
+    group = parent.create_group(name)
+    del parent[other]
+    # Its bytes stay taken, or short chunks of an array would be put there.
+    end = parent.file.id.get_filesize() % _PAGE
+    _lay_out(group, _ROOM, count)
+    if end > _PAGE // 2:
+        _lay_out(group, _PAD, _PAGE // 2)
+    return group
+
+
+def _lay_out(group: h5py.Group, name: str, nbytes: int, chunk: int | None = None) -> None:
+    """Make a dataset of bytes for which room is found now, and nothing is written."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if chunk is not None:
+        properties.set_chunk((chunk,))
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    space = h5py.h5s.create_simple((nbytes,), (nbytes if chunk is None else h5py.h5s.UNLIMITED,))
+    h5py.h5d.create(group.id, name.encode(), h5py.h5t.STD_I8LE, space, properties)
+
+
+@contextmanager
+def _target(file: Any) -> Iterator[h5py.Group]:
+    """Give the group to write into: an open one, an existing file, or a new one."""
+    if isinstance(file, h5py.Group):
+        group = h5py.Group(file.id)
+        with changing(group):
+            yield group
+        return
+    path = Path(os.fsdecode(file))
+    if path.exists():
+        with deferred(), open_to_write(path, "r+") as existing, transaction(existing):
+            yield existing
+        return
+    with new_file(path, rdcc_nbytes=_CACHE) as new:
+        yield new
+
+
+class _Array:
+    """One dataset that is filled, of a length that is known or not."""
+
+    def __init__(
+        self, group: h5py.Group, name: str, dtype: np.dtype, length: int | None, storage: Storage
+    ) -> None:
+        self._length, self._filled = length or 0, 0
+        # Whoever comes without a length has at least a chunk, or its length was found out.
+        chunk = storage.chunks or (CHUNK if length is None else chunk_length(length))
+        self._writer: ArrayWriter = create_array(
+            group,
+            name,
+            self._length,
+            dtype.newbyteorder("<"),
+            chunk,
+            storage.compression,
+            storage.compression_opts,
+            storage.shuffle,
+        )
+        self._dset = group[name]
+        self._check = check_writing(group)
+
+    def append(self, values: np.ndarray) -> None:
+        for first in range(0, values.size, _STEP):
+            self._check()
+            some = values[first : first + _STEP]
+            self._filled += some.size
+            if self._filled > self._length:
+                self._length = self._filled
+                self._dset.resize((self._length,))
+            self._writer.append(some)
+
+    def finish(self) -> None:
+        self._writer.finish()
+
+
+def _store(
+    group: h5py.Group, stream: Stream, storage: Storage, advance: Callable[[int], None]
+) -> int:
+    """Write the three arrays; return how many rows there were."""
+    index = index_dtype(stream.n_minor)
+    pieces, n_major, nnz = _look_ahead(stream)
+    data = _Array(group, "data", stream.dtype, nnz, storage)
+    indices = _Array(group, "indices", index, nnz, storage)
+    length = None if n_major is None else n_major + 1
+    indptr = _Array(group, "indptr", np.dtype(np.int64), length, storage)
+    indptr.append(np.zeros(1, np.int64))
+    rows = stored = 0
+    for values, minor, lengths in pulled(pieces):
+        data.append(values)
+        indices.append(minor)
+        indptr.append(stored + np.cumsum(lengths))
+        rows += lengths.size
+        stored += int(lengths.sum())
+        allowing(advance, values.nbytes + minor.size * index.itemsize)
+        # While the next piece is made, this one need not be kept.
+        del values, minor
+    for array in (data, indices, indptr):
+        array.finish()
+    return rows
+
+
+def _look_ahead(stream: Stream) -> tuple[Iterator[Piece], int | None, int | None]:
+    """Learn the sizes of a small stream from its first pieces; see `chunk_length`."""
+    pieces = allowing(iter, stream.pieces)
+    if stream.nnz is not None:
+        return pieces, stream.n_major, stream.nnz
+    first: list[Piece] = []
+    stored = 0
+    for piece in pulled(pieces):
+        first.append(piece)
+        stored += piece[0].size
+        if stored > CHUNK:
+            return chain(first, pieces), stream.n_major, None
+    return iter(first), sum(lengths.size for _, _, lengths in first), stored
+
+
+def chunk_length(length: int) -> int:
+    """The default chunk of a dataset: `CHUNK`, or the power of two that holds a small one."""
+    return min(CHUNK, max(1024, 1 << max(length - 1, 0).bit_length()))

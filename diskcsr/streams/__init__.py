@@ -1,0 +1,1 @@
+"""A matrix on its way to a file: pure, without a file."""
