@@ -27,7 +27,7 @@ from datetime import date
 import h5py
 import numpy as np
 
-from diskcsr.storage.filters import (
+from diskcsr.storage.codecs.pipeline import (
     decode_chunk,
     encode_chunk,
     gather_chunk,
@@ -265,7 +265,7 @@ ENCODERS = {
     },
     "lzf": {
         "diskcsr (numba)": (
-            "diskcsr.storage.codecs",
+            "diskcsr.storage.codecs.functions",
             lambda m, raw: m.encode_lzf(m.as_bytes(raw), ()),
         ),
         "imagecodecs": ("imagecodecs", lambda m, raw: m.lzf_encode(raw)),

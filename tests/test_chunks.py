@@ -167,7 +167,7 @@ def test_masked_chunks_are_read_right(tmp_path, mask):
     raw = raw if mask & 2 else zlib.compress(raw)
     if not mask & 4:
         pytest.importorskip("numba")
-        from diskcsr.storage.codecs import encode_fletcher32
+        from diskcsr.storage.codecs.functions import encode_fletcher32
 
         raw = encode_fletcher32(np.frombuffer(raw, np.uint8), ()).tobytes()
     with h5py.File(path, "r+") as file:

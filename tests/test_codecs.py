@@ -26,8 +26,9 @@ from hypothesis import strategies as st
 
 from diskcsr.errors import CorruptFileError
 from diskcsr.kernels import codecs as kernels
-from diskcsr.storage import codecs, filters
-from diskcsr.storage.filters import (
+from diskcsr.storage.codecs import functions as codecs
+from diskcsr.storage.codecs import pipeline as filters
+from diskcsr.storage.codecs.pipeline import (
     DECODERS,
     ENCODERS,
     FILTERS,
@@ -40,7 +41,7 @@ from diskcsr.storage.filters import (
     pipeline_of,
     unsupported,
 )
-from diskcsr.storage.scaleoffset import ScaleOffset
+from diskcsr.storage.codecs.scaleoffset import ScaleOffset
 
 try:
     with warnings.catch_warnings():
@@ -767,7 +768,7 @@ def test_an_unknown_filter_is_not_decoded():
 
 def test_importing_the_module_imports_no_compiler_and_no_codec():
     code = (
-        "import sys, diskcsr.storage.filters\n"
+        "import sys, diskcsr.storage.codecs.pipeline\n"
         "print({'numba', 'numcodecs', 'deflate', 'imagecodecs', 'blosc2'} & set(sys.modules))"
     )
     result = subprocess.run(

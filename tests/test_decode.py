@@ -25,7 +25,8 @@ from strategies import indptrs, major_indices
 
 import diskcsr
 from diskcsr.plan import plan_reads
-from diskcsr.storage import codecs, filters
+from diskcsr.storage.codecs import functions as codecs
+from diskcsr.storage.codecs import pipeline as filters
 from diskcsr.storage.decode import chunk_pieces
 
 DATA = [

@@ -13,7 +13,9 @@ from scipy.sparse import csc_array, csr_array
 from strategies import matrices
 
 import diskcsr
-from diskcsr.storage import codecs, encode, filters
+from diskcsr.storage import encode
+from diskcsr.storage.codecs import functions as codecs
+from diskcsr.storage.codecs import pipeline as filters
 from diskcsr.storage.encode import PRESETS, create_array
 
 PLAIN = [None, "raw", "gzip", "lzf", "scaleoffset"]  # that every h5py reads

@@ -109,7 +109,7 @@ def memcpy_speed(nbytes: int = 1 << 28) -> float:
 
 def _stored_chunks(group: Any, names: tuple[str, ...], sample: int) -> list | None:
     """Return (stored chunk, its codec, decoded bytes) of a sample; None without one codec."""
-    from diskcsr.storage.filters import SHUFFLE, pipeline_of
+    from diskcsr.storage.codecs.pipeline import SHUFFLE, pipeline_of
 
     jobs = []
     for name in names:
@@ -140,7 +140,7 @@ def codec_speed(
     decode, encode : float or None
         Bytes of decoded chunks a second, the best of three; None of a file without a compressor.
     """
-    from diskcsr.storage.filters import DECODERS, ENCODERS
+    from diskcsr.storage.codecs.pipeline import DECODERS, ENCODERS
 
     with open_to_read(file) as f:
         jobs = _stored_chunks(f[group], names, sample)

@@ -4,7 +4,7 @@ All are ``nogil`` (they run in a thread pool) and cached on disk. With ``NUMBA_D
 run as plain Python, so no 64-bit sum here may overflow: numpy scalars would warn.
 
 Kernels trust the lengths of their arrays and the ranges ``lo``, ``hi``, ``at``; the callers in
-`diskcsr.storage.filters` check those. They do not trust the bytes.
+`diskcsr.storage.codecs.pipeline` check those. They do not trust the bytes.
 
 A *gather* kernel takes the ranges ``lo[k]:hi[k]`` of a chunk (elements) and writes them to ``out``
 from element ``at[k]`` on; a whole chunk is one range. Arrays called ``data``, ``planes`` and

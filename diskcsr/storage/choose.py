@@ -5,9 +5,9 @@ from dataclasses import replace
 import h5py
 
 from .chunks import ChunkIndex, index_chunks
+from .codecs.pipeline import pipeline_of, unsupported
 from .decode import DecodeReader
 from .descriptor import Descriptor
-from .filters import pipeline_of, unsupported
 from .readers import DirectReader, H5Reader, Reader
 
 __all__ = ["choose_reader"]

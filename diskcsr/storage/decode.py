@@ -13,8 +13,8 @@ from ..cache import cache
 from ..errors import CorruptFileError
 from ..plan import Plan
 from .chunks import ChunkIndex
+from .codecs.pipeline import Pipeline, copy_pieces, decode_whole, gather_pieces, stages_of
 from .descriptor import Descriptor
-from .filters import Pipeline, copy_pieces, decode_whole, gather_pieces, stages_of
 from .readers import Job, Reader, check_indices, native_dtype
 
 __all__ = ["DecodeReader", "chunk_pieces"]

@@ -10,9 +10,9 @@ import numpy as np
 from ..axis import CSC
 from ..errors import FormatError
 from . import formats
-from .codecs import find_library
+from .codecs.functions import find_library
+from .codecs.pipeline import DEFLATE, pipeline_of
 from .files import open_to_read
-from .filters import DEFLATE, pipeline_of
 from .readers import DirectReader
 from .scan import is_sorted
 from .source import ARRAYS, Source

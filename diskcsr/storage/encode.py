@@ -10,7 +10,7 @@ from h5py._objects import phil
 
 from ..options import options
 from ..threads import ordered_map
-from .filters import (
+from .codecs.pipeline import (
     BLOSC,
     DEFLATE,
     LZ4,

@@ -21,9 +21,9 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import CorruptFileError
-from . import codecs
-from .codecs import Bytes, Cd, as_bytes, find_library, need
+from ...errors import CorruptFileError
+from . import functions as codecs
+from .functions import Bytes, Cd, as_bytes, find_library, need
 from .scaleoffset import (
     ScaleOffset,
     decode_scaleoffset,
@@ -503,7 +503,7 @@ def _is_planes(cd: Cd, dtype: np.dtype) -> bool:
 def copy_pieces(values: NDArray, lo: NDArray, hi: NDArray, at: NDArray, out: NDArray) -> None:
     """Write ``values[lo[k]:hi[k]]``, `lo` ascending, to ``out[at[k]:]`` in its byte order."""
     if lo.size > _FEW and values.dtype == out.dtype:
-        from ..kernels import rows as kernels
+        from ...kernels import rows as kernels
 
         source = as_bytes(values)
         kernels.scatter(source, 0, out.itemsize, lo, hi, at, out.view(np.uint8))

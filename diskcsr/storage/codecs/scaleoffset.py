@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .codecs import Bytes, Cd, need, number
+from .functions import Bytes, Cd, need, number
 
 __all__ = ["ScaleOffset", "decode_scaleoffset", "encode_scaleoffset", "gather_scaleoffset"]
 
@@ -90,7 +90,7 @@ def _gather_codes(
     at: NDArray,
     out: NDArray,
 ) -> None:
-    from ..kernels import codecs as kernels
+    from ...kernels import codecs as kernels
 
     has_fill = so.fill is not None
     fill_code = np.uint64((1 << bits) - 1 if has_fill else (1 << 64) - 1)
@@ -136,7 +136,7 @@ def decode_scaleoffset(data: Bytes, cd: Cd, dest: Bytes) -> Bytes:
 
 
 def encode_scaleoffset(data: Bytes, cd: Cd) -> Bytes:
-    from ..kernels import codecs as kernels
+    from ...kernels import codecs as kernels
 
     so = ScaleOffset(cd)
     if so.is_identity:

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CorruptFileError
+from ...errors import CorruptFileError
 
 __all__ = ["Bytes", "Cd", "as_bytes", "find_library", "gather_planes", "need", "number"]
 
@@ -141,7 +141,7 @@ def gather_planes(
     planes: Bytes, count: int, lo: NDArray, hi: NDArray, at: NDArray, out: NDArray
 ) -> None:
     """Write the elements ``lo[k]:hi[k]`` to ``out[at[k]:]``, an array of uint16, 32 or 64."""
-    from ..kernels import codecs as kernels
+    from ...kernels import codecs as kernels
 
     kernel = {2: kernels.gather_planes_2, 4: kernels.gather_planes_4, 8: kernels.gather_planes_8}
     kernel[out.itemsize](planes, count, lo, hi, at, out)
@@ -155,7 +155,7 @@ def encode_shuffle(data: Bytes, cd: Cd) -> Bytes:
     whole = count * size
     out = np.empty_like(data)
     if size in (2, 4, 8):
-        from ..kernels import codecs as kernels
+        from ...kernels import codecs as kernels
 
         kernels.split_planes(data[:whole].view(f"u{size}"), out[:whole])
     else:
@@ -168,7 +168,7 @@ def encode_shuffle(data: Bytes, cd: Cd) -> Bytes:
 
 
 def decode_fletcher32(data: Bytes, cd: Cd, dest: Bytes) -> Bytes:
-    from ..kernels import codecs as kernels
+    from ...kernels import codecs as kernels
 
     stored = number(data, max(0, data.size - 4), 4)
     found = int(kernels.fletcher32(data[:-4]))
@@ -180,7 +180,7 @@ def decode_fletcher32(data: Bytes, cd: Cd, dest: Bytes) -> Bytes:
 
 
 def encode_fletcher32(data: Bytes, cd: Cd) -> Bytes:
-    from ..kernels import codecs as kernels
+    from ...kernels import codecs as kernels
 
     out = np.empty(data.size + 4, np.uint8)
     out[:-4] = data
@@ -192,7 +192,7 @@ def encode_fletcher32(data: Bytes, cd: Cd) -> Bytes:
 
 
 def decode_lzf(data: Bytes, cd: Cd, dest: Bytes) -> Bytes:
-    from ..kernels import codecs as kernels
+    from ...kernels import codecs as kernels
 
     length = int(kernels.lzf_decompress(data, dest))
     if length < 0:
@@ -206,7 +206,7 @@ def decode_lzf(data: Bytes, cd: Cd, dest: Bytes) -> Bytes:
 
 
 def encode_lzf(data: Bytes, cd: Cd) -> Bytes:
-    from ..kernels import codecs as kernels
+    from ...kernels import codecs as kernels
 
     out = np.empty(data.size + data.size // 32 + 2, np.uint8)
     return out[: int(kernels.lzf_compress(data, out))]
@@ -356,7 +356,7 @@ def _blosc2_chunk(chunk: Bytes, dest: Bytes) -> None:
 
 
 def decode_bitshuffle(data: Bytes, cd: Cd, dest: Bytes) -> Bytes:
-    from ..kernels import codecs as kernels
+    from ...kernels import codecs as kernels
 
     size, codec = cd[2], cd[4] if len(cd) > 4 else 0
     if codec:

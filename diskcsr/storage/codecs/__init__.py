@@ -1,0 +1,1 @@
+"""HDF5's filters, undone and applied outside HDF5."""
