@@ -13,7 +13,8 @@ from ..cache import cache
 from ..errors import CorruptFileError
 from ..plan import Plan
 from .chunks import ChunkIndex
-from .codecs.pipeline import Pipeline, copy_pieces, decode_whole, gather_pieces, stages_of
+from .codecs.codec import Pipeline
+from .codecs.pipeline import copy_pieces, decode_whole, gather_pieces, stages_of
 from .descriptor import Descriptor
 from .readers import Job, Reader, check_indices, native_dtype
 

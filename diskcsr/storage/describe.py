@@ -10,8 +10,8 @@ import numpy as np
 from ..axis import CSC
 from ..errors import FormatError
 from . import formats
-from .codecs.functions import find_library
-from .codecs.pipeline import DEFLATE, pipeline_of
+from .codecs.pipeline import pipeline_of
+from .codecs.table import faster_decoders
 from .files import open_to_read
 from .readers import DirectReader
 from .scan import is_sorted
@@ -160,8 +160,7 @@ def _hints(
     """Say what would make the matrix faster to read, or possible to append to."""
     hints = [hint for part in ARRAYS for hint in _array_hints(arrays[part])]
     filters = {one["id"] for array in arrays.values() for one in array["filters"]}
-    if DEFLATE in filters and find_library("deflate") is None:
-        hints.append("gzip is decoded by zlib: libdeflate is faster (pip install diskcsr[codecs])")
+    hints += faster_decoders(filters)
     indices = arrays["indices"]
     if indices["size"] and np.dtype(indices["dtype"]).itemsize == 8 and n_minor <= _INT32_MAX:
         hints.append(
