@@ -13,10 +13,11 @@ from typing import Any, ClassVar, TypeAlias
 import h5py
 import numpy as np
 
-from ..errors import CorruptFileError
+from ..errors import CorruptFileError, FormatError
 from ..options import options
 from ..plan import Plan
 from ..threads import run_parts
+from .codecs.pipeline import lacking_in_hdf5
 from .descriptor import Descriptor
 
 __all__ = [
@@ -239,6 +240,9 @@ class H5Reader(Reader):
         try:
             values = self._dset[lo:hi]
         except (OSError, RuntimeError) as problem:
+            lacking = lacking_in_hdf5(self._dset)
+            if lacking is not None:  # the file is as sound as ever
+                raise FormatError(f"{self.where} {lacking}") from problem
             raise CorruptFileError(
                 f"{self.where}: HDF5 could not read elements {lo} to {hi}: {problem}"
             ) from problem

@@ -25,6 +25,7 @@ __all__ = [
     "decode_whole",
     "encode_chunk",
     "gather_pieces",
+    "lacking_in_hdf5",
     "may_round",
     "pipeline_of",
     "rounding",
@@ -100,6 +101,22 @@ def _unsupported(
     if codec.libraries and libraries.find(*codec.libraries) is None:
         return f"{codec.name} needs the {codec.extra!r} extra"
     return codec.refuse(filter.cd, pipeline, length)
+
+
+def lacking_in_hdf5(dset: h5py.Dataset) -> str | None:
+    """Say which filter of a dataset this process's HDF5 does not have; None when it has them all.
+
+    The words follow the dataset's name.
+    """
+    for filter in pipeline_of(dset).filters:
+        if not h5py.h5z.filter_avail(filter.id):
+            codec = CODECS.get(filter.id)
+            help = "; import hdf5plugin to read it" if codec and codec.plugin else ""
+            return (
+                f"was stored with filter {filter.id} ({filter.name}), which HDF5 does not have "
+                f"here{help}"
+            )
+    return None
 
 
 def _has_none(filter: Filter, what: str) -> str:

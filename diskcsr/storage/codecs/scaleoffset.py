@@ -3,15 +3,12 @@
 HDF5 itself has it, and it is lossless for integers. The layout is told in `scaleoffset_codes`.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import kernels
 from .codec import Bytes, Cd, Codec, Pipeline, Preset
 from .data import need, number
-from .scaleoffset_codes import ScaleOffset, encode
+from .scaleoffset_codes import ScaleOffset, encode, gather_codes
 
 __all__ = ["CODEC"]
 
@@ -43,50 +40,13 @@ def gather(
         return _copy_ranges(payload.view(f"<u{so.size}"), lo, hi, at, raw)
     if bits == 0:  # every code is 0, which is the highest: the fill value, where there is one
         value = minimum if so.fill is None else so.fill
-        return _set_ranges(so.scalar(value), lo, hi, at, out)
-    return _gather_codes(so, payload, bits, minimum, lo, hi, at, out)
-
-
-def _gather_codes(
-    so: ScaleOffset,
-    payload: Bytes,
-    bits: int,
-    minimum: int,
-    lo: NDArray,
-    hi: NDArray,
-    at: NDArray,
-    out: NDArray,
-) -> None:
-    has_fill = so.fill is not None
-    fill_code = np.uint64((1 << bits) - 1 if has_fill else (1 << 64) - 1)
-    fill = so.fill or 0
-    if so.is_float:
-        first, last = so.scalar(minimum), so.scalar(fill)
-        kernels.scaleoffset.gather_floats(
-            payload, np.uint64(bits), lo, hi, at, first, so.scale(), fill_code, last, out
-        )
-    else:
-        kernels.scaleoffset.gather_integers(
-            payload,
-            np.uint64(bits),
-            lo,
-            hi,
-            at,
-            np.uint64(minimum),
-            fill_code,
-            np.uint64(fill),
-            out.view(f"u{so.size}"),
-        )
+        return _copy_ranges(np.broadcast_to(so.scalar(value), so.chunk), lo, hi, at, out)
+    return gather_codes(so, payload, bits, minimum, lo, hi, at, out)
 
 
 def _copy_ranges(values: NDArray, lo: NDArray, hi: NDArray, at: NDArray, out: NDArray) -> None:
     for first, last, to in zip(lo, hi, at, strict=True):
         out[to : to + last - first] = values[first:last]
-
-
-def _set_ranges(value: Any, lo: NDArray, hi: NDArray, at: NDArray, out: NDArray) -> None:
-    for first, last, to in zip(lo, hi, at, strict=True):
-        out[to : to + last - first] = value
 
 
 def decode(data: Bytes, cd: Cd, dest: Bytes) -> Bytes:

@@ -1,4 +1,4 @@
-"""What HDF5's scaleoffset filter stores: its parameters, and the codes it makes of elements.
+"""What HDF5's scaleoffset filter stores: its parameters, and the codes of elements.
 
 Source of the layout: H5Zscaleoffset.c. A chunk is ``u32 bits``, ``u8`` length of the minimum, the
 minimum, zeros up to byte 21 (all little-endian), then the codes of the elements back to back,
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ... import kernels
 from .codec import Bytes, Cd
 
-__all__ = ["ScaleOffset", "encode"]
+__all__ = ["ScaleOffset", "encode", "gather_codes"]
 
 
 class ScaleOffset:
@@ -52,6 +52,39 @@ class ScaleOffset:
         """Return the value of the elements' type that has these bits."""
         mask = (1 << self.full) - 1
         return np.array([bits & mask], np.uint64).astype(f"u{self.size}").view(self.kind)[0]
+
+
+def gather_codes(
+    so: ScaleOffset,
+    payload: Bytes,
+    bits: int,
+    minimum: int,
+    lo: NDArray,
+    hi: NDArray,
+    at: NDArray,
+    out: NDArray,
+) -> None:
+    """Write the elements ``lo[k]:hi[k]`` of a payload to ``out[at[k]:]``; no other is decoded."""
+    has_fill = so.fill is not None
+    fill_code = np.uint64((1 << bits) - 1 if has_fill else (1 << 64) - 1)
+    fill = so.fill or 0
+    if so.is_float:
+        first, last = so.scalar(minimum), so.scalar(fill)
+        kernels.scaleoffset.gather_floats(
+            payload, np.uint64(bits), lo, hi, at, first, so.scale(), fill_code, last, out
+        )
+    else:
+        kernels.scaleoffset.gather_integers(
+            payload,
+            np.uint64(bits),
+            lo,
+            hi,
+            at,
+            np.uint64(minimum),
+            fill_code,
+            np.uint64(fill),
+            out.view(f"u{so.size}"),
+        )
 
 
 def encode(data: Bytes, cd: Cd) -> Bytes:
