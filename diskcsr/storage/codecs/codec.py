@@ -53,7 +53,7 @@ class Pipeline:
         return self.dtype.newbyteorder("=")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Preset:
     """A way to write with a codec, by the name it has as ``compression=``.
 
@@ -84,7 +84,7 @@ class Preset:
     stores: Callable[[np.dtype], bool] = lambda dtype: True
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Codec:
     """One filter. All but the id and the name may be left out.
 
