@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import h5py
 
-from ..filters import pipeline_of, unsupported
+from ..codecs.pipeline import pipeline_of, unsupported
 from .chunks import ChunkIndex, index_chunks
 from .decode import DecodeReader
 from .descriptor import Descriptor

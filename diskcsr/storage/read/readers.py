@@ -15,10 +15,11 @@ import h5py
 import numpy as np
 
 from ... import kernels
-from ...errors import CorruptFileError
+from ...errors import CorruptFileError, FormatError
 from ...keys.plan import Plan
 from ...machine.options import format_bytes, options
 from ...machine.threads import run_parts
+from ..codecs.pipeline import lacking_in_hdf5
 from .descriptor import Descriptor
 
 __all__ = [
@@ -268,6 +269,9 @@ class H5Reader(Reader):
         try:
             values = self._dset[lo:hi]
         except (OSError, RuntimeError) as problem:
+            lacking = lacking_in_hdf5(self._dset)
+            if lacking is not None:  # the file is as sound as ever
+                raise FormatError(f"{self.where} {lacking}") from problem
             raise CorruptFileError(
                 f"{self.where}: HDF5 could not read elements {lo} to {hi}: {problem}"
             ) from problem
