@@ -17,12 +17,12 @@ from filtered import count_matrix, hdf5plugin
 from naive_codecs import decode_chunk, gather_chunk
 
 import diskcsr
-from diskcsr.storage import encode
 from diskcsr.storage.codecs import pipeline, table
 from diskcsr.storage.codecs.codec import Filter, Pipeline
 from diskcsr.storage.codecs.pipeline import pipeline_of, unsupported
 from diskcsr.storage.codecs.table import CODECS, find_preset, preset_names, register
-from diskcsr.storage.encode import ArrayWriter, create_array, create_like
+from diskcsr.storage.write import arrays as encode
+from diskcsr.storage.write.arrays import ArrayWriter, create_array, create_like
 
 #: A codec that nobody has: every byte is changed by the key that the client data hold, and one more
 #: byte says which it was. It keeps its key to itself, so any element can be read alone.

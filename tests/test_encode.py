@@ -15,10 +15,10 @@ from scipy.sparse import csc_array, csr_array
 from strategies import matrices
 
 import diskcsr
-from diskcsr.storage import encode
 from diskcsr.storage.codecs import libraries, table
 from diskcsr.storage.codecs.pipeline import pipeline_of
-from diskcsr.storage.encode import create_array
+from diskcsr.storage.write import arrays as encode
+from diskcsr.storage.write.arrays import create_array
 
 PLAIN = [None, "raw", "gzip", "lzf", "scaleoffset"]  # that every h5py reads
 EXTRA = ["zstd", "lz4", "blosc"]

@@ -25,9 +25,9 @@ ROOMS = {
     "storage": "",
     "storage.files": "errors",
     "storage.formats": "errors axis storage.files",
-    "storage.codecs": "errors loading kernels machine",
+    "storage.codecs": "errors loading kernels",
     "storage.read": "errors axis kernels machine keys storage.files storage.formats storage.codecs",
-    "storage.write": "keys streams storage.files storage.formats storage.codecs",
+    "storage.write": "machine keys streams storage.files storage.formats storage.codecs",
     # Whole lines of what an array shows; what edits and checks a file walks over them, too.
     "blocks": "errors axis machine keys storage.files storage.formats storage.read",
     "storage.edit": "errors axis keys "
@@ -50,8 +50,6 @@ ROOMS = {
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
     "__main__": "errors machine storage.check diskcsr bench",
 }
-#: The codecs lie flat in ``storage``, and are the room of that name.
-FLAT = {"storage.encode": "storage.codecs"}
 
 
 def name_of(path):
@@ -69,7 +67,6 @@ def room_of(name):
     """The room a module lies in: of those whose name its own begins with, the innermost."""
     if not name:
         return "diskcsr"
-    name = FLAT.get(name, name)
     return max((room for room in ROOMS if f"{name}.".startswith(f"{room}.")), key=len, default=None)
 
 

@@ -17,11 +17,11 @@ from ...errors import FormatError, ReadOnlyError, StaleFileError
 from ...keys.assignment import Change, apply_change
 from ...keys.widths import index_dtype
 from ..codecs.pipeline import may_round, pipeline_of
-from ..encode import ArrayWriter, check_exact, create_like
 from ..files.files import transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import stamp, tags_of
 from ..read.source import Source
+from ..write.arrays import ArrayWriter, check_exact, create_like
 from ..write.groups import chunk_length
 
 __all__ = ["append_blocks", "assign", "scale"]

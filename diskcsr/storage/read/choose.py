@@ -5,7 +5,7 @@ from dataclasses import replace
 import h5py
 
 from ..codecs.pipeline import pipeline_of, unsupported
-from .chunks import ChunkIndex, index_chunks
+from ..files.chunks import ChunkIndex, index_chunks
 from .decode import DecodeReader
 from .descriptor import Descriptor
 from .readers import DirectReader, H5Reader, Reader

@@ -15,7 +15,7 @@ from ...keys.plan import Plan
 from ...machine.cache import cache
 from ..codecs.codec import Pipeline
 from ..codecs.pipeline import copy_pieces, decode_whole, gather_pieces, stages_of
-from .chunks import ChunkIndex
+from ..files.chunks import ChunkIndex
 from .descriptor import Descriptor
 from .readers import Job, Reader, check_indices, native_dtype
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from ...keys.widths import index_dtype
 from ...streams.pieces import Piece, Stream
-from ..encode import ArrayWriter, create_array
 from ..files.files import flush_file, open_to_write
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import check_tags, default_tags, stamp
+from .arrays import ArrayWriter, create_array
 
 __all__ = ["Storage", "chunk_length", "write_stream", "write_virtual"]
 

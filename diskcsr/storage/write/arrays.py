@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 from h5py._objects import phil
 
-from ..machine.options import options
-from ..machine.threads import ordered_map
-from .codecs import table
-from .codecs.codec import Cd, Codec, Pipeline
-from .codecs.pipeline import encode_chunk, may_round, pipeline_of, rounding, unsupported
-from .codecs.shuffle import CODEC as SHUFFLE
+from ...machine.options import options
+from ...machine.threads import ordered_map
+from ..codecs import table
+from ..codecs.codec import Cd, Codec, Pipeline
+from ..codecs.pipeline import encode_chunk, may_round, pipeline_of, rounding, unsupported
+from ..codecs.shuffle import CODEC as SHUFFLE
 
 __all__ = ["ArrayWriter", "check_exact", "create_array", "create_like"]
 
