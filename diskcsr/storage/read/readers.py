@@ -112,7 +112,7 @@ class Reader:
         CorruptFileError
             When the file ends too early, cannot be decoded, or an index is out of range.
         """
-        gather_together([Wanted(self, plan, out, limit)])
+        gather_together((Wanted(self, plan, out, limit),))
 
     def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         """Split a `gather` into at most `threads` calls; when all are done, `finish` it."""
@@ -156,9 +156,12 @@ def gather_together(wanted: Sequence[Wanted]) -> None:
     jobs: list[Job] = []
     for reader, plan, out, limit in wanted:
         jobs += reader.jobs(plan, out, limit, threads)
-    run_parts(_call, jobs)
-    for one in wanted:
-        one.reader.finish(one.out)
+    if len(jobs) == 1:
+        jobs[0]()
+    else:
+        run_parts(_call, jobs)
+    for reader, _, out, _ in wanted:
+        reader.finish(out)
 
 
 def _call(job: Job) -> None:
