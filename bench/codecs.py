@@ -27,11 +27,12 @@ from datetime import date
 import h5py
 import numpy as np
 
-from diskcsr.storage.filters import (
-    decode_chunk,
+from diskcsr.storage.codecs.pipeline import (
+    decode_whole,
     encode_chunk,
-    gather_chunk,
+    gather_pieces,
     pipeline_of,
+    stages_of,
     unsupported,
 )
 
@@ -219,15 +220,15 @@ def blosc2_candidates():
 
 
 def lzf_candidates():
-    from diskcsr.kernels import codecs as kernels
+    from diskcsr.kernels import lzf
 
     def encode(raw):
         data = np.frombuffer(raw, np.uint8)
         out = np.empty(data.size + data.size // 32 + 2, np.uint8)
-        return out[: kernels.lzf_compress(data, out)].tobytes()
+        return out[: lzf.compress(data, out)].tobytes()
 
     def decode(packed, n, out):
-        kernels.lzf_decompress(np.frombuffer(packed, np.uint8), out)
+        lzf.decompress(np.frombuffer(packed, np.uint8), out)
 
     found = {"diskcsr (numba)": (encode, decode)}
     if ic := library("imagecodecs"):
@@ -265,8 +266,8 @@ ENCODERS = {
     },
     "lzf": {
         "diskcsr (numba)": (
-            "diskcsr.storage.codecs",
-            lambda m, raw: m.encode_lzf(m.as_bytes(raw), ()),
+            "diskcsr.storage.codecs.lzf",
+            lambda m, raw: m.CODEC.encode(np.frombuffer(raw, np.uint8), ()),
         ),
         "imagecodecs": ("imagecodecs", lambda m, raw: m.lzf_encode(raw)),
     },
@@ -372,7 +373,7 @@ def pipelines():
 
 def measure_pipelines(arrays, repeats):
     print(
-        "\nWhole chunks, MB/s: h5py (no chunk cache), decode_chunk, gather_chunk of 16 runs of 100"
+        "\nWhole chunks, MB/s: h5py (no chunk cache), decode_whole, gather_pieces of 16 runs of 100"
     )
     print("elements a chunk (million elements/s), encode_chunk")
     heading = ("filters", "array", "h5py", "decode", "2 threads", "gather", "encode", "ratio")
@@ -391,23 +392,25 @@ def measure_pipeline(name, which, dset, array, repeats):
         print(f"{name:29} {which:8} {reason}")
         return
     firsts = range(0, array.size, CHUNK)
-    stored = [dset.id.read_direct_chunk((first,)) for first in firsts]
+    masks_and_bytes = [dset.id.read_direct_chunk((first,)) for first in firsts]
+    stored = [(stages_of(pipeline, mask), raw) for mask, raw in masks_and_bytes]
     chunks = [array[first : first + CHUNK] for first in firsts]
-    for chunk, (mask, raw) in zip(chunks, stored, strict=True):
-        if not np.array_equal(decode_chunk(raw, mask, pipeline), chunk):
+    found = np.empty(CHUNK, array.dtype)
+    for chunk, (stages, raw) in zip(chunks, stored, strict=True):
+        if not np.array_equal(decode_whole(raw, stages, pipeline, found), chunk):
             sys.exit(f"{name}: wrong values")
     lo = np.linspace(0, CHUNK - 100, 16).astype(np.int64)
     at = np.arange(16) * 100
 
     def decode():
         out = np.empty(CHUNK, array.dtype)
-        for mask, raw in stored:
-            decode_chunk(raw, mask, pipeline, out)
+        for stages, raw in stored:
+            decode_whole(raw, stages, pipeline, out)
 
     def gather():
         out = np.empty(1600, array.dtype)
-        for mask, raw in stored:
-            gather_chunk(raw, mask, pipeline, lo, lo + 100, at, out)
+        for stages, raw in stored:
+            gather_pieces(raw, stages, pipeline, lo, lo + 100, at, out)
 
     def encode():
         return [encode_chunk(chunk, pipeline) for chunk in chunks[:2]]

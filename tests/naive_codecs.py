@@ -1,9 +1,29 @@
-"""Plain-Python twins of the kernels in ``diskcsr.kernels.codecs``: slow, and plainly right.
+"""Plain-Python twins of the kernels of codecs, slow and plainly right, and one chunk at a time.
 
-Arguments are as there; numbers are Python's, bytes are strings of bits where bits matter.
+Arguments are as in ``diskcsr.kernels``; numbers are Python's, bytes are strings of bits where bits
+matter.
 """
 
 import numpy as np
+
+from diskcsr.storage.codecs.pipeline import decode_whole, gather_pieces, stages_of
+
+
+def decode_chunk(raw, mask, pipeline, out=None):
+    """Decode a chunk with this filter mask, as a reader does that wants all of it."""
+    if out is None:
+        out = np.empty(pipeline.chunk, pipeline.native)
+    return decode_whole(raw, stages_of(pipeline, mask), pipeline, out)
+
+
+def gather_chunk(raw, mask, pipeline, lo, hi, at, out):
+    """Write the elements ``lo[k]:hi[k]`` of a chunk to ``out[at[k]:]``, as a reader of parts does.
+
+    Of a file nobody is sure, of a plan one can be: ranges lie inside, and are sorted here.
+    """
+    lo, hi, at = (np.asarray(values, np.int64) for values in (lo, hi, at))
+    order = np.argsort(lo, kind="stable")
+    gather_pieces(raw, stages_of(pipeline, mask), pipeline, lo[order], hi[order], at[order], out)
 
 
 def gather_planes(planes, count, lo, hi, at, out):

@@ -197,7 +197,7 @@ def test_hints(tmp_path, monkeypatch):
     assert "pieces" not in hints(path.with_name("one.h5"))
     store(matrix, chunks=(1 << 21,), maxshape=(None,), compression="gzip")
     assert "data: chunks of 2097152 elements are huge" in hints(path)
-    monkeypatch.setattr("diskcsr.storage.check.describe.find_library", lambda *names: None)
+    monkeypatch.setattr("diskcsr.storage.codecs.libraries.find", lambda *names: None)
     assert "diskcsr[codecs]" in hints(path)
     store(matrix.tocsc(), maxshape=(None,))
     assert "columns are contiguous, rows are not" in hints(path)

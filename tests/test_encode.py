@@ -2,6 +2,7 @@
 
 import threading
 import tracemalloc
+import zlib
 
 import h5py
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 from filtered import chunks_of, count_matrix, hdf5plugin
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive_codecs import decode_chunk
 from scipy.sparse import csc_array, csr_array
 from strategies import matrices
 
 import diskcsr
-from diskcsr.storage import codecs, encode, filters
-from diskcsr.storage.encode import PRESETS, create_array
+from diskcsr.storage.codecs import libraries, table
+from diskcsr.storage.codecs.pipeline import pipeline_of
+from diskcsr.storage.write import arrays as encode
+from diskcsr.storage.write.arrays import create_array
 
 PLAIN = [None, "raw", "gzip", "lzf", "scaleoffset"]  # that every h5py reads
 EXTRA = ["zstd", "lz4", "blosc"]
@@ -57,7 +61,7 @@ def by_h5py(path, name="X"):
 
 
 def filters_of(dset):
-    return tuple(filter.name for filter in filters.pipeline_of(dset).filters)
+    return tuple(filter.name for filter in pipeline_of(dset).filters)
 
 
 def typed(dtype, **kwargs):
@@ -154,7 +158,7 @@ def test_lengths_around_a_chunk(tmp_path, preset, length, threads):
     if preset in ("gzip", "lzf") and length == 65:
         with h5py.File(path) as file:
             raw = file["X/data"].id.read_direct_chunk((64,))[1]
-            last = filters.decode_chunk(raw, 0, filters.pipeline_of(file["X/data"]))
+            last = decode_chunk(raw, 0, pipeline_of(file["X/data"]))
         assert last.tolist() == [65] + [0] * 63
 
 
@@ -203,7 +207,7 @@ def test_levels(tmp_path, preset, levels):
             same(A.to_memory(), matrix)
             sizes.append(A.reader.stored_bytes)
         with h5py.File(path) as file:
-            *_, last = filters.pipeline_of(file["X/data"]).filters
+            *_, last = pipeline_of(file["X/data"]).filters
             assert last.cd[4 if preset == "blosc" else 0] == level
     assert sizes[-1] < sizes[0]
 
@@ -225,16 +229,16 @@ def test_levels_there_are_not(tmp_path, preset, level):
 
 @pytest.mark.parametrize("preset", ["zip", "", "GZIP", 4, "szip"])
 def test_unknown_presets(tmp_path, preset):
-    expected = "compression must be one of None, 'gzip', 'lzf', .* not "
+    expected = "compression must be one of None, 'raw', 'gzip', .* not "
     with pytest.raises(ValueError, match=expected):
         diskcsr.write(tmp_path / "m.h5", count_matrix(), compression=preset)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_presets_say():
-    assert set(PRESETS) == {None, *PLAIN, *EXTRA}
-    assert all(preset.about for preset in PRESETS.values())
-    assert PRESETS["raw"] is PRESETS[None]
+def test_the_presets_there_are():
+    assert set(table.preset_names()) == {*PLAIN, *EXTRA}
+    assert table.preset_names()[: len(PLAIN)] == [None, "raw", "gzip", "scaleoffset", "lzf"]
+    assert table.find_preset(None) is table.find_preset("raw") is None
 
 
 # --------------------------------------------------------------------------------- scaleoffset
@@ -304,10 +308,9 @@ def test_scaleoffset_keeps_whole_numbers(tmp_path, dtype):
 @pytest.fixture
 def no_extras(monkeypatch):
     def standard(*names):
-        return codecs.zlib if "zlib" in names else None
+        return zlib if "zlib" in names else None
 
-    monkeypatch.setattr(codecs, "find_library", standard)
-    monkeypatch.setattr(filters, "find_library", standard)
+    monkeypatch.setattr(libraries, "find", standard)
     monkeypatch.setattr(h5py.h5z, "filter_avail", lambda number: number < 32001)
 
 
@@ -328,7 +331,7 @@ def test_without_extras_the_others_are_written(tmp_path, no_extras, preset):
 
 @pytest.mark.skipif(hdf5plugin is None, reason="needs hdf5plugin")
 def test_with_the_plugins_alone_hdf5_does_it(tmp_path, monkeypatch, extra):
-    monkeypatch.setattr(filters, "find_library", lambda *names: None)
+    monkeypatch.setattr(libraries, "find", lambda *names: None)
     matrix = count_matrix()
     with diskcsr.write(tmp_path / "m.h5", matrix, compression=extra, chunks=64) as A:
         same(A.to_memory(), matrix)

@@ -108,22 +108,26 @@ def memcpy_speed(nbytes: int = 1 << 28) -> float:
 
 
 def _stored_chunks(group: Any, names: tuple[str, ...], sample: int) -> list | None:
-    """Return (stored chunk, its codec, decoded bytes) of a sample; None without one codec."""
-    from diskcsr.storage.filters import SHUFFLE, pipeline_of
+    """Return (stored chunk, codec, client data, decoded bytes) of a sample.
+
+    None where there is not one codec, or where it is not both decoded and encoded here.
+    """
+    from diskcsr.storage.codecs.pipeline import pipeline_of
+    from diskcsr.storage.codecs.shuffle import CODEC as SHUFFLE
+    from diskcsr.storage.codecs.table import CODECS
 
     jobs = []
     for name in names:
         dset = group[name]
         pipeline = pipeline_of(dset)
-        if pipeline is None:
-            return None
-        codecs = [filter for filter in pipeline.filters if filter.id != SHUFFLE]
-        if len(codecs) != 1:
+        filters = [filter for filter in pipeline.filters if filter.id != SHUFFLE.id]
+        codec = CODECS.get(filters[0].id) if len(filters) == 1 else None
+        if codec is None or codec.decode is None or codec.encode is None:
             return None
         count = dset.id.get_num_chunks()
         for number in np.unique(np.linspace(0, count - 1, sample).astype(int)).tolist():
             raw = dset.id.read_direct_chunk((number * pipeline.chunk,))[1]
-            jobs.append((np.frombuffer(raw, np.uint8), codecs[0], pipeline.nbytes))
+            jobs.append((np.frombuffer(raw, np.uint8), codec, filters[0].cd, pipeline.nbytes))
     return jobs
 
 
@@ -140,8 +144,6 @@ def codec_speed(
     decode, encode : float or None
         Bytes of decoded chunks a second, the best of three; None of a file without a compressor.
     """
-    from diskcsr.storage.filters import DECODERS, ENCODERS
-
     with open_to_read(file) as f:
         jobs = _stored_chunks(f[group], names, sample)
     if jobs is None:
@@ -149,19 +151,20 @@ def codec_speed(
     space = threading.local()
 
     def decode(job: tuple) -> np.ndarray:
-        raw, codec, nbytes = job
+        raw, codec, cd, nbytes = job
         if getattr(space, "memory", np.empty(0)).size != nbytes:
             space.memory = np.empty(nbytes, np.uint8)
-        return DECODERS[codec.id](raw, codec.cd, space.memory)
+        return codec.decode(raw, cd, space.memory)
 
-    decoded = [(decode(job).copy(), job[1]) for job in jobs]
-    for values, _ in decoded:
+    decoded = [(decode(job).copy(), *job[1:3]) for job in jobs]
+    for values, *_ in decoded:
         values.flags.writeable = False
 
     def encode(job: tuple) -> None:
-        ENCODERS[job[1].id](job[0], job[1].cd)
+        values, codec, cd = job
+        codec.encode(values, cd)
 
-    nbytes = sum(values.nbytes for values, _ in decoded)
+    nbytes = sum(values.nbytes for values, *_ in decoded)
     speeds = [
         nbytes / min(in_threads(function, parts) for _ in range(3))
         for function, parts in ((decode, jobs), (encode, decoded))

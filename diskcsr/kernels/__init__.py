@@ -4,10 +4,11 @@ Others say ``from .. import kernels``, which costs nothing, and ``kernels.rows.g
 first use of a module imports it, and with it the compiler.
 """
 
-from importlib import import_module
 from typing import Any
 
-_MODULES = ("codecs", "rows", "transpose")
+from ..loading import load
+
+_MODULES = ("fletcher32", "lzf", "planes", "rows", "scaleoffset", "transpose")
 
 #: Whether a part of the file was read before is kept for blocks of 64 kB, what a page fault on a
 #: file maps at once. It stands here for those who need it without the compiler.
@@ -18,4 +19,4 @@ def __getattr__(name: str) -> Any:
     """Import a module of kernels when it is first asked for."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{name}")
+    return load(f"{__name__}.{name}")

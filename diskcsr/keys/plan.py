@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def pieces(self) -> tuple[np.ndarray, ...]:
-        """The five arrays that the gather kernels take, in their order."""
+        """The six arrays that the gather kernels take, in their order."""
         return (
             self.range_lo,
             self.range_hi,

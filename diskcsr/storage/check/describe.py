@@ -11,9 +11,9 @@ from ...axis import CSC
 from ...blocks.contents import Contents
 from ...errors import FormatError
 from ...keys.widths import INT32_MAX
-from ..codecs import find_library
+from ..codecs.pipeline import pipeline_of
+from ..codecs.table import faster_decoders
 from ..files.files import open_to_read
-from ..filters import DEFLATE, pipeline_of
 from ..formats.conventions import ARRAYS
 from ..formats.detect import describe, find
 from ..read.readers import DirectReader
@@ -162,8 +162,7 @@ def _hints(
     """Say what would make the matrix faster to read, or possible to append to."""
     hints = [hint for part in ARRAYS for hint in _array_hints(arrays[part])]
     filters = {one["id"] for array in arrays.values() for one in array["filters"]}
-    if DEFLATE in filters and find_library("deflate") is None:
-        hints.append("gzip is decoded by zlib: libdeflate is faster (pip install diskcsr[codecs])")
+    hints += faster_decoders(filters)
     indices = arrays["indices"]
     if indices["size"] and np.dtype(indices["dtype"]).itemsize == 8 and n_minor <= INT32_MAX:
         hints.append(

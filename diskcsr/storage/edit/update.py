@@ -16,11 +16,12 @@ from ...blocks.contents import Contents
 from ...errors import FormatError, ReadOnlyError, StaleFileError
 from ...keys.assignment import Change, apply_change
 from ...keys.widths import index_dtype
-from ..encode import ArrayWriter, check_exact, create_like
+from ..codecs.pipeline import may_round, pipeline_of
 from ..files.files import check_writing, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import stamp, tags_of
 from ..read.source import Source
+from ..write.arrays import ArrayWriter, check_exact, create_like
 from ..write.groups import chunk_length
 
 __all__ = ["append_blocks", "assign", "scale"]
@@ -102,7 +103,7 @@ def _write_runs(
 def write_run(dset: h5py.Dataset, lo: int, values: np.ndarray) -> None:
     """Write elements from `lo` on: long runs of compressed chunks in several threads."""
     if dset.chunks and values.size >= dset.chunks[0]:
-        writer = ArrayWriter(dset, lo)
+        writer = ArrayWriter(dset, lo, tested=True)
         writer.append(values)
         writer.finish()
     else:
@@ -120,7 +121,7 @@ def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], fa
             values = data[lo : min(lo + 4 * _BLOCK, nnz)].astype(source.dtype, copy=False)
             yield lo, operation(values, factor)
 
-    if data.scaleoffset is not None:
+    if may_round(pipeline_of(data)):
         for _, values in scaled():
             check_exact(data, values)
     with transaction(source.group):
@@ -258,7 +259,7 @@ def _extend(
     if dtype != dset.dtype or fixed or chunk != (dset.chunks or (0,))[0]:
         dset = _rewrite(group, name, length, dtype, chunk)
     dset.resize((new,))
-    writer = ArrayWriter(dset, length)
+    writer = ArrayWriter(dset, length, tested=True)
     check = check_writing(group)
     for part in parts:
         check()

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import h5py
 
+from ..codecs.pipeline import Pipeline, pipeline_of, unsupported
 from ..files.chunks import ChunkIndex, check_chunks, index_chunks
-from ..filters import Pipeline, pipeline_of, unsupported
 from .decode import DecodeReader
 from .descriptor import Descriptor
 from .readers import DirectReader, H5Reader, Reader

@@ -13,8 +13,9 @@ from ... import kernels
 from ...errors import CorruptFileError
 from ...keys.plan import Plan
 from ...machine.cache import cache
+from ..codecs.codec import Pipeline
+from ..codecs.pipeline import copy_pieces, decode_whole, gather_pieces, stages_of
 from ..files.chunks import ChunkIndex
-from ..filters import Pipeline, copy_pieces, decode_whole, gather_pieces, stages_of
 from .descriptor import Descriptor
 from .readers import Job, Reader, check_indices, native_dtype
 

@@ -42,15 +42,17 @@ class Freshness:
         The file's absolute path, or None when it is no ordinary file.
     as_shown : State or None
         The state in which HDF5 shows it; None when there is no telling.
+    streamed : bool
+        Whether it is read through `stream`: nobody else looks at its state before it is read.
     """
 
     def __init__(
         self, file: h5py.File, stream: io.FileIO | None = None, path: str | None = None
     ) -> None:
         self.path = path_of(file) if stream is None else path
-        self._streamed = stream is not None
+        self.streamed = stream is not None
         self.as_shown = self.now()
-        if self.as_shown is not None and not self._streamed and file.mode == "r":
+        if self.as_shown is not None and not self.streamed and file.mode == "r":
             self.as_shown = self._first_state(file, self.as_shown)
 
     def _first_state(self, file: h5py.File, now: State) -> State:
@@ -78,10 +80,6 @@ class Freshness:
     def is_current(self) -> bool:
         """Whether what HDF5 shows is what the file holds."""
         return self.now() == self.as_shown
-
-    def must_be_current(self) -> bool:
-        """Whether nobody else looks at the file's state before it is read."""
-        return self._streamed
 
     def is_seen_first(self, file: h5py.File) -> bool:
         """Whether HDF5 began to read `file`, of the same path, in its present state."""

@@ -132,7 +132,7 @@ class FilePointers:
     def _read(self, lo: int, hi: int, first: Any) -> np.ndarray:
         reader = self._reader()
         raw = np.empty(hi - lo, reader.dtype)
-        reader.gather(plan_span(lo, hi, np.array([0, raw.size])), raw)
+        reader.gather(plan_span(lo, hi, np.array([0, hi - lo])), raw)
         pointers = raw.astype(np.int64, copy=False)
         self._check(pointers, first)
         return pointers

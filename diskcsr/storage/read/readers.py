@@ -15,11 +15,12 @@ import h5py
 import numpy as np
 
 from ... import kernels
-from ...errors import CorruptFileError
+from ...errors import CorruptFileError, FormatError
 from ...keys.plan import Plan
 from ...machine.interrupts import deferred
 from ...machine.options import format_bytes, options
 from ...machine.threads import run_parts
+from ..codecs.pipeline import lacking_in_hdf5
 from .descriptor import Descriptor
 
 __all__ = [
@@ -115,7 +116,7 @@ class Reader:
         CorruptFileError
             When the file ends too early, cannot be decoded, or an index is out of range.
         """
-        gather_together([Wanted(self, plan, out, limit)])
+        gather_together((Wanted(self, plan, out, limit),))
 
     def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         """Split a `gather` into at most `threads` calls; when all are done, `finish` it."""
@@ -159,9 +160,12 @@ def gather_together(wanted: Sequence[Wanted]) -> None:
     jobs: list[Job] = []
     for reader, plan, out, limit in wanted:
         jobs += reader.jobs(plan, out, limit, threads)
-    run_parts(_call, jobs)
-    for one in wanted:
-        one.reader.finish(one.out)
+    if len(jobs) == 1:
+        jobs[0]()
+    else:
+        run_parts(_call, jobs)
+    for reader, _, out, _ in wanted:
+        reader.finish(out)
 
 
 def _call(job: Job) -> None:
@@ -273,6 +277,9 @@ class H5Reader(Reader):
             with deferred():  # a file open for writing is read through callbacks
                 values = self._dset[lo:hi]
         except (OSError, RuntimeError) as problem:
+            lacking = lacking_in_hdf5(self._dset)
+            if lacking is not None:  # the file is as sound as ever
+                raise FormatError(f"{self.where} {lacking}") from problem
             raise CorruptFileError(
                 f"{self.where}: HDF5 could not read elements {lo} to {hi}: {problem}"
             ) from problem

@@ -209,7 +209,7 @@ class Source:
 
     def check_open(self) -> None:
         """Raise `ClosedFileError` when the file is closed."""
-        if self.closed:
+        if self._closed or not self.group:
             raise ClosedFileError(f"{self.where}: the file is closed")
 
     def close(self) -> None:
@@ -268,7 +268,7 @@ class Source:
     def reader(self, name: str) -> Reader:
         """Return the reader of "data", "indices" or "indptr", chosen on first use."""
         reader = self._readers.get(name)
-        if self.freshness.must_be_current() and not self.freshness.is_current():
+        if self.freshness.streamed and not self.freshness.is_current():
             raise self._stale()
         if reader is None:
             with self.lock:

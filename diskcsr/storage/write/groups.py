@@ -15,10 +15,10 @@ import numpy as np
 from ...keys.widths import index_dtype
 from ...machine.interrupts import allowing, deferred, pulled
 from ...streams.pieces import Piece, Stream
-from ..encode import ArrayWriter, create_array
 from ..files.files import changing, check_writing, new_file, open_to_write, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import check_tags, default_tags, stamp
+from .arrays import ArrayWriter, create_array
 
 __all__ = ["Storage", "chunk_length", "write_stream", "write_virtual"]
 

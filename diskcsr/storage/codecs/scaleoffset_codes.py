@@ -1,10 +1,10 @@
-"""HDF5's scaleoffset filter: fixed-width codes, so any element can be read without the others.
+"""What HDF5's scaleoffset filter stores: its parameters, and the codes of elements.
 
-It needs no plugin in any reader, and is lossless for integers. Source of the layout:
-H5Zscaleoffset.c. A chunk is ``u32 bits``, ``u8`` length of the minimum, the minimum, zeros up to
-byte 21 (all little-endian), then the codes of the elements back to back, `bits` bits each, highest
-first. An element is its code plus the minimum; where the dataset has a fill value, the highest code
-stands for that. Floats are first multiplied by a power of ten and rounded.
+Source of the layout: H5Zscaleoffset.c. A chunk is ``u32 bits``, ``u8`` length of the minimum, the
+minimum, zeros up to byte 21 (all little-endian), then the codes of the elements back to back,
+`bits` bits each, highest first. An element is its code plus the minimum; where the dataset has a
+fill value, the highest code stands for that. Floats are first multiplied by a power of ten and
+rounded.
 """
 
 from typing import Any
@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .codecs import Bytes, Cd, need, number
+from ... import kernels
+from .codec import Bytes, Cd
 
-__all__ = ["ScaleOffset", "decode_scaleoffset", "encode_scaleoffset", "gather_scaleoffset"]
-
-_WHOLE = np.zeros(1, np.int64)
+__all__ = ["ScaleOffset", "encode", "gather_codes"]
 
 
 class ScaleOffset:
@@ -55,32 +54,7 @@ class ScaleOffset:
         return np.array([bits & mask], np.uint64).astype(f"u{self.size}").view(self.kind)[0]
 
 
-def gather_scaleoffset(
-    data: Bytes, cd: Cd, lo: NDArray, hi: NDArray, at: NDArray, out: NDArray
-) -> None:
-    """Write the elements ``lo[k]:hi[k]`` to ``out[at[k]:]``, native; no other is decoded."""
-    so = ScaleOffset(cd)
-    raw = out.view(f"u{so.size}")
-    if so.is_identity:
-        need(data.size == so.chunk * so.size, f"{data.size} bytes, not {so.chunk * so.size}")
-        values = data.view(f"{'>' if so.is_big else '<'}u{so.size}")
-        return _copy_ranges(values, lo, hi, at, raw)
-    bits, length = number(data, 0, 4), min(number(data, 4, 1), 8)
-    minimum = number(data, 5, length)
-    need(bits <= so.full, f"claims {bits} bits for elements of {so.full}")
-    least = so.header + (so.chunk * bits + 7) // 8
-    need(data.size >= least, f"{data.size} bytes, {bits} bits an element need {least}")
-    payload = data[so.header :]
-    if bits == so.full:  # not packed, and in the byte order of the machine that wrote it
-        payload = payload[: so.chunk * so.size]
-        return _copy_ranges(payload.view(f"<u{so.size}"), lo, hi, at, raw)
-    if bits == 0:  # every code is 0, which is the highest: the fill value, where there is one
-        value = minimum if so.fill is None else so.fill
-        return _set_ranges(so.scalar(value), lo, hi, at, out)
-    return _gather_codes(so, payload, bits, minimum, lo, hi, at, out)
-
-
-def _gather_codes(
+def gather_codes(
     so: ScaleOffset,
     payload: Bytes,
     bits: int,
@@ -90,18 +64,17 @@ def _gather_codes(
     at: NDArray,
     out: NDArray,
 ) -> None:
-    from ..kernels import codecs as kernels
-
+    """Write the elements ``lo[k]:hi[k]`` of a payload to ``out[at[k]:]``; no other is decoded."""
     has_fill = so.fill is not None
     fill_code = np.uint64((1 << bits) - 1 if has_fill else (1 << 64) - 1)
     fill = so.fill or 0
     if so.is_float:
         first, last = so.scalar(minimum), so.scalar(fill)
-        kernels.gather_floats(
+        kernels.scaleoffset.gather_floats(
             payload, np.uint64(bits), lo, hi, at, first, so.scale(), fill_code, last, out
         )
     else:
-        kernels.gather_integers(
+        kernels.scaleoffset.gather_integers(
             payload,
             np.uint64(bits),
             lo,
@@ -114,30 +87,7 @@ def _gather_codes(
         )
 
 
-def _copy_ranges(values: NDArray, lo: NDArray, hi: NDArray, at: NDArray, out: NDArray) -> None:
-    for first, last, to in zip(lo, hi, at, strict=True):
-        out[to : to + last - first] = values[first:last]
-
-
-def _set_ranges(value: Any, lo: NDArray, hi: NDArray, at: NDArray, out: NDArray) -> None:
-    for first, last, to in zip(lo, hi, at, strict=True):
-        out[to : to + last - first] = value
-
-
-def decode_scaleoffset(data: Bytes, cd: Cd, dest: Bytes) -> Bytes:
-    so = ScaleOffset(cd)
-    size = so.chunk * so.size
-    need(size <= dest.size, f"holds {size} bytes, of at most {dest.size}")
-    out = dest[:size].view(so.kind)
-    gather_scaleoffset(data, cd, _WHOLE, np.array([so.chunk], np.int64), _WHOLE, out)
-    if so.is_big:
-        out.byteswap(inplace=True)
-    return dest[:size]
-
-
-def encode_scaleoffset(data: Bytes, cd: Cd) -> Bytes:
-    from ..kernels import codecs as kernels
-
+def encode(data: Bytes, cd: Cd) -> Bytes:
     so = ScaleOffset(cd)
     if so.is_identity:
         return data
@@ -152,7 +102,7 @@ def encode_scaleoffset(data: Bytes, cd: Cd) -> Bytes:
     if bits == so.full:
         out[so.header : so.header + data.size] = values.view(np.uint8)
     elif bits:
-        kernels.pack_codes(codes, np.uint64(bits), out[so.header :])
+        kernels.scaleoffset.pack_codes(codes, np.uint64(bits), out[so.header :])
     return out
 
 

@@ -1,0 +1,226 @@
+"""Writing compressed data: chunks are encoded in the thread pool and stored as they are."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py._objects import phil
+
+from ...machine.options import options
+from ...machine.threads import ordered_map
+from ..codecs import table
+from ..codecs.codec import Cd, Codec, Pipeline
+from ..codecs.pipeline import encode_chunk, may_round, pipeline_of, rounding, unsupported
+from ..codecs.shuffle import CODEC as SHUFFLE
+
+__all__ = ["ArrayWriter", "check_exact", "create_array", "create_like"]
+
+
+def create_array(
+    group: h5py.Group,
+    name: str,
+    length: int,
+    dtype: np.dtype,
+    chunk: int,
+    compression: str | None,
+    level: Any = None,
+    shuffle: bool | None = None,
+) -> "ArrayWriter":
+    """Create a one-dimensional dataset that can grow, and return what fills it.
+
+    Raises
+    ------
+    ValueError
+        When `compression` is no preset, `level` none of its levels, or what encodes it is not
+        installed.
+    """
+    filters = _filters(dtype, chunk, compression, level, shuffle)
+    if not filters:
+        return ArrayWriter(_create_raw(group, name, length, dtype, chunk))
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((chunk,))
+    properties.set_obj_track_times(False)
+    for codec, cd in filters:
+        # Optional: this process's HDF5 need not have the filter, for the chunks are encoded here.
+        properties.set_filter(codec.id, h5py.h5z.FLAG_OPTIONAL, cd)
+    return ArrayWriter(_create(group, name, length, dtype, properties))
+
+
+def _filters(
+    dtype: np.dtype, chunk: int, compression: str | None, level: Any, shuffle: bool | None
+) -> list[tuple[Codec, Cd]]:
+    """Return the filters of a new dataset in the order of writing, with their client data."""
+    found = table.find_preset(compression)
+    levels = found[1].levels if found else range(0)
+    if level is not None and level not in levels:
+        known = f"{levels[0]} to {levels[-1]}" if levels else "left out"
+        raise ValueError(
+            f"compression_opts of compression={compression!r} must be {known}, not {level!r}"
+        )
+    shuffling: list[tuple[Codec, Cd]] = [(SHUFFLE, ())]  # HDF5 itself knows the size
+    if found is None:
+        return shuffling if shuffle else []
+    codec, preset = found
+    if not preset.stores(dtype):
+        raise ValueError(f"compression={compression!r} cannot store values of dtype {dtype}")
+    level = preset.level if level is None else int(level)
+    filters: list[tuple[Codec, Cd]] = [(codec, preset.client_data(dtype, chunk, level))]
+    if not (preset.shuffle if shuffle is None else shuffle):
+        return filters
+    return filters + shuffling if preset.before_shuffle else shuffling + filters
+
+
+def _create_raw(
+    group: h5py.Group, name: str, length: int, dtype: np.dtype, chunk: int
+) -> h5py.Dataset:
+    """Create a dataset without filters, whose chunks HDF5 lays out at once and side by side.
+
+    Else it finds room for each chunk when it is first written, with chunks of other datasets and
+    its own records between them; an array that lies in one piece can be mapped.
+    """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((chunk,))
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # all of it is written in a moment
+    return _create(group, name, length, dtype, properties)
+
+
+def _create(
+    group: h5py.Group, name: str, length: int, dtype: np.dtype, properties: Any
+) -> h5py.Dataset:
+    space = h5py.h5s.create_simple((length,), (h5py.h5s.UNLIMITED,))
+    stored = h5py.h5t.py_create(dtype, logical=True)
+    return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), stored, space, properties))
+
+
+def create_like(
+    group: h5py.Group, name: str, like: h5py.Dataset, length: int, dtype: np.dtype, chunk: int
+) -> h5py.Dataset:
+    """Create an empty dataset that can grow, with the filters of another.
+
+    Its dtype, length and chunks may differ.
+    """
+    properties = like.id.get_create_plist()
+    new = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    new.set_chunk((chunk,))
+    if properties.get_layout() == h5py.h5d.CHUNKED:
+        for i in range(properties.get_nfilters()):
+            number, flags, values, _ = properties.get_filter(i)
+            codec = table.CODECS.get(number)
+            if codec is not None:
+                values = codec.renew(values, dtype, chunk)
+            new.set_filter(number, flags, values)
+    dset = _create(group, name, length, dtype, new)
+    for key, value in like.attrs.items():
+        dset.attrs[key] = value
+    return dset
+
+
+def check_exact(dset: h5py.Dataset, values: np.ndarray, pipeline: Pipeline | None = None) -> None:
+    """Raise `ValueError` when a filter of a dataset would round these values."""
+    pipeline = pipeline or pipeline_of(dset)
+    if not may_round(pipeline):
+        return
+    reason = rounding(values.astype(pipeline.native, copy=False), pipeline)
+    if reason is not None:
+        raise ValueError(f"{dset.file.filename}, {dset.name!r}: {reason}")
+
+
+class ArrayWriter:
+    """Fills a dataset from its beginning, or from an element on, block by block.
+
+    Chunks of filtered data are encoded side by side, outside HDF5; what no encoder here does is
+    left to h5py. They are encoded where they lie: of a block only what begins or ends inside a
+    chunk is copied.
+
+    Parameters
+    ----------
+    dset : h5py.Dataset
+        Chunked, one-dimensional, as long as it is to be.
+    start : int
+        The first element to write. Those before it, and those behind the last one written, stay.
+    tested : bool
+        Whether the caller has seen to it that no filter rounds the values (`check_exact`).
+    """
+
+    def __init__(self, dset: h5py.Dataset, start: int = 0, *, tested: bool = False) -> None:
+        self._dset = dset
+        self._pipeline: Pipeline = pipeline_of(dset)
+        self._tested = tested
+        filters = {filter.id for filter in self._pipeline.filters}
+        reason = unsupported(self._pipeline, encode=True)
+        if reason is not None and not all(map(h5py.h5z.filter_avail, filters)):
+            raise ValueError(f"cannot compress {dset.name!r}: {reason}")
+        self._parallel = bool(filters) and reason is None
+        self._written = start
+        #: The chunk that is begun, and how many of its elements are there.
+        self._begun = np.empty(0, self._pipeline.native)
+        self._count = 0
+        if self._parallel and start % self._pipeline.chunk:
+            # Chunks are written whole: what stands before `start` in the first is written again.
+            self._written -= start % self._pipeline.chunk
+            self._begin(self._existing(self._written, start))
+
+    def append(self, values: np.ndarray) -> None:
+        """Store the next values.
+
+        Raises
+        ------
+        ValueError
+            When there is no more room, or a filter would round them.
+        """
+        values = np.ascontiguousarray(values, self._pipeline.native)
+        if not self._tested:
+            check_exact(self._dset, values, self._pipeline)
+        if not self._parallel:
+            end = self._written + values.size
+            self._dset[self._written : end] = values
+            self._written = end
+            return
+        length = self._pipeline.chunk
+        filled, begun = 0, []
+        if self._count:
+            filled = min(length - self._count, values.size)
+            self._begin(values[:filled])
+            if self._count < length:
+                return
+            begun = [self._begun]
+        end = values.size - (values.size - filled) % length
+        whole = (values[i : i + length] for i in range(filled, end, length))
+        self._encode(chain(begun, whole))
+        self._count = 0
+        self._begin(values[end:])
+
+    def finish(self) -> None:
+        """Store the last chunk, filled up with what is there, or with zeros as HDF5 does."""
+        if self._count:
+            end = self._written + self._count
+            behind = min(self._written + self._pipeline.chunk, self._dset.size)
+            self._begin(self._existing(end, behind))
+            self._begun[self._count :] = 0
+            self._encode([self._begun])
+            self._count = 0
+
+    def _begin(self, values: np.ndarray) -> None:
+        """Put values into the chunk that is begun, which has room for them."""
+        if values.size and not self._begun.size:
+            self._begun = np.empty(self._pipeline.chunk, self._pipeline.native)
+        self._begun[self._count : self._count + values.size] = values
+        self._count += values.size
+
+    def _existing(self, lo: int, hi: int) -> np.ndarray:
+        """Read elements ``lo:hi``, none when there are none."""
+        if hi <= lo:
+            return np.empty(0, self._pipeline.native)
+        return np.ascontiguousarray(self._dset[lo:hi], self._pipeline.native)
+
+    def _encode(self, chunks: Any) -> None:
+        encoded: Iterator[bytes] = ordered_map(
+            lambda chunk: encode_chunk(chunk, self._pipeline), chunks, ahead=2 * options.num_threads
+        )
+        for raw in encoded:
+            with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
+                self._dset.id.write_direct_chunk((self._written,), raw, 0)
+            self._written += self._pipeline.chunk
