@@ -2,7 +2,8 @@
 
 Run in the test's own process and, for files whose bytes were changed at random, in processes of
 their own: ``python trust_operations.py judge`` reads file names from standard input and prints one
-verdict each, ``python trust_operations.py h5py`` only has h5py read them. So a crash ends that
+verdict each, ``python trust_operations.py index`` looks at damaged indexes alone, and ``python
+trust_operations.py h5py`` only has h5py read them. So a crash ends that
 process and nothing else, and it is known whose crash it is.
 """
 
@@ -282,6 +283,53 @@ def _check_refused(
     return f"{read!r} was read although {refusal!r}"
 
 
+def _arrays_of(matrix: Any) -> list[np.ndarray]:
+    return [np.array(part) for part in (matrix.data, matrix.indices, matrix.indptr)]
+
+
+def _read_by_h5reader(path: Any) -> list[np.ndarray]:
+    import diskcsr
+
+    with open(path, "rb") as raw, h5py.File(raw, "r") as file:
+        return _arrays_of(diskcsr.open(file, "X").to_memory())
+
+
+def _read_directly(path: Any, how: Callable[[Any], Any]) -> list[np.ndarray]:
+    import diskcsr
+
+    with diskcsr.open(path, "X") as matrix:
+        return _arrays_of(how(matrix))
+
+
+def check_index(path: Any, original: Any) -> str | None:
+    """Read a file whose chunk index was damaged in every way there is; None when all is well.
+
+    The values are those of the original, or an error says that they cannot be had. An index may
+    have lost a chunk without a trace: then `check` must say that nobody wrote it.
+    """
+    import diskcsr
+    from diskcsr.storage.check import check
+
+    expected = _read_directly(original, lambda matrix: matrix.to_memory())
+    for read in (
+        lambda: _read_directly(path, lambda matrix: matrix.to_memory()),
+        lambda: _read_directly(path, lambda matrix: matrix),
+        lambda: _read_directly(path, lambda matrix: matrix[np.arange(matrix.shape[0])]),
+        lambda: _read_by_h5reader(path),
+    ):
+        try:
+            found = read()
+        except (diskcsr.DiskCSRError, OSError):
+            continue
+        pairs = zip(found, expected, strict=True)
+        if all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs):
+            continue
+        report = check(path, isolated=False)
+        if "never-written" not in {problem.kind for problem in report.problems}:
+            return f"{found} was read, and not {expected}; {report}"
+    return None
+
+
 def read_by_h5py(path: Any) -> None:
     """Have HDF5 look at all that there is in a file, whatever comes of it."""
     with suppress(Exception):
@@ -306,6 +354,8 @@ def main(role: str) -> None:
         try:
             if role == "judge":
                 verdict = check_file(path, int(seed), original)
+            elif role == "index":
+                verdict = check_index(path, original)
             else:
                 read_by_h5py(path)
         except BaseException:

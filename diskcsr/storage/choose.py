@@ -4,17 +4,21 @@ from dataclasses import replace
 
 import h5py
 
-from .chunks import ChunkIndex, index_chunks
+from .chunks import ChunkIndex, check_chunks, index_chunks
 from .decode import DecodeReader
 from .descriptor import Descriptor
-from .filters import pipeline_of, unsupported
+from .filters import Pipeline, pipeline_of, unsupported
 from .readers import DirectReader, H5Reader, Reader
 
 __all__ = ["choose_reader"]
 
 
-def choose_reader(dset: h5py.Dataset, where: str, descriptor: Descriptor | str) -> Reader:
+def choose_reader(
+    dset: h5py.Dataset, where: str, descriptor: Descriptor | str, known: bool = False
+) -> Reader:
     """Choose a reader; its ``why`` says why it is not a faster one.
+
+    Whichever it is, what the file says of the dataset's chunks was checked before.
 
     Parameters
     ----------
@@ -24,16 +28,38 @@ def choose_reader(dset: h5py.Dataset, where: str, descriptor: Descriptor | str) 
         How messages call it.
     descriptor : Descriptor or str
         Our own descriptor of its file, or why there is none.
+    known : bool
+        Whether its chunks were checked, and only HDF5 itself has written to them since.
+
+    Raises
+    ------
+    CorruptFileError
+        When what the file says of the chunks cannot be.
     """
-    if isinstance(descriptor, str):
-        return H5Reader(dset, where, descriptor)
-    index = _find_bytes(dset, descriptor)
-    if isinstance(index, str):
-        return H5Reader(dset, where, index)
+    index = descriptor if isinstance(descriptor, str) else _find_bytes(dset, descriptor)
+    if isinstance(index, str) or isinstance(descriptor, str):
+        return _slow_reader(dset, where, str(index), known)
     pipeline = pipeline_of(dset)
     reason = unsupported(pipeline)
     if reason is not None:
-        return H5Reader(dset, where, reason)
+        return _slow_reader(dset, where, reason, known)
+    reader = _fast_reader(dset, where, descriptor, index, pipeline)
+    reader.places = index.places()
+    return reader
+
+
+def _slow_reader(dset: h5py.Dataset, where: str, why: str, known: bool) -> Reader:
+    """Have HDF5 read a dataset, whose chunks are looked at first."""
+    places = check_chunks(dset) if dset.chunks and dset.size and not known else None
+    reader = H5Reader(dset, where, why)
+    reader.places = places
+    return reader
+
+
+def _fast_reader(
+    dset: h5py.Dataset, where: str, descriptor: Descriptor, index: ChunkIndex, pipeline: Pipeline
+) -> Reader:
+    """Choose how bytes are read whose places are known."""
     if not pipeline.filters and pipeline.dtype.isnative:
         extents = index.extents(dset.size, dset.dtype.itemsize)
         if extents is not None:

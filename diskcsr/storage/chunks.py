@@ -1,7 +1,13 @@
-"""Where each chunk of a dataset lies in the file, found in one pass."""
+"""Where each chunk of a dataset lies in the file, found in one pass and checked.
+
+What a file says of its chunks is as untrusted as all else in it. One wrong bit can put a chunk
+outside of its dataset, and HDF5 then reads zeros in its place without a word.
+"""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import h5py
 import numpy as np
@@ -9,7 +15,7 @@ from h5py._objects import phil
 
 from ..errors import CorruptFileError
 
-__all__ = ["ChunkIndex", "index_chunks"]
+__all__ = ["ChunkIndex", "Places", "check_chunks", "index_chunks", "refuse_overlap", "unwritten"]
 
 #: A contiguous dataset that needs decoding is treated as chunks of this many elements.
 PIECE = 1 << 16
@@ -18,6 +24,18 @@ _UNDEFINED = 1 << 62  # beyond any file: HDF5's "no address", and nonsense
 _MOST_EMPTY = 1 << 20
 #: Chunks compared, at most, to learn whether addresses count the user block.
 _COMPARED = 64
+#: What HDF5 tells of a chunk, in its order.
+_ENTRY = np.dtype([("first", "u8", (1,)), ("mask", "u4"), ("address", "u8"), ("nbytes", "u8")])
+#: Entries that are turned into an array at a time: objects that are kept cost the collector time.
+_BATCH = 1 << 10
+#: Bytes that a superblock takes at least, an object's header, and an entry of an index.
+_SUPERBLOCK, _HEADER, _LEAST = 48, 16, 8
+
+#: How a node of a version 1 B-tree of chunks begins.
+_NODE = b"TREE\1"
+
+#: Where some bytes lie in a file: offset and length of each run.
+Places = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -34,12 +52,16 @@ class ChunkIndex:
         Stored bytes of each.
     mask : (n,) uint32 array
         Its filter mask: bit i is set where filter i was left out.
+    damage : dict
+        By number, what is wrong with chunks that cannot be where the file says they are. The others
+        can be read.
     """
 
     length: int
     offset: np.ndarray
     nbytes: np.ndarray
     mask: np.ndarray
+    damage: dict[int, str] = field(default_factory=dict)
 
     def extents(self, size: int, itemsize: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Join unfiltered chunks that follow one another in the file.
@@ -48,14 +70,20 @@ class ChunkIndex:
         -------
         start, offset : (e + 1,) and (e,) int64 array, or None
             First element and file offset of each run of bytes, as the gather kernels take them;
-            None when a chunk was never written.
+            None when a chunk was never written, or is damaged.
         """
-        if self.offset.size == 0 or self.offset.min() < 0:
+        if self.offset.size == 0 or self.offset.min() < 0 or self.damage:
             return None
         new = np.ones(self.offset.size, bool)
         new[1:] = np.diff(self.offset) != self.length * itemsize
         first = np.flatnonzero(new)
         return np.append(first * self.length, size), self.offset[first]
+
+    def places(self) -> Places:
+        """Return where in the file the chunks lie that were written."""
+        written = self.offset >= 0
+        written[list(self.damage)] = False
+        return self.offset[written], self.nbytes[written]
 
     def cut(self, size: int, itemsize: int) -> "ChunkIndex":
         """Cut the one piece of a contiguous dataset into chunks that can be decoded alone."""
@@ -74,6 +102,11 @@ def index_chunks(dset: h5py.Dataset, fd: int) -> ChunkIndex | str:
         One-dimensional.
     fd : int
         A descriptor of its file, to learn how the file's HDF5 counts addresses.
+
+    Raises
+    ------
+    CorruptFileError
+        When what the file says of the chunks cannot be.
     """
     size, itemsize = dset.size, dset.dtype.itemsize
     if size == 0:
@@ -85,62 +118,249 @@ def index_chunks(dset: h5py.Dataset, fd: int) -> ChunkIndex | str:
         # One piece, unless its values must be converted: see `ChunkIndex.cut`.
         one = np.array([start]), np.array([size * itemsize]), np.zeros(1, np.uint32)
         return ChunkIndex(size, *one)
-    length = dset.chunks[0]
-    count = -(-size // length)
-    table: list[tuple[int, int, int, int]] = []
-    try:
-        dset.id.chunk_iter(
-            lambda info: table.append(
-                (info.chunk_offset[0] // length, info.byte_offset, info.size, info.filter_mask)
-            )
-        )
-        base = _address_base(dset, table, length, fd)
-    except (OSError, RuntimeError) as problem:
-        return f"HDF5 cannot list its chunks: {problem}"
-    _check_table(dset, table)
+    table = _checked_table(dset)
+    base = _address_base(dset, table, fd)
     if base is None:
         return "its file has a user block, and what chunk addresses count from is unclear"
+    length = dset.chunks[0]
+    count = -(-size // length)
     if count > 2 * len(table) + _MOST_EMPTY:
         return f"of its {count} chunks only {len(table)} were ever written"
     index = ChunkIndex(
         length, np.full(count, -1, np.int64), np.zeros(count, np.int64), np.zeros(count, np.uint32)
     )
-    for number, offset, nbytes, mask in table:
-        if number < count:
-            # Nonsense stays nonsense: there is nothing to read there.
-            index.offset[number] = min(offset + base, _UNDEFINED)
-            index.nbytes[number] = min(nbytes, _UNDEFINED)
-            index.mask[number] = mask
+    number = (table["first"][:, 0] // np.uint64(length)).astype(np.int64)
+    index.offset[number], index.nbytes[number] = _places(table, base)
+    index.mask[number] = table["mask"]
+    for at, why in _misplaced(dset, table, base).items():
+        index.damage[int(number[at])] = why
     return index
 
 
-def _check_table(dset: h5py.Dataset, table: list[tuple[int, int, int, int]]) -> None:
-    """Raise `CorruptFileError` where the index contradicts itself; HDF5 would read on."""
-    where = f"{dset.file.filename}, dataset {dset.name!r}"
-    if len({number for number, *_ in table}) < len(table):
-        raise CorruptFileError(f"{where}: its index lists a chunk twice")
-    whole = dset.chunks[0] * dset.id.get_type().get_size()
-    if not dset.id.get_create_plist().get_nfilters():
-        for number, _, nbytes, _ in table:
-            if nbytes != whole:
-                raise CorruptFileError(
-                    f"{where}: chunk {number} takes {nbytes} bytes, but its elements {whole}"
-                )
+def check_chunks(dset: h5py.Dataset) -> Places:
+    """Check the index of a dataset that HDF5 itself is to read or write.
+
+    HDF5 looks a chunk up by other numbers than those that it lists: where these are damaged, it
+    misses chunks that are there, and reads zeros. So each chunk that is listed is looked up, too.
+
+    Returns
+    -------
+    Places
+        Where the chunks lie in the file, counted as HDF5 counts.
+
+    Raises
+    ------
+    CorruptFileError
+        When what the file says of the chunks cannot be.
+    """
+    table = _checked_table(dset)
+    for at, why in _misplaced(dset, table, 0).items():
+        raise CorruptFileError(f"{_name(dset)}: {_describe(table[at])}, but {why}")
+    nothing = bytearray()
+    for first in table["first"][:, 0].tolist():
+        try:
+            with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
+                dset.id.read_direct_chunk((first,), out=nothing)
+        except ValueError:
+            continue  # found: it is longer than nothing, and so was not read
+        except (OSError, RuntimeError) as problem:
+            raise CorruptFileError(
+                f"{_name(dset)}: HDF5 lists the chunk at element {first}, and does not find it: "
+                f"{problem}"
+            ) from problem
+    return _places(table, 0)
 
 
-def _address_base(dset: h5py.Dataset, table: list, length: int, fd: int) -> int | None:
+def unwritten(dset: h5py.Dataset, size: int) -> np.ndarray:
+    """Return the numbers of those chunks below element `size` that were never written.
+
+    A contiguous dataset is one chunk. In other layouts nothing is ever missing.
+    """
+    layout = dset.id.get_create_plist().get_layout()
+    if layout == h5py.h5d.CONTIGUOUS and not dset.external:
+        return np.arange(int(size > 0 and dset.id.get_offset() is None))
+    if layout != h5py.h5d.CHUNKED:
+        return np.arange(0)
+    length = dset.chunks[0]
+    missing = np.ones(-(-size // length), bool)
+    number = (_checked_table(dset)["first"][:, 0] // np.uint64(length)).astype(np.int64)
+    missing[number[number < missing.size]] = False
+    return np.flatnonzero(missing)
+
+
+def refuse_overlap(one: Places, other: Places, where: str) -> None:
+    """Raise `CorruptFileError` where two arrays claim the same bytes of a file."""
+    offset, nbytes = (np.concatenate(both) for both in zip(one, other, strict=True))
+    for at in np.flatnonzero(_overlapping(offset, nbytes))[:1]:
+        raise CorruptFileError(f"{where} claim the same bytes of the file, at offset {offset[at]}")
+
+
+def _overlapping(offset: np.ndarray, nbytes: np.ndarray) -> np.ndarray:
+    """Say of each run of bytes whether it and the one before or behind it in the file overlap."""
+    found = np.zeros(offset.size, bool)
+    order = np.arange(offset.size)
+    if np.any(offset[1:] < offset[:-1]):
+        order = np.argsort(offset, kind="stable")
+        offset, nbytes = offset[order], nbytes[order]
+    early = offset[1:] < offset[:-1] + nbytes[:-1]
+    found[order[1:][early]] = True
+    found[order[:-1][early]] = True
+    return found
+
+
+# -------------------------------------------------------------------------------- what HDF5 lists
+
+
+def _name(dset: h5py.Dataset) -> str:
+    return f"{dset.file.filename}, dataset {dset.name!r}"
+
+
+def _checked_table(dset: h5py.Dataset) -> np.ndarray:
+    """List the chunks of a dataset, and check which of them are listed.
+
+    Every kind of index that HDF5 has lists the chunks of one dimension in their order, and those of
+    the dataset alone.
+    """
+    length, size, room = dset.chunks[0], dset.size, dset.file.id.get_filesize()
+    table = _list(dset, min(-(-size // length), room // _LEAST + 1))
+    first = table["first"][:, 0]
+    for wrong, why in (
+        (first % np.uint64(length) != 0, f"chunks have {length} elements"),
+        (first >= size, f"the dataset has {size} elements"),
+        (np.append(False, first[1:] <= first[:-1]), "chunks are listed out of order, or twice"),
+    ):
+        for at in np.flatnonzero(wrong)[:1]:
+            raise CorruptFileError(
+                f"{_name(dset)}: its index is damaged: {_describe(table[at])}, but {why}"
+            )
+    _refuse_nodes(dset, table, room)
+    return table
+
+
+def _refuse_nodes(dset: h5py.Dataset, table: np.ndarray, room: int) -> None:
+    """Raise `CorruptFileError` where what is listed as chunks are nodes of the B-tree itself.
+
+    A node whose level is damaged lists its children as chunks. Each of them stands for many chunks,
+    and these then are missing: so where none is, there is nothing to look at.
+    """
+    length, first = dset.chunks[0], table["first"][:, 0]
+    behind = np.append(first[1:], np.uint64(-(-dset.size // length) * length))
+    alone = (behind - first > length) & (table["nbytes"] <= room)
+    for at in first[alone][:_COMPARED].tolist():
+        try:
+            with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
+                stored = dset.id.read_direct_chunk((at,))[1]
+        except (OSError, RuntimeError):
+            continue  # whoever reads this chunk will say so
+        if stored.startswith(_NODE):
+            raise CorruptFileError(
+                f"{_name(dset)}: its index is damaged: it lists a part of itself as the chunk at "
+                f"element {at}"
+            )
+
+
+def _describe(entry: Any) -> str:
+    (first,), _, address, nbytes = entry.tolist()
+    return f"the chunk at element {first} is said to take {nbytes} bytes at {address}"
+
+
+def _places(table: np.ndarray, base: int) -> Places:
+    """Return offsets and lengths; nonsense stays nonsense: there is nothing to read there."""
+    offset, nbytes = (
+        np.minimum(table[name], np.uint64(_UNDEFINED)).astype(np.int64)
+        for name in ("address", "nbytes")
+    )
+    return np.minimum(offset + base, _UNDEFINED), nbytes
+
+
+def _list(dset: h5py.Dataset, most: int) -> np.ndarray:
+    """Return what HDF5 lists: of an index that goes round in circles, no more than can be true."""
+    parts: list[np.ndarray] = []
+    some: list[Any] = []
+
+    def note(entry: Any) -> bool | None:
+        some.append(entry)
+        return fold() if len(some) == _BATCH else None
+
+    def fold() -> bool | None:
+        """Keep what was listed; anything but None ends the iteration."""
+        try:
+            parts.append(np.fromiter(some, _ENTRY, len(some)))
+        except (TypeError, ValueError):  # h5py tells None of a chunk that has no address
+            return True  # raised below: no exception should pass through HDF5
+        some.clear()
+        return True if _BATCH * len(parts) > most else None
+
+    try:
+        dset.id.chunk_iter(note)
+    except (OSError, RuntimeError) as problem:
+        raise CorruptFileError(
+            f"{_name(dset)}: HDF5 cannot list its chunks: {problem}"
+        ) from problem
+    if fold() and some:
+        raise CorruptFileError(f"{_name(dset)}: its index lists a chunk without an address")
+    table = np.concatenate(parts)
+    if len(table) > most:
+        raise CorruptFileError(
+            f"{_name(dset)}: its index lists more than the {most} chunks that there can be"
+        )
+    return table
+
+
+def _misplaced(dset: h5py.Dataset, table: np.ndarray, base: int) -> dict[int, str]:
+    """Say which entries of an index tell of bytes that cannot be those of a chunk, and why."""
+    offset, nbytes = _places(table, base)
+    room = dset.file.id.get_filesize()
+    stored = dset.chunks[0] * dset.id.get_type().get_size()
+    raw = not dset.id.get_create_plist().get_nfilters()
+    found: dict[int, str] = {}
+
+    def note(wrong: np.ndarray, why: str) -> None:
+        for at in np.flatnonzero(wrong).tolist():
+            found.setdefault(at, why)
+
+    note(nbytes != stored if raw else nbytes == 0, f"its elements are {stored} bytes")
+    # In this order, and so without overflow.
+    note((nbytes > room) | (offset > room - nbytes), f"the file ends after {room} bytes")
+    sane = np.ones(len(table), bool)
+    sane[list(found)] = False
+    crowded = np.zeros(len(table), bool)
+    crowded[sane] = _overlapping(offset[sane], nbytes[sane])
+    note(crowded, "another chunk lies there")
+    for begin, end, what in _occupied(dset, base):
+        note((offset < end) & (offset + nbytes > begin), f"{what} lies there")
+    return found
+
+
+def _occupied(dset: h5py.Dataset, base: int) -> Iterator[tuple[int, int, str]]:
+    """Yield where in the file other things surely lie."""
+    block = dset.file.userblock_size
+    yield 0, _SUPERBLOCK + base, "the superblock"
+    if block and not base:
+        return  # what addresses count from is not known
+    for item in (dset, dset.parent, dset.file):
+        # Not `h5o.get_info`, which tells the length, too: it walks the whole index to count its
+        # bytes, and has no end where that goes round in circles.
+        address = h5py.h5g.get_objinfo(item.id).objno[0] + block
+        yield address, address + _HEADER, f"the header of {item.name!r}"
+
+
+def _address_base(dset: h5py.Dataset, table: np.ndarray, fd: int) -> int | None:
     """What to add to a chunk's address to have its offset in the file.
 
     Some versions of HDF5 leave out a user block before the HDF5 file proper, others count it; so
     the bytes that HDF5 itself reads are compared with those at both places.
     """
     block = dset.file.userblock_size
-    if not block or not table:
+    if not block or not len(table):
         return 0
-    for number, offset, nbytes, _ in table[:_COMPARED]:
+    room = dset.file.id.get_filesize()
+    for (first,), _, address, nbytes in table[:_COMPARED].tolist():
+        if nbytes > room or address > room - nbytes:
+            continue  # damaged
         with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
-            stored = dset.id.read_direct_chunk((number * length,))[1]
-        fits = [os.pread(fd, nbytes, offset + base) == stored for base in (0, block)]
+            stored = dset.id.read_direct_chunk((first,))[1]
+        fits = [os.pread(fd, nbytes, address + base) == stored for base in (0, block)]
         if fits[0] != fits[1]:
             return 0 if fits[0] else block
     return None

@@ -114,7 +114,7 @@ class DecodeReader(Reader):
         names = ", ".join(filter.name for filter in pipeline.filters)
         why = f"filtered by {names}" if names else f"stored as {pipeline.dtype}, needs conversion"
         if not names and pipeline.dtype.isnative:
-            why = "unfiltered, but not written everywhere"
+            why = f"unfiltered, but {'damaged' if index.damage else 'not written everywhere'}"
         stored = dset.id.get_storage_size()
         super().__init__(where, native_dtype(dset.dtype), dset.size, stored, why)
         self._descriptor, self._index, self._pipeline = descriptor, index, pipeline
@@ -187,6 +187,10 @@ class DecodeReader(Reader):
     ) -> None:
         """Write the wanted elements of one chunk to their places."""
         length, pipeline = self._index.length, self._pipeline
+        if chunk in self._index.damage:
+            raise CorruptFileError(
+                f"it cannot be where it is said to be: {self._index.damage[chunk]}"
+            )
         if self._index.offset[chunk] < 0:
             for first, last, to in zip(lo, hi, at, strict=True):
                 out[to : to + last - first] = self._fill

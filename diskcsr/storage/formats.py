@@ -176,7 +176,8 @@ def _groups(root: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
         for raw in group.id:
             if group.id.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
                 continue
-            if h5py.h5o.get_info(group.id, raw).type != h5py.h5o.TYPE_GROUP:
+            # Not `h5o.get_info`, which walks the chunk index of a dataset, however damaged.
+            if h5py.h5g.get_objinfo(group.id, raw).type != h5py.h5g.GROUP:
                 continue
             try:
                 child = raw.decode()

@@ -76,6 +76,8 @@ class Reader:
         Stored elements.
     stored_bytes : int
         Bytes the dataset takes in the file.
+    places : (offset, nbytes) or None
+        Where the bytes lie in the file; None where that is not known.
     bytes_read, ranges_read, chunks_read : int
         Totals since opening. Bytes are those of the file, for "h5py" those of the elements.
     """
@@ -85,6 +87,7 @@ class Reader:
     def __init__(self, where: str, dtype: np.dtype, size: int, stored_bytes: int, why: str) -> None:
         self.where, self.dtype, self.size = where, dtype, size
         self.stored_bytes, self.why = stored_bytes, why
+        self.places: tuple[np.ndarray, np.ndarray] | None = None
         self.bytes_read = self.ranges_read = self.chunks_read = 0
 
     def __repr__(self) -> str:

@@ -5,19 +5,22 @@ here cannot be read there. Nothing is changed; `diskcsr.storage.repair` acts on 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import h5py
 import numpy as np
 
 from ..axis import axis_of
+from ..errors import CorruptFileError
 from ..plan import plan_batches, plan_span
 from .choose import choose_reader
+from .chunks import refuse_overlap, unwritten
 from .conventions import ARRAYS, Header
 from .descriptor import Descriptor
 from .fields import array_or_none, dataset_or_none
 from .problems import Scan, brief
-from .readers import Reader
+from .readers import H5Reader, Reader
 from .tags import find_header, is_tagged, usual_names
 
 __all__ = ["Stored", "is_sorted", "open_arrays", "row_blocks", "scan"]
@@ -51,7 +54,7 @@ class Stored:
     def is_own(self, group: h5py.Group) -> bool:
         """Whether its bytes are in the group's file and belong to no other object, too."""
         elsewhere = self.dset.is_virtual or self.dset.external
-        linked = h5py.h5o.get_info(self.dset.id).rc > 1
+        linked = h5py.h5g.get_objinfo(self.dset.id).nlink > 1
         return not (elsewhere or linked or self.dset.file.filename != group.file.filename)
 
     @property
@@ -65,6 +68,17 @@ class Stored:
         if hi > lo:
             self.reader.gather(plan_span(lo, hi, np.array([0, hi - lo])), out)
         return out
+
+    def read_by_hdf5(self, lo: int, hi: int) -> np.ndarray:
+        """Read elements ``lo:hi`` through HDF5, whichever reader serves the array."""
+        slow = H5Reader(self.dset, self.reader.where, "for comparison")
+        return replace(self, reader=slow).read(lo, hi)
+
+    def hdf5_decodes(self) -> bool:
+        """Whether HDF5 has all filters that the dataset is stored with."""
+        properties = self.dset.id.get_create_plist()
+        numbers = (properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
+        return all(map(h5py.h5z.filter_avail, numbers))
 
 
 def scan(group: h5py.Group) -> Scan:
@@ -87,7 +101,7 @@ def _scan(group: h5py.Group, found: Scan) -> None:
         return
     counted = ("indices",) if header is not None and header.iso else ("data", "indices")
     sizes = [arrays[part].size for part in counted if part in arrays]
-    elements = min(sizes) if len(sizes) == len(counted) else 0
+    elements = min(sizes, default=0)
     pointers = _scan_pointers(arrays["indptr"], elements, found)
     rows = pointers.good - 1 if pointers.good == pointers.total else None
     n_minor = None
@@ -98,6 +112,9 @@ def _scan(group: h5py.Group, found: Scan) -> None:
         _scan_indices(arrays["indices"], arrays["indptr"], rows, n_minor, found)
     if "data" in arrays:
         _scan_values(arrays["data"], found)
+    for array in arrays.values():
+        _compare(array, found)
+    _scan_places(arrays, pointers, found)
     _scan_habits(group, arrays, header, n_minor, found)
     found.unsorted = found.unsorted and header is not None
     if found.unsorted:
@@ -120,13 +137,14 @@ def open_arrays(group: h5py.Group, names: tuple[str, ...], found: Scan) -> dict[
             dset = array_or_none(group, name, integer=part != "data")
             if dset is None:
                 continue
+            where = f"{group.file.filename}, dataset {dset.name!r}"
+            stored = Stored(name, dset, choose_reader(dset, where, descriptor))
             empty = _unwritten(dset)
             if empty > _MOST_EMPTY:
                 what = f"of its {dset.size} elements {empty} were never written"
                 found.add("error", "unwritten", what, name)
                 continue
-            where = f"{group.file.filename}, dataset {dset.name!r}"
-            arrays[part] = Stored(name, dset, choose_reader(dset, where, descriptor))
+            arrays[part] = stored
         except Exception as problem:
             found.add("error", "dataset", brief(problem, group), name)
     return arrays
@@ -368,6 +386,51 @@ def _scan_values(array: Stored, found: Scan) -> None:
             wrong = np.flatnonzero(~np.isfinite(values))
             what = "values are not finite"
             found.add_all("note", "non-finite", what, array.name, wrong, first, values)
+
+
+# ---------------------------------------------------------------------------------------- places
+
+
+def _compare(array: Stored, found: Scan) -> None:
+    """Compare what the array's reader reads with what HDF5 itself does, as other programs will."""
+    if isinstance(array.reader, H5Reader) or not array.hdf5_decodes():
+        return
+    for lo in range(0, array.size, BLOCK):
+        hi = min(lo + BLOCK, array.size)
+        try:
+            values = array.read(lo, hi)
+        except Exception:
+            continue  # noted when it was looked at
+        try:
+            theirs = array.read_by_hdf5(lo, hi)
+        except CorruptFileError as problem:
+            what = f"HDF5 itself cannot read what diskcsr reads: {brief(problem, array.dset)}"
+            found.add("error", "hdf5", what, array.name, position=lo)
+            continue
+        same = values.view(np.uint8) == theirs.view(np.uint8)
+        wrong = np.flatnonzero(~same.reshape(-1, values.itemsize).all(1))
+        what = "HDF5 itself reads something else than diskcsr"
+        found.add_all("error", "hdf5", what, array.name, wrong, lo, values)
+
+
+def _scan_places(arrays: dict[str, Stored], pointers: _Pointers, found: Scan) -> None:
+    """Look for chunks that nobody ever wrote, and for bytes that two arrays claim."""
+    for part, array in arrays.items():
+        used = pointers.good if part == "indptr" else pointers.last
+        missing = unwritten(array.dset, min(used, array.size))
+        if missing.size:
+            what = "chunks that hold stored elements were never written, and read as the fill value"
+            advice = "Unless their writer left them out, they were lost: restore the file."
+            more = {"position": int(missing[0]), "count": int(missing.size), "advice": advice}
+            found.add("warning", "never-written", what, array.name, **more)
+    for one, other in combinations(arrays.values(), 2):
+        apart = one.dset == other.dset or one.dset.file.filename != other.dset.file.filename
+        if not apart and one.reader.places and other.reader.places:
+            try:
+                names = f"{one.name!r} and {other.name!r}"
+                refuse_overlap(one.reader.places, other.reader.places, names)
+            except CorruptFileError as problem:
+                found.add("error", "overlap", str(problem), one.name)
 
 
 # ---------------------------------------------------------------------------------------- habits

@@ -27,6 +27,7 @@ from ..plan import Plan, plan_batches, plan_reads, plan_span
 from ..threads import run_parts
 from . import formats, maps
 from .choose import choose_reader
+from .chunks import refuse_overlap
 from .descriptor import Descriptor
 from .files import close_file, open_to_read, path_of
 from .opening import open_group
@@ -35,7 +36,6 @@ from .readers import (
     ArrayReader,
     ConstantReader,
     DirectReader,
-    H5Reader,
     Job,
     Reader,
     call,
@@ -119,6 +119,9 @@ class Source(RowPointers):
         #: The arrays over this source, by id (they cannot be hashed).
         self._arrays: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._closed = False
+        #: Arrays whose chunks were checked since the file was opened for writing: nobody but HDF5
+        #: writes to it from then on.
+        self._known: set[str] = set()
         #: What HDF5 reads through, when it is no file that HDF5 itself opened.
         self._stream: io.FileIO | None = None
         header = formats.detect(group, format=format, shape=shape)
@@ -179,6 +182,7 @@ class Source(RowPointers):
         """
         with self.lock:
             self.check_open()
+            self._known.clear()
             group, owned = self.group, self._owned
             if group.file.mode == "r" and self.path is not None:
                 # HDF5 goes on showing what it has read; only a file opened anew is as it is now.
@@ -329,14 +333,28 @@ class Source(RowPointers):
         if dset is None:
             dtype = self.dtype if name == "data" else np.dtype(np.int32)
             return ConstantReader(where, np.zeros((), dtype), 0, "absent: nothing is stored")
-        if name == "data" and self.header.iso:
-            one = H5Reader(dset, where, "")
-            value = np.empty(1, one.dtype)
-            one.gather(plan_span(0, 1, np.array([0, 1])), value)
-            return ConstantReader(where, value[0], self._stored, "one value stands for all")
         if self._descriptor is None:
             self._descriptor = self._open_descriptor()
-        return choose_reader(dset, where, self._descriptor)
+        reader = choose_reader(dset, where, self._descriptor, name in self._known)
+        self._refuse_overlap(name, dset, reader)
+        if self.group.file.mode != "r":
+            self._known.add(name)
+        if name == "data" and self.header.iso:
+            value = np.empty(1, reader.dtype)
+            reader.gather(plan_span(0, 1, np.array([0, 1])), value)
+            return ConstantReader(where, value[0], self._stored, "one value stands for all")
+        return reader
+
+    def _refuse_overlap(self, name: str, dset: h5py.Dataset, reader: Reader) -> None:
+        """Compare where an array lies with where those lie that are known already."""
+        file = self.group.file.filename
+        for other, known in self._readers.items():
+            theirs = self._dataset(other)
+            if reader.places is None or known.places is None or theirs is None:
+                continue
+            # Two names may well mean one dataset, and offsets in two files mean nothing.
+            if dset != theirs and dset.file.filename == theirs.file.filename == file:
+                refuse_overlap(reader.places, known.places, f"{self.where}: {name!r} and {other!r}")
 
     def _open_descriptor(self) -> Descriptor | str:
         file = self.group.file

@@ -127,10 +127,12 @@ def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], fa
 
 
 def writable(source: Source, name: str) -> h5py.Dataset:
-    """Return a dataset of a matrix that may be written to.
+    """Return a dataset of a matrix that may be written to, its chunks checked.
 
     Raises
     ------
+    CorruptFileError
+        When what the file says of the chunks cannot be: writing would make it worse.
     ReadOnlyError
         When the file is not open for writing.
     FormatError
@@ -150,6 +152,7 @@ def writable(source: Source, name: str) -> h5py.Dataset:
             f"{source.where}: {name!r} cannot be written to: {why}; copy the matrix with "
             "diskcsr.write first"
         )
+    source.reader(name)
     return source.group[stored]
 
 
