@@ -16,10 +16,11 @@ LAYERS = [
     "threads buffers cache selection plan progress terminal",
     "filtering batches assignment",
     # What touches a file.
-    "storage.rollback",
-    "storage.journal",
+    "storage.rollback storage.alive",
+    "storage.journal storage.apart",
     "storage.files",
     "storage.chunks",
+    "storage.sound",
     "storage.fields storage.codecs storage.descriptor",
     "storage.conventions storage.scaleoffset storage.readers",
     "storage.formats storage.filters storage.maps storage.problems",

@@ -14,6 +14,7 @@ import numpy as np
 from h5py._objects import phil
 
 from ..errors import CorruptFileError
+from .alive import alive
 
 __all__ = ["ChunkIndex", "Places", "check_chunks", "index_chunks", "refuse_overlap", "unwritten"]
 
@@ -157,7 +158,9 @@ def check_chunks(dset: h5py.Dataset) -> Places:
     for at, why in _misplaced(dset, table, 0).items():
         raise CorruptFileError(f"{_name(dset)}: {_describe(table[at])}, but {why}")
     nothing = bytearray()
-    for first in table["first"][:, 0].tolist():
+    for number, first in enumerate(table["first"][:, 0].tolist()):
+        if number % _BATCH == 0:
+            alive()
         try:
             with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
                 dset.id.read_direct_chunk((first,), out=nothing)
@@ -284,6 +287,7 @@ def _list(dset: h5py.Dataset, most: int) -> np.ndarray:
 
     def fold() -> bool | None:
         """Keep what was listed; anything but None ends the iteration."""
+        alive()
         try:
             parts.append(np.fromiter(some, _ENTRY, len(some)))
         except (TypeError, ValueError):  # h5py tells None of a chunk that has no address

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from ..errors import CorruptFileError, FormatError
-from .chunks import check_chunks
+from .sound import check_sound
 
 __all__ = [
     "MAX_LENGTH",
@@ -163,8 +163,8 @@ def read_lengths(group: h5py.Group, name: str, count: int) -> tuple[int, ...] | 
         )
     if np.prod(found.chunks or 0, dtype=float) * found.dtype.itemsize > _MAX_BYTES:
         raise CorruptFileError(f"{where}: chunks of {found.chunks} elements for {count} numbers")
-    if found.chunks and found.ndim == 1:
-        check_chunks(found)
+    if found.ndim == 1:
+        check_sound(found)
     try:
         value = found[()]
     except Exception as problem:  # whatever the filters of a damaged chunk raise

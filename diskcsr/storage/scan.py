@@ -14,6 +14,7 @@ import numpy as np
 from ..axis import axis_of
 from ..errors import CorruptFileError
 from ..plan import plan_batches, plan_span
+from .alive import alive
 from .choose import choose_reader
 from .chunks import refuse_overlap, unwritten
 from .conventions import ARRAYS, Header
@@ -64,6 +65,7 @@ class Stored:
 
     def read(self, lo: int, hi: int) -> np.ndarray:
         """Read elements ``lo:hi``."""
+        alive()
         out = np.empty(hi - lo, self.reader.dtype)
         if hi > lo:
             self.reader.gather(plan_span(lo, hi, np.array([0, hi - lo])), out)
