@@ -16,9 +16,13 @@ from test_index_damage import change
 
 import diskcsr
 from diskcsr.errors import DiskCSRError
+from diskcsr.storage import headers
 from diskcsr.storage.alive import alive, limit_silence, waiting
 from diskcsr.storage.apart import Ended, run_apart
 from diskcsr.storage.check import check
+
+#: The module: the package has a function of that name.
+checking = sys.modules[check.__module__]
 
 BROKEN = Path(__file__).parents[2] / "shared" / "broken"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -54,6 +58,97 @@ except diskcsr.DiskCSRError as problem:
     print(type(problem).__name__, problem)
 print("MB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 """
+
+
+# ------------------------------------------------------------------------------------- strings
+
+
+@pytest.mark.parametrize("name", ["attribute_claims_2gb.h5", "global_heap_loop.h5"])
+def test_strings_that_claim_what_is_not_there(broken, name):
+    found = run(OPEN_AND_READ, broken(name), "r").stdout.split("\n")
+    assert found[0].startswith("FormatError")
+    assert "attribute 'h5sparse_format': cannot be read: a string claims" in found[0]
+    assert int(found[1].split()[1]) < 300
+    report = check(broken(name))
+    (problem,) = [p for p in report.problems if p.where == "/X"]
+    assert (problem.severity, problem.kind) == ("error", "tags")
+    assert "a string claims" in problem.what
+
+
+def heaps(raw):
+    at = -1
+    while (at := raw.find(b"GCOL", at + 1)) >= 0:
+        yield at
+
+
+def texts(path, libver="earliest", many=0, userblock=0):
+    stored(path, libver=libver, userblock_size=userblock)
+    with h5py.File(path, "r+", libver=libver) as file:
+        group = file["X"]
+        group.attrs["encoding-type"] = "csr_matrix"
+        group.attrs["encoding-version"] = "0.1.0"
+        group.attrs["shape"] = group.attrs["h5sparse_shape"]
+        group.attrs["names"] = ["one", "", "three" * 999]
+        group.attrs["empty"] = ""
+        for number in range(many):
+            group.attrs[f"more{number}"] = "x" * number
+            del group.attrs[f"more{number // 2}"]
+            group.attrs[f"more{number // 2}"] = "y"
+    return path
+
+
+@pytest.mark.parametrize("libver", ["earliest", "v108", "v110", "latest"])
+@pytest.mark.parametrize("many", [0, 5, 400])
+@pytest.mark.parametrize("userblock", [0, 512])
+def test_sound_strings_raise_no_alarm(tmp_path, libver, many, userblock):
+    path = texts(tmp_path / "m.h5", libver, many, userblock)
+    with h5py.File(path) as file:
+        names = [n for n in file["X"].attrs if "shape" not in n]
+        assert len(names) == 5 + many
+        assert [headers.check_strings(file["X"], name) for name in names] == [None] * len(names)
+        assert headers.check_strings(file["X"], "absent") is None
+    with diskcsr.open(path) as A:
+        assert A.format == "csr"
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("userblock", [0, 512])
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("no heap", "where there is no heap"),
+        ("long heap", "which reaches behind the file's end"),
+        ("endless", "claims 0 bytes"),
+        ("long record", "claims 1073741824 bytes"),
+        ("other number", "which has no such record"),
+        ("short record", "which has 1 bytes"),
+    ],
+)
+def test_what_is_wrong_with_a_heap(tmp_path, libver, userblock, what, said):
+    path = texts(tmp_path / "m.h5", libver, userblock=userblock)
+    raw = path.read_bytes()
+    record = next(at for at in heaps(raw)) + 16
+    assert raw[record + 16 :].startswith(b"csr")  # h5sparse_format
+    (free,) = [at for at in range(record, len(raw), 8) if _is_free(raw, at)][:1]
+    changes = {
+        "no heap": (record - 16, b"GCOM"),
+        "long heap": (record - 8, (1 << 30).to_bytes(8, "little")),
+        "endless": (free + 8, bytes(8)),
+        "long record": (record + 8, (1 << 30).to_bytes(8, "little")),
+        "other number": (record, b"\x77\0"),
+        "short record": (record + 8, b"\1"),
+    }
+    overwrite(path, *changes[what])
+    found = run(OPEN_AND_READ, path, "r").stdout
+    assert found.startswith("FormatError")
+    assert said in found
+
+
+def _is_free(raw, at):
+    """Whether a record of a heap of 4096 bytes begins here that holds the rest of it."""
+    number, size = raw[at : at + 2], int.from_bytes(raw[at + 8 : at + 16], "little")
+    begin = raw.rfind(b"GCOL", 0, at)
+    return number == b"\0\0" and 16 <= size < 4096 and at + size == begin + 4096
 
 
 # --------------------------------------------------------------------------------- fill values
@@ -315,27 +410,41 @@ def test_a_process_ends_with_its_parent(tmp_path):
 
 
 @pytest.mark.parametrize("repair", [False, True])
-def test_a_check_of_a_file_without_end(broken, repair):
-    path = broken("global_heap_loop.h5")
+def test_a_check_without_end(tmp_path, monkeypatch, repair):
+    path = tmp_path / "m.h5"
+    stored(path)
     before = path.read_bytes()
-    report = check(path, repair=repair, time_limit=3)
-    assert not report.ok
-    (problem,) = report.problems
-    assert problem.severity == "error"
-    if problem.kind == "hang":  # where looking first did not find it
-        assert "SIGALRM after 3 s of silence" in problem.what
+    monkeypatch.setattr(checking, "look_at", sleep_long)
+    (problem,) = check(path, repair=repair, time_limit=1).problems
+    assert (problem.severity, problem.kind) == ("error", "hang")
+    assert "makes no progress (SIGALRM after 1 s of silence)" in problem.what
     assert path.read_bytes() == before
-    assert os.listdir(path.parent) == [path.name]
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def sleep_long(*args):
+    time.sleep(600)
+
+
+def test_a_check_that_crashes(tmp_path, monkeypatch):
+    stored(tmp_path / "m.h5")
+    monkeypatch.setattr(checking, "look_at", crash)
+    (problem,) = check(tmp_path / "m.h5").problems
+    assert (problem.severity, problem.kind) == ("error", "crash")
+    assert "crashes (SIGSEGV)" in problem.what
+
+
+def crash(*args):
+    os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def test_a_check_that_the_system_ends(tmp_path, monkeypatch):
     stored(tmp_path / "m.h5")
-    from diskcsr.storage import check as module
 
     def ended(*args, **keywords):
         raise Ended(signal.SIGKILL)
 
-    monkeypatch.setattr(module, "run_apart", ended)
+    monkeypatch.setattr(checking, "run_apart", ended)
     (problem,) = check(tmp_path / "m.h5").problems
     assert problem.kind == "ended"
     assert "SIGKILL" in problem.what
@@ -350,17 +459,15 @@ def test_a_repair_that_crashes_leaves_the_file_and_no_copy(tmp_path, monkeypatch
             file["X"][name].resize((file["X"][name].size + 3,))
             file["X"][name][-3:] = 1
     before = path.read_bytes()
-    from diskcsr.storage import check as module
+    real = checking.run_apart
 
-    real = module.run_apart
-
-    def crash(function, *args, **keywords):
-        if function is module.repair_file:
+    def crash_later(function, *args, **keywords):
+        if function is checking.repair_file:
             Path(args[2]).write_bytes(b"half")
             raise Ended(signal.SIGSEGV)
         return real(function, *args, **keywords)
 
-    monkeypatch.setattr(module, "run_apart", crash)
+    monkeypatch.setattr(checking, "run_apart", crash_later)
     report = check(path, repair=True)
     (problem,) = [p for p in report.problems if p.kind == "not-repaired"]
     assert "crashes (SIGSEGV)" in problem.what

@@ -16,7 +16,7 @@ LAYERS = [
     "threads buffers cache selection plan progress terminal",
     "filtering batches assignment",
     # What touches a file.
-    "storage.rollback storage.alive",
+    "storage.rollback storage.alive storage.headers",
     "storage.journal storage.apart",
     "storage.files",
     "storage.chunks",

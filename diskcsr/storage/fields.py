@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from ..errors import CorruptFileError, FormatError
+from .headers import check_strings
 from .sound import check_sound
 
 __all__ = [
@@ -58,6 +59,12 @@ def read_attribute(group: h5py.Group, name: str) -> Any:
         size = math.prod(attribute.shape) * attribute.get_type().get_size()
         if size > _MAX_BYTES:
             raise OverflowError(f"it claims {size} bytes")
+        if attribute.get_type().detect_class(h5py.h5t.STRING) and (
+            attribute.get_type().is_variable_str()
+        ):
+            problem = check_strings(group, name)
+            if problem is not None:
+                raise ValueError(problem)
         return group.attrs[name]
     except Exception as problem:  # h5py raises six kinds for types and bytes it cannot decode
         where = locate(group, f"attribute {name!r}")
