@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from filtered import FILTERS, chunks_of, count_matrix, overwrite, store
 
 import diskcsr
+from diskcsr.storage.files import chunks
 from diskcsr.storage.files.chunks import check_chunks, index_chunks, refuse_overlap, unwritten
 
 N, CHUNK = 4096, 512
@@ -302,6 +303,41 @@ def test_leaves_in_circles(tmp_path):
     assert float(run.stdout) == MATRIX.sum(), run.stderr
 
 
+@every_layout
+@pytest.mark.parametrize("back", ["to the root", "to a neighbour"])
+def test_a_tree_that_leads_in_circles(tmp_path, layout, back):
+    """From the root to the root, HDF5 runs out of stack."""
+    path, root = deep(tmp_path, layout)
+    place = root if back == "to the root" else child_of(path, root, 0)
+    overwrite(path, root + 24 + 24 + 32, struct.pack("<Q", place))
+    with diskcsr.open(path) as A, pytest.raises(diskcsr.CorruptFileError, match="in circles"):
+        A.to_memory()
+    (problem,) = [p for p in check(path, isolated=False).problems if p.where == "/X/data"]
+    assert "in circles" in problem.what
+
+
+@every_layout
+def test_a_chunk_that_lies_in_the_index(tmp_path, layout):
+    path, root = deep(tmp_path, layout)
+    leaf = child_of(path, root, 1)
+    at = leaf + 24 + 24 + 32 * 3
+    overwrite(path, at, struct.pack("<Q", leaf + 8))
+    (first,) = struct.unpack_from("<Q", path.read_bytes(), at - 16)
+    with diskcsr.open(path) as A:
+        with pytest.raises(diskcsr.CorruptFileError, match=f"chunk {first // 16}: .* something"):
+            A[int(first)]
+        assert np.array_equal(A[:100].data, MATRIX[:100].data)
+
+
+@every_layout
+def test_a_chunk_that_lies_in_the_index_of_another(tmp_path, layout):
+    path = write(tmp_path / "m.h5", layout)
+    (_, other, _) = (at for at, _, _ in nodes(path))
+    change(path, 2, place=other + 8)
+    with diskcsr.open(path) as A, pytest.raises(diskcsr.CorruptFileError, match="same bytes"):
+        A[1024]
+
+
 def test_a_list_without_end_is_stopped(tmp_path, monkeypatch):
     path = write(tmp_path / "m.h5")
 
@@ -328,6 +364,7 @@ def test_a_list_without_end_is_stopped(tmp_path, monkeypatch):
 
     with h5py.File(path) as file, path.open("rb") as raw:
         endless = Endless(file["X/data"])
+        monkeypatch.setattr(chunks, "tree_nodes", lambda dset: {})
         with pytest.raises(diskcsr.CorruptFileError, match="more than the 8 chunks"):
             index_chunks(endless, raw.fileno())
         assert endless.calls < 3000
@@ -467,27 +504,34 @@ def test_overlaps_are_found_in_any_order():
 # ---------------------------------------------------------------------- one bit, anywhere in it
 
 
-def _regions(raw):
-    """Where the indexes of a file lie: the nodes of version 1, the blocks of the newer ones."""
+def _regions(raw, layout):
+    """Where the indexes of a file lie: the nodes of version 1, the blocks of the newer ones.
+
+    Of unfiltered chunks not their addresses: what lies in the free space of a file, and in its
+    other structures, may well be values.
+    """
     at = -1
     while (at := raw.find(b"TREE\1", at + 1)) >= 0:
         (used,) = struct.unpack_from("<H", raw, at + 6)
-        yield at, at + 24 + 32 * used + 24
+        for place in range(24 + 32 * used + 24):
+            if layout != "none" or place < 24 or (place - 24) % 32 < 24:
+                yield at + place
     for signature in (b"EAHD", b"EAIB", b"FAHD", b"FADB", b"OHDR"):
         at = -1
         while (at := raw.find(signature, at + 1)) >= 0:
-            yield at, at + 120
+            yield from range(at, at + 120)
 
 
+@every_layout
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
-def test_single_bits(tmp_path, libver):
+def test_single_bits(tmp_path, libver, layout):
     """The right answer or an error of ours; zeros only where `check` says what is missing."""
     from test_trust import Worker
 
     original, path = tmp_path / "original.h5", tmp_path / "m.h5"
-    write(original, "gzip", libver, count_matrix(40, 40), chunk=50)
+    write(original, layout, libver, count_matrix(40, 40), chunk=50)
     good = original.read_bytes()
-    places = np.concatenate([np.arange(*region) for region in _regions(good)])
+    places = np.array(list(_regions(good, layout)))
     rng = np.random.default_rng(5)
     judge = Worker("index")
     try:

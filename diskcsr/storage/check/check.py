@@ -1,15 +1,16 @@
 """Check the sparse matrices of a file, and repair what can be repaired."""
 
 import os
-import pickle
-import subprocess
 import sys
+import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import h5py
 
 from ...errors import DiskCSRError
+from ...machine.apart import Ended, run_apart
 from ..files.rollback import is_hot, journal_path, settle
 from ..formats.detect import describe, find
 from ..formats.fields import locate
@@ -68,12 +69,18 @@ class Report:
 
 
 def check(
-    file: Any, name: str | None = None, *, repair: bool = False, isolated: bool = True
+    file: Any,
+    name: str | None = None,
+    *,
+    repair: bool = False,
+    isolated: bool = True,
+    time_limit: float = 300,
 ) -> Report:
     """Look at everything in the sparse matrices of a file, in bounded memory.
 
     Tags and their agreement, lengths and types of the datasets, row pointers, indices (in range,
-    sorted, each once), whether every chunk can be decoded. All problems are listed, not only the
+    sorted, each once), whether every chunk is where it can be, was ever written and can be decoded,
+    and whether HDF5 itself reads the same. All problems are listed, not only the
     first. Nothing is raised for a broken file.
 
     Parameters
@@ -86,10 +93,13 @@ def check(
         an append that was not finished is cut back to the last row that all three arrays hold,
         tags that are missing or stale are written from those that are not, indices are sorted.
         It is done in a copy that replaces the file in the end, so the file is never half repaired.
-
     isolated : bool
-        Look at a file, given by its path, in a process of its own: there is damage that crashes
-        HDF5 itself, which then is one more problem in the report. Costs the start of a process.
+        Look at a file, given by its path, and repair it in processes of their own: there is damage
+        on which HDF5 itself crashes or never returns, which then is one more problem in the report.
+        They end with this process. Costs the start of a process.
+    time_limit : float
+        Seconds without any progress after which such a process is ended. A whole check may well
+        take longer.
 
     Returns
     -------
@@ -122,41 +132,67 @@ def check(
         pass  # what cannot be opened at all is no matter of its contents
     if repair:
         settle(path)
-    look = _look_apart if isolated and sys.executable else look_at
-    report, scans = look(path, name)
+    silence = time_limit if isolated and sys.executable else None
+    report, scans = _look(path, name, silence)
     if not repair or not any(found.clip or found.restamp or found.unsorted for found in scans):
         return report
     try:
-        done, left = repair_file(path, scans)
+        done, left = _repair(path, scans, silence)
     except (DiskCSRError, RuntimeError, ValueError, KeyError) as problem:
         failed = Problem("note", "not-repaired", "/", f"nothing was changed: {problem}")
         return Report(path, report.matrices, [*report.problems, failed])
-    again = look(path, name)[0] if done else report
+    again = _look(path, name, silence)[0] if done else report
     notes = [Problem("note", "not-repaired", group, why) for group, why in left.items()]
     return Report(path, again.matrices, again.problems + notes, done)
 
 
-#: What the process of `_look_apart` does: it is told where modules are, and what to look at.
-_CHILD = """
-import pickle, sys
-sys.path[:], path, name = pickle.load(sys.stdin.buffer)
-from diskcsr.storage.check.check import look_at
-sys.stdout.buffer.write(pickle.dumps(look_at(path, name)))
-"""
+#: Signals that HDF5 does not bring about.
+_FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}
 
 
-def _look_apart(path: str, name: str | None) -> tuple[Report, list[Scan]]:
-    """Do what `look_at` does, in a process that HDF5 may crash."""
-    told = pickle.dumps((sys.path, path, name))
-    run = subprocess.run([sys.executable, "-c", _CHILD], input=told, capture_output=True)
-    if run.returncode == 0:
-        found: tuple[Report, list[Scan]] = pickle.loads(run.stdout)
-        return found
-    last = run.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-    how = f"signal {-run.returncode}" if run.returncode < 0 else last
-    what = f"is so damaged that the HDF5 library crashes while it is looked at ({how})"
-    advice = "Restore the file from a copy; do not open it in a process that matters."
-    return Report(path, [], [Problem("error", "crash", "/", what, advice=advice)]), []
+def _look(path: str, name: str | None, silence: float | None) -> tuple[Report, list[Scan]]:
+    """Do what `look_at` does; unless `silence` is None, in a process that HDF5 may crash."""
+    if silence is None:
+        return look_at(path, name)
+    try:
+        found: tuple[Report, list[Scan]] = run_apart(look_at, path, name, silence=silence)
+    except Ended as end:
+        if end.signal in _FROM_OUTSIDE:
+            what = f"was not looked at to the end: {end.signal} ended the process that did it"
+            advice = "The system sends SIGKILL where memory runs out."
+            return Report(path, [], [Problem("error", "ended", "/", what, advice=advice)]), []
+        advice = "Restore the file from a copy; do not open it in a process that matters."
+        kind = "hang" if end.silent else "crash"
+        what = f"is so damaged that the HDF5 library {_fate(end, silence)} while it is looked at"
+        return Report(path, [], [Problem("error", kind, "/", what, advice=advice)]), []
+    return found
+
+
+def _repair(
+    path: str, scans: list[Scan], silence: float | None
+) -> tuple[list[str], dict[str, str]]:
+    """Do what `repair_file` does; unless `silence` is None, in a process that HDF5 may crash."""
+    real = os.path.realpath(path)
+    copy = os.path.join(os.path.dirname(real), f".{os.path.basename(real)}.{uuid.uuid4().hex}")
+    if silence is None:
+        return repair_file(path, scans, copy)
+    try:
+        done: tuple[list[str], dict[str, str]] = run_apart(
+            repair_file, path, scans, copy, silence=silence
+        )
+    except Ended as end:
+        raise DiskCSRError(f"the HDF5 library {_fate(end, silence)} in a copy of it") from end
+    finally:
+        with suppress(FileNotFoundError):  # it is there when the process could not remove it
+            os.unlink(copy)
+    return done
+
+
+def _fate(end: Ended, silence: float) -> str:
+    """Say what became of the process that looked at a file."""
+    if end.silent:
+        return f"makes no progress ({end.signal} after {silence:g} s of silence)"
+    return f"crashes ({end.signal})"
 
 
 def look_at(path: str, name: str | None) -> tuple[Report, list[Scan]]:

@@ -8,7 +8,6 @@ failure, leaves the file as it was.
 import fcntl
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ import numpy as np
 
 from ...axis import axis_of
 from ...errors import FormatError
+from ...machine.alive import waiting
 from ...machine.options import format_bytes, require_memory
 from ..formats.conventions import Header
 from ..formats.tags import stamp, tags_there
@@ -28,7 +28,7 @@ from .scan import open_arrays, row_blocks, scan
 __all__ = ["repair_file"]
 
 
-def repair_file(path: str, scans: list[Scan]) -> tuple[list[str], dict[str, str]]:
+def repair_file(path: str, scans: list[Scan], copy: str) -> tuple[list[str], dict[str, str]]:
     """Repair the matrices of a file.
 
     Parameters
@@ -36,6 +36,8 @@ def repair_file(path: str, scans: list[Scan]) -> tuple[list[str], dict[str, str]
     path : str
     scans : list of Scan
         What was found in it.
+    copy : str
+        A name beside it for the copy that is worked on.
 
     Returns
     -------
@@ -58,7 +60,7 @@ def repair_file(path: str, scans: list[Scan]) -> tuple[list[str], dict[str, str]
     wanted = [found for found in wanted if found.name not in left]
     done: list[str] = []
     if wanted:
-        with _replacing(os.path.realpath(path)) as copy:
+        with _replacing(os.path.realpath(path), copy):
             for found in wanted:
                 try:
                     with h5py.File(copy, "r+") as file:
@@ -80,22 +82,22 @@ def _check_better(before: Scan, after: Scan) -> None:
 
 
 @contextmanager
-def _replacing(path: str) -> Iterator[str]:
-    """Give a copy of a file to work on, and put it in the file's place at the end."""
+def _replacing(path: str, copy: str) -> Iterator[None]:
+    """Make a copy of a file to work on, and put it in the file's place at the end."""
     room, size = shutil.disk_usage(os.path.dirname(path)).free, os.path.getsize(path)
     if room < size:
         raise OSError(
             f"{path}: the repair works on a copy, which takes {format_bytes(size)}; "
             f"{format_bytes(room)} are free"
         )
-    copy = str(Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}"))
     with open(path, "rb+") as original:
         # The lock that HDF5 takes: nobody writes meanwhile.
         fcntl.flock(original, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
-            shutil.copyfile(path, copy)
-            shutil.copystat(path, copy)
-            yield copy
+            with waiting():
+                shutil.copyfile(path, copy)
+                shutil.copystat(path, copy)
+            yield
             with open(copy, "rb+") as written:
                 os.fsync(written)
             os.replace(copy, path)

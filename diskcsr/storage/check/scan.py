@@ -15,6 +15,7 @@ from ...axis import axis_of
 from ...errors import CorruptFileError
 from ...keys.plan import plan_batches, plan_span
 from ...keys.widths import INT32_MAX
+from ...machine.alive import alive
 from ..files.chunks import refuse_overlap, unwritten
 from ..formats.conventions import ARRAYS, Header
 from ..formats.fields import array_or_none, dataset_or_none
@@ -64,6 +65,7 @@ class Stored:
 
     def read(self, lo: int, hi: int) -> np.ndarray:
         """Read elements ``lo:hi``."""
+        alive()
         out = np.empty(hi - lo, self.reader.dtype)
         if hi > lo:
             self.reader.gather(plan_span(lo, hi, np.array([0, hi - lo])), out)

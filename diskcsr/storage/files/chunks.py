@@ -5,7 +5,6 @@ outside of its dataset, and HDF5 then reads zeros in its place without a word.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,8 @@ import numpy as np
 from h5py._objects import phil
 
 from ...errors import CorruptFileError
+from ...machine.alive import alive
+from .headers import tree_nodes
 
 __all__ = ["ChunkIndex", "Places", "check_chunks", "index_chunks", "refuse_overlap", "unwritten"]
 
@@ -31,11 +32,13 @@ _BATCH = 1 << 10
 #: Bytes that a superblock takes at least, an object's header, and an entry of an index.
 _SUPERBLOCK, _HEADER, _LEAST = 48, 16, 8
 
+_SHUFFLE = h5py.h5z.FILTER_SHUFFLE
 #: How a node of a version 1 B-tree of chunks begins.
 _NODE = b"TREE\1"
 
 #: Where some bytes lie in a file: offset and length of each run.
 Places = tuple[np.ndarray, np.ndarray]
+_NOWHERE: Places = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class ChunkIndex:
     damage : dict
         By number, what is wrong with chunks that cannot be where the file says they are. The others
         can be read.
+    nodes : (offset, nbytes)
+        Where the index itself lies, as far as that is known.
     """
 
     length: int
@@ -62,6 +67,7 @@ class ChunkIndex:
     nbytes: np.ndarray
     mask: np.ndarray
     damage: dict[int, str] = field(default_factory=dict)
+    nodes: Places = _NOWHERE
 
     def extents(self, size: int, itemsize: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Join unfiltered chunks that follow one another in the file.
@@ -80,10 +86,10 @@ class ChunkIndex:
         return np.append(first * self.length, size), self.offset[first]
 
     def places(self) -> Places:
-        """Return where in the file the chunks lie that were written."""
+        """Return where in the file the chunks lie that were written, and their index."""
         written = self.offset >= 0
         written[list(self.damage)] = False
-        return self.offset[written], self.nbytes[written]
+        return _together((self.offset[written], self.nbytes[written]), self.nodes)
 
     def cut(self, size: int, itemsize: int) -> "ChunkIndex":
         """Cut the one piece of a contiguous dataset into chunks that can be decoded alone."""
@@ -118,7 +124,7 @@ def index_chunks(dset: h5py.Dataset, fd: int) -> ChunkIndex | str:
         # One piece, unless its values must be converted: see `ChunkIndex.cut`.
         one = np.array([start]), np.array([size * itemsize]), np.zeros(1, np.uint32)
         return ChunkIndex(size, *one)
-    table = _checked_table(dset)
+    table, nodes = _checked_table(dset)
     base = _address_base(dset, table, fd)
     if base is None:
         return "its file has a user block, and what chunk addresses count from is unclear"
@@ -126,13 +132,12 @@ def index_chunks(dset: h5py.Dataset, fd: int) -> ChunkIndex | str:
     count = -(-size // length)
     if count > 2 * len(table) + _MOST_EMPTY:
         return f"of its {count} chunks only {len(table)} were ever written"
-    index = ChunkIndex(
-        length, np.full(count, -1, np.int64), np.zeros(count, np.int64), np.zeros(count, np.uint32)
-    )
+    places = np.full(count, -1, np.int64), np.zeros(count, np.int64), np.zeros(count, np.uint32)
+    index = ChunkIndex(length, *places, nodes=nodes)
     number = (table["first"][:, 0] // np.uint64(length)).astype(np.int64)
     index.offset[number], index.nbytes[number] = _places(table, base)
     index.mask[number] = table["mask"]
-    for at, why in _misplaced(dset, table, base).items():
+    for at, why in _misplaced(dset, table, nodes, base).items():
         index.damage[int(number[at])] = why
     return index
 
@@ -153,11 +158,13 @@ def check_chunks(dset: h5py.Dataset) -> Places:
     CorruptFileError
         When what the file says of the chunks cannot be.
     """
-    table = _checked_table(dset)
-    for at, why in _misplaced(dset, table, 0).items():
+    table, nodes = _checked_table(dset)
+    for at, why in _misplaced(dset, table, nodes, 0).items():
         raise CorruptFileError(f"{_name(dset)}: {_describe(table[at])}, but {why}")
     nothing = bytearray()
-    for first in table["first"][:, 0].tolist():
+    for number, first in enumerate(table["first"][:, 0].tolist()):
+        if number % _BATCH == 0:
+            alive()
         try:
             with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
                 dset.id.read_direct_chunk((first,), out=nothing)
@@ -168,7 +175,8 @@ def check_chunks(dset: h5py.Dataset) -> Places:
                 f"{_name(dset)}: HDF5 lists the chunk at element {first}, and does not find it: "
                 f"{problem}"
             ) from problem
-    return _places(table, 0)
+    # With a user block it is not known what these addresses count from.
+    return _together(_places(table, 0), _NOWHERE if dset.file.userblock_size else nodes)
 
 
 def unwritten(dset: h5py.Dataset, size: int) -> np.ndarray:
@@ -183,16 +191,20 @@ def unwritten(dset: h5py.Dataset, size: int) -> np.ndarray:
         return np.arange(0)
     length = dset.chunks[0]
     missing = np.ones(-(-size // length), bool)
-    number = (_checked_table(dset)["first"][:, 0] // np.uint64(length)).astype(np.int64)
+    number = (_checked_table(dset)[0]["first"][:, 0] // np.uint64(length)).astype(np.int64)
     missing[number[number < missing.size]] = False
     return np.flatnonzero(missing)
 
 
 def refuse_overlap(one: Places, other: Places, where: str) -> None:
     """Raise `CorruptFileError` where two arrays claim the same bytes of a file."""
-    offset, nbytes = (np.concatenate(both) for both in zip(one, other, strict=True))
+    offset, nbytes = _together(one, other)
     for at in np.flatnonzero(_overlapping(offset, nbytes))[:1]:
         raise CorruptFileError(f"{where} claim the same bytes of the file, at offset {offset[at]}")
+
+
+def _together(one: Places, other: Places) -> Places:
+    return np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]])
 
 
 def _overlapping(offset: np.ndarray, nbytes: np.ndarray) -> np.ndarray:
@@ -215,12 +227,21 @@ def _name(dset: h5py.Dataset) -> str:
     return f"{dset.file.filename}, dataset {dset.name!r}"
 
 
-def _checked_table(dset: h5py.Dataset) -> np.ndarray:
+def _checked_table(dset: h5py.Dataset) -> tuple[np.ndarray, Places]:
     """List the chunks of a dataset, and check which of them are listed.
 
     Every kind of index that HDF5 has lists the chunks of one dimension in their order, and those of
     the dataset alone.
+
+    Returns
+    -------
+    table : array of _ENTRY
+    nodes : Places
+        Where the index itself lies, as far as that is known.
     """
+    found = tree_nodes(dset)
+    at = np.array(list(found), np.int64) + dset.file.userblock_size
+    nodes = at, np.array(list(found.values()), np.int64)
     length, size, room = dset.chunks[0], dset.size, dset.file.id.get_filesize()
     table = _list(dset, min(-(-size // length), room // _LEAST + 1))
     first = table["first"][:, 0]
@@ -234,7 +255,7 @@ def _checked_table(dset: h5py.Dataset) -> np.ndarray:
                 f"{_name(dset)}: its index is damaged: {_describe(table[at])}, but {why}"
             )
     _refuse_nodes(dset, table, room)
-    return table
+    return table, nodes
 
 
 def _refuse_nodes(dset: h5py.Dataset, table: np.ndarray, room: int) -> None:
@@ -284,6 +305,7 @@ def _list(dset: h5py.Dataset, most: int) -> np.ndarray:
 
     def fold() -> bool | None:
         """Keep what was listed; anything but None ends the iteration."""
+        alive()
         try:
             parts.append(np.fromiter(some, _ENTRY, len(some)))
         except (TypeError, ValueError):  # h5py tells None of a chunk that has no address
@@ -307,42 +329,49 @@ def _list(dset: h5py.Dataset, most: int) -> np.ndarray:
     return table
 
 
-def _misplaced(dset: h5py.Dataset, table: np.ndarray, base: int) -> dict[int, str]:
+def _misplaced(dset: h5py.Dataset, table: np.ndarray, nodes: Places, base: int) -> dict[int, str]:
     """Say which entries of an index tell of bytes that cannot be those of a chunk, and why."""
     offset, nbytes = _places(table, base)
     room = dset.file.id.get_filesize()
     stored = dset.chunks[0] * dset.id.get_type().get_size()
-    raw = not dset.id.get_create_plist().get_nfilters()
+    properties = dset.id.get_create_plist()
+    # Where all filters were left out but shuffle, which keeps the length, HDF5 looks at no length.
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    resizing = np.uint32(sum(1 << i for i, number in enumerate(filters) if number != _SHUFFLE))
+    raw = table["mask"] & resizing == resizing
     found: dict[int, str] = {}
 
     def note(wrong: np.ndarray, why: str) -> None:
         for at in np.flatnonzero(wrong).tolist():
             found.setdefault(at, why)
 
-    note(nbytes != stored if raw else nbytes == 0, f"its elements are {stored} bytes")
+    note(np.where(raw, nbytes != stored, nbytes == 0), f"its elements are {stored} bytes")
     # In this order, and so without overflow.
     note((nbytes > room) | (offset > room - nbytes), f"the file ends after {room} bytes")
-    sane = np.ones(len(table), bool)
-    sane[list(found)] = False
-    crowded = np.zeros(len(table), bool)
-    crowded[sane] = _overlapping(offset[sane], nbytes[sane])
-    note(crowded, "another chunk lies there")
-    for begin, end, what in _occupied(dset, base):
-        note((offset < end) & (offset + nbytes > begin), f"{what} lies there")
+    for others, what in (
+        (_NOWHERE, "another chunk"),
+        (_occupied(dset, nodes, base), "something else"),
+    ):
+        sane = np.ones(len(table), bool)
+        sane[list(found)] = False
+        crowded = np.zeros(len(table), bool)
+        extents = _together((offset[sane], nbytes[sane]), others)
+        crowded[sane] = _overlapping(*extents)[: np.count_nonzero(sane)]
+        note(crowded, f"{what} lies there")
     return found
 
 
-def _occupied(dset: h5py.Dataset, base: int) -> Iterator[tuple[int, int, str]]:
-    """Yield where in the file other things surely lie."""
+def _occupied(dset: h5py.Dataset, nodes: Places, base: int) -> Places:
+    """Return where in the file other things surely lie: at least a part of each."""
     block = dset.file.userblock_size
-    yield 0, _SUPERBLOCK + base, "the superblock"
+    superblock = np.array([0]), np.array([_SUPERBLOCK + base])
     if block and not base:
-        return  # what addresses count from is not known
-    for item in (dset, dset.parent, dset.file):
-        # Not `h5o.get_info`, which tells the length, too: it walks the whole index to count its
-        # bytes, and has no end where that goes round in circles.
-        address = h5py.h5g.get_objinfo(item.id).objno[0] + block
-        yield address, address + _HEADER, f"the header of {item.name!r}"
+        return superblock  # what addresses count from is not known
+    # Not by `h5o.get_info`, which tells the lengths, too: it walks the whole index to count its
+    # bytes, and has no end where that goes round in circles.
+    items = {int(h5py.h5g.get_objinfo(i.id).objno[0]) for i in (dset, dset.parent, dset.file)}
+    headers = np.array(sorted(items)) + block, np.full(len(items), _HEADER)
+    return _together(_together(superblock, headers), nodes)
 
 
 def _address_base(dset: h5py.Dataset, table: np.ndarray, fd: int) -> int | None:

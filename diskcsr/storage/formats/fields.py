@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 
 from ...errors import CorruptFileError, FormatError
-from ..files.chunks import check_chunks
+from ..files.headers import check_strings
+from ..files.sound import check_sound
 
 __all__ = [
     "MAX_LENGTH",
@@ -73,6 +74,12 @@ def read_attribute(group: h5py.Group, name: str) -> Any:
         size = math.prod(attribute.shape) * attribute.get_type().get_size()
         if size > _MAX_BYTES:
             raise OverflowError(f"it claims {size} bytes")
+        if attribute.get_type().detect_class(h5py.h5t.STRING) and (
+            attribute.get_type().is_variable_str()
+        ):
+            problem = check_strings(group, name)
+            if problem is not None:
+                raise ValueError(problem)
         return group.attrs[name]
     except Exception as problem:  # h5py raises six kinds for types and bytes it cannot decode
         where = locate(group, f"attribute {name!r}")
@@ -176,8 +183,8 @@ def read_lengths(group: h5py.Group, name: str, count: int) -> tuple[int, ...] | 
         )
     if np.prod(found.chunks or 0, dtype=float) * found.dtype.itemsize > _MAX_BYTES:
         raise CorruptFileError(f"{where}: chunks of {found.chunks} elements for {count} numbers")
-    if found.chunks and found.ndim == 1:
-        check_chunks(found)
+    if found.ndim == 1:
+        check_sound(found)
     try:
         value = found[()]
     except Exception as problem:  # whatever the filters of a damaged chunk raise

@@ -5,7 +5,8 @@ from dataclasses import replace
 import h5py
 
 from ..codecs.pipeline import Pipeline, pipeline_of, unsupported
-from ..files.chunks import ChunkIndex, check_chunks, index_chunks
+from ..files.chunks import ChunkIndex, index_chunks
+from ..files.sound import check_sound
 from .decode import DecodeReader
 from .descriptor import Descriptor
 from .readers import DirectReader, H5Reader, Reader
@@ -49,8 +50,8 @@ def choose_reader(
 
 
 def _slow_reader(dset: h5py.Dataset, where: str, why: str, known: bool) -> Reader:
-    """Have HDF5 read a dataset, whose chunks are looked at first."""
-    places = check_chunks(dset) if dset.chunks and dset.size and not known else None
+    """Have HDF5 read a dataset, which is looked at first."""
+    places = None if known else check_sound(dset)
     reader = H5Reader(dset, where, why)
     reader.places = places
     return reader

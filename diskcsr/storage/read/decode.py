@@ -120,10 +120,8 @@ class DecodeReader(Reader):
         stored = dset.id.get_storage_size()
         super().__init__(where, native_dtype(dset.dtype), dset.size, stored, why)
         self._descriptor, self._index, self._pipeline = descriptor, index, pipeline
-        fill = _fill_value(dset)
-        # A complex number that HDF5 knows as a pair has such a fill value, too.
-        fill = fill if fill.dtype.names is None else fill.view(pipeline.dtype)
-        self._fill = fill.astype(self.dtype)
+        #: What tells the value of chunks that were never written, and its type in the file.
+        self._creation = dset.id.get_create_plist(), dset.dtype
         self._key = (*descriptor.identity, dset.name)
         self._stages: dict[int, tuple] = {}
 
@@ -191,8 +189,9 @@ class DecodeReader(Reader):
                 f"it cannot be where it is said to be: {self._index.damage[chunk]}"
             )
         if self._index.offset[chunk] < 0:
+            fill = self._fill_value()
             for first, last, to in zip(lo, hi, at, strict=True):
-                out[to : to + last - first] = self._fill
+                out[to : to + last - first] = fill
             return
         stages = self._stages_of(chunk)
         if lo.size == 1 and hi[0] - lo[0] == length:
@@ -208,6 +207,23 @@ class DecodeReader(Reader):
             values = np.empty(length, self.dtype)
             cache.put(key, decode_whole(raw, stages, pipeline, values), call)
         copy_pieces(values, lo, hi, at, out)
+
+    def _fill_value(self) -> np.ndarray:
+        """Return what chunks hold that were never written: zeros where their writer left it open.
+
+        Asked for only when there is such a chunk, and not through ``Dataset.fillvalue``: in a file
+        whose fill value is damaged, that crashes HDF5 2.0.0.
+        """
+        properties, dtype = self._creation
+        fill = np.zeros((), dtype)
+        try:
+            if properties.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED:
+                properties.get_fill_value(fill)
+        except (OSError, RuntimeError, ValueError) as problem:
+            raise CorruptFileError(f"its fill value is damaged: {problem}") from problem
+        # A complex number that HDF5 knows as a pair has such a fill value, too.
+        fill = fill if fill.dtype.names is None else fill.view(self._pipeline.dtype)
+        return fill.astype(self.dtype)
 
     def _stages_of(self, chunk: int) -> tuple:
         """Return the filters to undo of a chunk; nearly all chunks have the same."""
@@ -241,14 +257,6 @@ class DecodeReader(Reader):
             return
         for first, last, to in zip(lo, hi, at, strict=True):
             check_indices(out[to : to + last - first], limit, self.where)
-
-
-def _fill_value(dset: h5py.Dataset) -> np.ndarray:
-    """What chunks hold that were never written: zeros where the writer left it undefined."""
-    try:
-        return np.asarray(dset.fillvalue)
-    except (RuntimeError, ValueError, OSError):
-        return np.zeros((), dset.dtype)
 
 
 def _chunks_at_a_time(pieces: ChunkPieces, threads: int) -> int:
