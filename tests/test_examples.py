@@ -1,8 +1,9 @@
 """Every script of examples/ runs as a reader runs it, and what it prints is true.
 
-The pages of examples/ are doctests, which pytest collects there. The README's lines run here.
+So do its pages, which are doctests, and the README's lines.
 """
 
+import doctest
 import importlib.util
 import os
 import re
@@ -20,7 +21,7 @@ import diskcsr
 
 ROOT = Path(__file__).resolve().parent.parent
 README, EXAMPLES = ROOT / "README.rst", ROOT / "examples"
-SCRIPTS = [path for path in sorted(EXAMPLES.glob("*.py")) if path.name != "conftest.py"]
+SCRIPTS, PAGES = sorted(EXAMPLES.glob("*.py")), sorted(EXAMPLES.glob("*.rst"))
 # What a script is run with here, where its own defaults would take long.
 ARGUMENTS = {"quickstart.py": ["--batch", "16"]}
 
@@ -88,12 +89,22 @@ def test_the_readmes_lines_run(tmp_path, monkeypatch, capsys):
     names["A"].close()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_is_true(page, tmp_path, monkeypatch):
+    """Its files lie in an empty folder; what differs is printed."""
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=flags)
+    assert failed == 0
+    assert tried > 5
+
+
 def test_the_readme_names_every_page_and_no_other():
     text = README.read_text(encoding="utf-8")
     _, _, listed = text.partition("\nRead on\n")
     listed, _, _ = listed.partition("\nLimits\n")
     named = set(re.findall(r"``(\w+\.(?:rst|py))``", listed))
-    assert named == {path.name for path in [*EXAMPLES.glob("*.rst"), *SCRIPTS]}
+    assert named == {path.name for path in [*PAGES, *SCRIPTS]}
     for path in re.findall(r"``((?:bench|examples)/[\w./]*)``", text):
         assert (ROOT / path).exists(), path
 
