@@ -626,7 +626,9 @@ def test_ranges_must_lie_inside(lo, hi, at):
 
 def test_no_ranges_read_nothing():
     pipeline = Pipeline((Filter(1, "deflate", ()),), np.dtype("i4"), 4)
-    gather_chunk(b"broken", 0, pipeline, [], [], [], np.zeros(4, "i4"))
+    out = np.array([5, -6, 7, 8], "i4")
+    gather_chunk(b"broken", 0, pipeline, [], [], [], out)
+    assert out.tolist() == [5, -6, 7, 8]
 
 
 @pytest.mark.parametrize("values", [np.zeros(3, "i4"), np.zeros(4, "i8"), np.zeros(4, "f4")])
