@@ -1,4 +1,4 @@
-"""What all tests share: how hypothesis and several workers run, and matrices put into files."""
+"""What all tests share: how hypothesis runs, and matrices put into files."""
 
 import pytest
 from conformance.stored import write_by_hand
@@ -14,17 +14,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("diskcsr")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Give the tests of a file to one worker of pytest-xdist: they share what fixtures make.
-
-    Under ``-n 2 --dist loadgroup``, that is; a group of a test's own goes before.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def on_disk(scipy_name, *, mode, layout):
     scipy_class = getattr(test_base, scipy_name)
     suite_name = f"{scipy_name}_{mode}_{layout}"
     members = {"mode": mode, "layout": layout, "__module__": __name__}
-    members["pytestmark"] = marks(suite_name, layout)
+    members["pytestmark"] = LAYOUT_MARKS[layout]
     for name in names_of_tests(scipy_class):
         members[name] = judged(scipy_class, name)
         for excuse in EXCUSES if mode == "r" else ():
@@ -206,11 +206,6 @@ def on_disk(scipy_name, *, mode, layout):
                 refused = pytest.mark.xfail(raises=excuse.error, reason=excuse.reason, strict=True)
                 members[name] = refused(members[name])
     return type(suite_name, (OnDisk, scipy_class), members)
-
-
-def marks(suite_name, layout):
-    """Return the marks of a suite, and of what is asked of it when it has run."""
-    return [pytest.mark.xdist_group(suite_name), *LAYOUT_MARKS[layout]]
 
 
 SUITES = [
@@ -226,10 +221,7 @@ globals().update({suite.__name__: suite for suite in SUITES})  # where pytest fi
 
 @pytest.mark.parametrize(
     "suite",
-    [
-        pytest.param(suite, id=suite.__name__, marks=marks(suite.__name__, suite.layout))
-        for suite in SUITES
-    ],
+    [pytest.param(suite, id=suite.__name__, marks=LAYOUT_MARKS[suite.layout]) for suite in SUITES],
 )
 def test_suite_is_scipys_and_ran_on_disk(suite):
     scipy_class = suite.__mro__[2]
