@@ -11,7 +11,6 @@ appends, and some of a hundred blocks together, by diskcsr to a file with and wi
 turns: what atomic writes cost.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -28,14 +27,17 @@ from common import (
     COLUMNS,
     OWN,
     PEER,
+    SCALE,
+    SEED,
     STORED_PER_ROW,
     Others,
     check,
+    count,
     machine,
     make_matrix,
     print_busy,
     read_through,
-    run_in_folder,
+    script,
     versions,
 )
 
@@ -210,19 +212,14 @@ def _tiny(folder, block):
     return path
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--blocks", type=int, default=1000, help="default: %(default)s")
-    parser.add_argument("--rows", type=int, default=100, help="of a block, default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--scale", type=float, default=1.0, help="of columns and stored values")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", help="where to put the temporary folder (needs 3 GB)")
-    parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
-    args = parser.parse_args(argv)
-    run_in_folder(run, args)
-    return 0
+OPTIONS = {
+    "--blocks": count(1000),
+    "--rows": count(100, "of a block"),
+    "--repeats": count(3),
+    "--scale": SCALE | {"help": "of columns and stored values"},
+    "--seed": SEED,
+}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script(run, __doc__, "3 GB", OPTIONS)

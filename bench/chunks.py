@@ -2,17 +2,16 @@
 
     python bench/chunks.py [--scale S] [--repeats N] [--json OUT]
 
-A matrix as in fetch.py of about 20 million stored values is written with chunks of several lengths,
-by every compression of the table. From each file are read: rows at random, of which there are as
-many in proportion as 1,024 of 60,000; the same number of rows in runs of 64; and everything, block
-by block. Lengths take turns, answers are compared with scipy's, files are in the page cache, and no
-decoded chunks are kept between calls. The last table divides each measure by the best of its column
-and averages (geometric mean) over everything. Of the lengths whose average lies within 3 % of the
-least, the one with the fastest random rows is what the table supports: timings differ by more than
-that from run to run, and random rows are what this library is for.
+A matrix as in engine.py of about 20 million stored values is written with chunks of several
+lengths, by every compression of the table. From each file are read: rows at random, of which there
+are as many in proportion as 1,024 of 60,000; the same number of rows in runs of 64; and everything,
+block by block. Lengths take turns, answers are compared with scipy's, files are in the page cache,
+and no decoded chunks are kept between calls. The last table divides each measure by the best of its
+column and averages (geometric mean) over everything. Of the lengths whose average lies within 3 %
+of the least, the one with the fastest random rows is what the table supports: timings differ by
+more than that from run to run, and random rows are what this library is for.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -26,14 +25,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from common import (
     COLUMNS,
     OWN,
+    SCALE,
+    SEED,
     STORED_PER_ROW,
     Others,
     check,
+    count,
     machine,
     make_matrix,
     print_busy,
     read_through,
-    run_in_folder,
+    script,
+    some_of,
     turn,
     versions,
 )
@@ -158,19 +161,14 @@ def run(args, folder):
     return about | found
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--codecs", nargs="+", choices=CODECS, default=list(CODECS))
-    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
-    parser.add_argument("--repeats", type=int, default=15, help="default: %(default)s")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of rows")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", help="where to put the temporary folder (needs 1 GB)")
-    parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
-    args = parser.parse_args(argv)
-    run_in_folder(run, args)
-    return 0
+OPTIONS = {
+    "--codecs": some_of(CODECS),
+    "--lengths": {"nargs": "+", "type": int, "default": LENGTHS},
+    "--repeats": count(15),
+    "--scale": SCALE,
+    "--seed": SEED,
+}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script(run, __doc__, "1 GB", OPTIONS)

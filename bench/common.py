@@ -1,5 +1,6 @@
-"""What the benchmark scripts share: the matrix, the check of answers, taking turns, the machine."""
+"""What the benchmark scripts share: the matrix, answers checked, turns, the machine, options."""
 
+import argparse
 import json
 import resource
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
+import diskcsr
 from diskcsr.bench.machine import (
     Others,
     codec_speed,
@@ -93,14 +95,51 @@ def read_through(file):
             pass
 
 
-# The end of a script
+# Being a script
+
+#: Options that several scripts take, as keywords of `add_argument`.
+SEED = {"type": int, "default": 0}
+SCALE = {"type": float, "default": 1.0, "help": "of the number of rows"}
+THREADS = {"type": int, "help": "of diskcsr (default: its own)"}
 
 
-def run_in_folder(run, args):
-    """Call ``run(args, folder)`` with a folder that is removed; keep its results if asked to.
+def count(default, what=""):
+    """Return the keywords of an option that takes a whole number."""
+    return {"type": int, "default": default, "help": f"{what} (default: %(default)s)".strip()}
 
-    `args` says where the folder goes (``folder``) and what file the results go to (``json``).
+
+def some_of(names):
+    """Return the keywords of an option that takes some of `names`; default: all of them."""
+    return {"nargs": "+", "choices": list(names), "default": list(names), "metavar": "NAME"}
+
+
+def script(run, doc, room, options, argv=None):
+    """Parse the options, call ``run(args, folder)`` with a folder that is removed, keep results.
+
+    Parameters
+    ----------
+    run : function of (args, folder)
+        Measures, prints, and returns what is to be kept as JSON.
+    doc : str
+        Of the script; its first line says what it does.
+    room : str
+        What the folder must have room for.
+    options : dict
+        ``{"--name": keywords of add_argument}``.
+
+    Returns
+    -------
+    dict
+        What `run` returned.
     """
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    for name, keywords in options.items():
+        parser.add_argument(name, **keywords)
+    parser.add_argument("--folder", help=f"where to put the temporary folder (needs {room})")
+    parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
+    args = parser.parse_args(argv)
+    if getattr(args, "threads", None) is not None:
+        diskcsr.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         results = run(args, folder)
     if args.json:

@@ -1,10 +1,9 @@
 """CSR to CSC and concatenation from file to file, against scipy in memory and anndata on disk.
 
 Each measurement is a process of its own; its peak memory is what the kernel says at its end
-(VmHWM). The matrix is that of bench/fetch.py.
+(VmHWM). The matrix is that of bench/engine.py.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -15,11 +14,13 @@ import numpy as np
 from common import (
     COLUMNS,
     ROWS,
+    SCALE,
     STORED_PER_ROW,
+    count,
     machine,
     make_matrix,
     read_through,
-    run_in_folder,
+    script,
     versions,
 )
 
@@ -115,16 +116,8 @@ def run(args, folder):
     return results
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--scale", type=float, default=1, help="of the number of rows")
-    parser.add_argument("--max-memory", type=int, default=256, help="MiB (default: %(default)s)")
-    parser.add_argument("--folder", help="where to put the temporary folder (needs 5 GB)")
-    parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
-    args = parser.parse_args(argv)
-    run_in_folder(run, args)
-    return 0
+OPTIONS = {"--scale": SCALE, "--max-memory": count(256, "MiB")}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script(run, __doc__, "5 GB", OPTIONS)

@@ -2,7 +2,7 @@
 
     python bench/engine.py [--files NAME ...] [--operations NAME ...] [--scale S] [--json OUT]
 
-The matrix is that of fetch.py (60,000 x 28,000, about 90 million stored values, 720 MB). For each
+The matrix is made here (60,000 x 28,000, about 90 million stored values, 720 MB). For each
 kind of file diskcsr.write and h5py write the same arrays with the same filters and chunks, which
 is timed; then diskcsr and anndata.io.sparse_dataset read the file that diskcsr wrote, and scipy
 indexes the matrix in memory. Answers are compared before anything is timed, keys are fresh in each
@@ -19,7 +19,6 @@ file in as many threads, plus that copy. Writing is held against encoding all ch
 or one plain write of the bytes (raw).
 """
 
-import argparse
 import ctypes
 import gc
 import mmap
@@ -41,16 +40,21 @@ from common import (
     PEER,
     REFERENCE,
     ROWS,
+    SCALE,
+    SEED,
     STORED_PER_ROW,
+    THREADS,
     Others,
     check,
     codec_speed,
+    count,
     machine,
     make_matrix,
     memcpy_speed,
     print_busy,
     read_through,
-    run_in_folder,
+    script,
+    some_of,
     turn,
     versions,
     write_speed,
@@ -467,33 +471,19 @@ def run(args, folder):
     return about
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--files", nargs="+", choices=FILES, default=list(FILES), metavar="NAME")
-    operations = [*OPERATIONS, WRITE]
-    parser.add_argument(
-        "--operations", nargs="+", choices=operations, default=operations, metavar="NAME"
-    )
-    parser.add_argument("--repeats", type=int, default=31, help="default: %(default)s")
-    parser.add_argument(
-        "--load-repeats", type=int, default=5, help="of full loads, at most (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--peer-repeats", type=int, default=3, help="of anndata's, at least (default: %(default)s)"
-    )
-    parser.add_argument("--write-repeats", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--no-cold", dest="cold", action="store_false", help="leave out cold reads")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of rows")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="of diskcsr (default: its own)")
-    parser.add_argument("--folder", help="where to put the temporary folder (needs 2 GB)")
-    parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
-    args = parser.parse_args(argv)
-    if args.threads is not None:
-        diskcsr.set_num_threads(args.threads)
-    run_in_folder(run, args)
-    return 0
+OPTIONS = {
+    "--files": some_of(FILES),
+    "--operations": some_of([*OPERATIONS, WRITE]),
+    "--repeats": count(31),
+    "--load-repeats": count(5, "of full loads, at most"),
+    "--peer-repeats": count(3, "of anndata's, at least"),
+    "--write-repeats": count(3),
+    "--no-cold": {"dest": "cold", "action": "store_false", "help": "leave out cold reads"},
+    "--scale": SCALE,
+    "--seed": SEED,
+    "--threads": THREADS,
+}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script(run, __doc__, "2 GB", OPTIONS)

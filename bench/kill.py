@@ -10,7 +10,6 @@ call. "rolled back" counts the kills in the middle of a transaction, which the n
 exit status is 1 when a file held anything else.
 """
 
-import argparse
 import sys
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from common import run_in_folder
+from common import SEED, count, script
 from kills import KINDS, kill
 
 COLUMNS = ["kills", "rolled back", "before", "between", "after", "failures"]
@@ -29,37 +28,31 @@ def row(name, found):
     print(f"{name:<32}" + "".join(f"{found[column]:>13,}" for column in COLUMNS), flush=True)
 
 
-def run(kills, seed, folder):
+def run(args, folder):
     """Return {kind: counts}, and print them."""
-    results = {}
+    start, results = time.perf_counter(), {}
     print(" " * 32 + "".join(f"{column:>13}" for column in COLUMNS))
     for number, name in enumerate(KINDS):
-        left = kills * (number + 1) // len(KINDS) - kills * number // len(KINDS)
+        left = args.kills * (number + 1) // len(KINDS) - args.kills * number // len(KINDS)
         found = Counter()
         while found["kills"] < left:
             some = min(ROUND, left - found["kills"])
-            found += kill(name, Path(folder, "killed"), some, f"{seed} {name} {found['kills']}")
+            found += kill(
+                name, Path(folder, "killed"), some, f"{args.seed} {name} {found['kills']}"
+            )
             if found["failures"]:
                 break
         results[name] = {column: found[column] for column in COLUMNS}
         row(name, found)
     total = sum((Counter(found) for found in results.values()), Counter())
     row("all", total)
+    print(f"{time.perf_counter() - start:.0f} s")
     return results | {"all": {column: total[column] for column in COLUMNS}}
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=1000, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", help="where to put the temporary folder")
-    parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
-    args = parser.parse_args(argv)
-    start = time.perf_counter()
-    results = run_in_folder(lambda args, folder: run(args.kills, args.seed, folder), args)
-    print(f"{time.perf_counter() - start:.0f} s")
-    return 1 if results["all"]["failures"] else 0
+OPTIONS = {"--kills": count(1000), "--seed": SEED}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    results = script(run, __doc__, "some MB", OPTIONS)
+    sys.exit(1 if results["all"]["failures"] else 0)

@@ -15,7 +15,6 @@ The limit of raw files is copying each row once, with all threads; of compressed
 every chunk that a buffer touches once, at the codec's own speed in as many threads, plus that copy.
 """
 
-import argparse
 import importlib.util
 import statistics
 import subprocess
@@ -32,14 +31,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from common import (
     OWN,
     REFERENCE,
+    SEED,
+    THREADS,
     Others,
     codec_speed,
+    count,
     machine,
     make_matrix,
     memcpy_speed,
     print_busy,
     read_through,
-    run_in_folder,
+    script,
+    some_of,
     turn,
     versions,
 )
@@ -296,25 +299,16 @@ def run(args, folder):
     return about
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", type=int, default=200_000, help="default: %(default)s")
-    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 32, 64, 512])
-    parser.add_argument("--files", nargs="+", choices=FILES, default=list(FILES), metavar="NAME")
-    parser.add_argument("--repeats", type=int, default=5, help="epochs (default: %(default)s)")
-    parser.add_argument(
-        "--peer-rows", type=int, default=2 * BUFFER, help="of scDataset (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="of diskcsr (default: its own)")
-    parser.add_argument("--folder", help="where to put the temporary folder (needs 2.5 GB)")
-    parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
-    args = parser.parse_args(argv)
-    if args.threads is not None:
-        diskcsr.set_num_threads(args.threads)
-    run_in_folder(run, args)
-    return 0
+OPTIONS = {
+    "--rows": count(200_000),
+    "--blocks": {"type": int, "nargs": "+", "default": [1, 32, 64, 512]},
+    "--files": some_of(FILES),
+    "--repeats": count(5, "epochs"),
+    "--peer-rows": count(2 * BUFFER, "of scDataset"),
+    "--seed": SEED,
+    "--threads": THREADS,
+}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script(run, __doc__, "2.5 GB", OPTIONS)

@@ -1,6 +1,7 @@
-"""Record benchmark runs, and make README's tables and figure from the records.
+"""Record benchmark runs, and make the tables and figures from the records.
 
-    python bench/readme.py              write the tables and the figure from bench/results
+    python bench/readme.py              write the tables into bench/README.rst, the figure into
+                                        README.rst and bench/neurons.svg, from bench/results
     python bench/readme.py --check      say whether they are what the records say
     python bench/readme.py --measure    do the runs first (about ten minutes; all of them, or
                                         those that are named)
@@ -16,12 +17,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from diskcsr.bench.figures import save_overview
+from diskcsr.bench.figures import overview_as_text, save_overview
 from diskcsr.bench.report import about, summary
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.rst"
-FIGURE = HERE / "neurons.svg"
+FRONT, PAGE, FIGURE = HERE.parent / "README.rst", HERE / "README.rst", HERE / "neurons.svg"
 
 #: What is recorded: the arguments of ``python -m diskcsr.bench``.
 RUNS = {
@@ -31,12 +31,16 @@ RUNS = {
     "--peers scipy,diskcsr,h5py,scdataset,annbatch",
     "peers": "--peers all --timeout 120",
 }
-#: Those that README shows; the others are for whoever looks into bench/results.
-SHOWN = ("neurons", "gzip")
+#: What a page shows between its marks: of which page, the mark, and of which records.
+FIGURES, TABLES = ("neurons",), tuple(RUNS)
 
 
 def record_of(name):
     return HERE / "results" / f"{name}.json"
+
+
+def load(name):
+    return json.loads(record_of(name).read_text(encoding="utf-8"))
 
 
 def measure(names):
@@ -56,23 +60,47 @@ def table_of(run):
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (head, *rows)
     ]
-    return [*about(run), "", rule, lines[0], rule, *lines[1:], rule]
+    return [*(f"| {line}" for line in about(run)), "", rule, lines[0], rule, *lines[1:], rule]
 
 
-def filled(text):
-    """Return README's text with what is between its marks made anew."""
-    for name in SHOWN:
-        run = json.loads(record_of(name).read_text(encoding="utf-8"))
+def figure_of(run):
+    """Return a run's ratios as a text figure, and what it says of rows in words.
+
+    Text, because a package index shows no picture that is not on a server of its own.
+    """
+    rows, columns = run["matrix"]["shape"]
+    return [
+        *("::", "", *(f"    {line}".rstrip() for line in overview_as_text(run)), ""),
+        f"{rows:,} x {columns:,}, {run['matrix']['stored']:,} stored values of "
+        f"{run['matrix']['dtype']}; {run['machine']['cores']} cores. Rows cost "
+        f"{span(run, 'diskcsr')} times what scipy's own",
+        f"indexing takes in memory, with anndata {span(run, 'anndata')} times.",
+    ]
+
+
+def span(run, peer):
+    """Return between which ratios to scipy a system fetches rows, as words."""
+    ratios = [
+        result["over_scipy"]
+        for result in run["results"]
+        if result["peer"] == peer and result["op"] in ("rows", "runs", "mask")
+    ]
+    return f"{min(ratios):.3g} to {max(ratios):.3g}"
+
+
+def filled(text, mark, names, draw):
+    """Return a page's text with what is between its marks made anew."""
+    for name in names:
         part = "\n".join(
-            [f".. record: {name}", "", *table_of(run), "",
-             f"``python -m diskcsr.bench {RUNS[name]}``", "", ".. end of record"]
+            [f".. {mark}: {name}", "", *draw(load(name)), "",
+             f"``python -m diskcsr.bench {RUNS[name]}``", "", f".. end of {mark}"]
         )  # fmt: skip
-        pattern = rf"^\.\. record: {name}$.*?^\.\. end of record$"
+        pattern = rf"^\.\. {mark}: {name}$.*?^\.\. end of {mark}$"
         text, count = re.subn(
             pattern, lambda _, part=part: part, text, flags=re.DOTALL | re.MULTILINE
         )
         if count != 1:
-            raise SystemExit(f"README.rst has {count} places for the record {name!r}, not one")
+            raise SystemExit(f"a page has {count} places for the {mark} {name!r}, not one")
     return text
 
 
@@ -87,14 +115,23 @@ def main(argv=None):
             parser.error(f"no record {name!r}; there are {', '.join(RUNS)}")
     if args.measure:
         measure(args.names or RUNS)
-    text = README.read_text(encoding="utf-8")
-    new = filled(text)
+    stale = []
+    for page, made in (
+        (FRONT, lambda text: filled(text, "figure", FIGURES, figure_of)),
+        (PAGE, lambda text: filled(text, "record", TABLES, table_of)),
+    ):
+        old = page.read_text(encoding="utf-8")
+        new = made(old)
+        if new != old:
+            stale.append(page)
+            if not args.check:
+                page.write_text(new, encoding="utf-8")
     if args.check:
-        if new != text:
-            print("README.rst is not what bench/results says: python bench/readme.py")
-        return int(new != text)
-    README.write_text(new, encoding="utf-8")
-    save_overview(json.loads(record_of("neurons").read_text(encoding="utf-8")), FIGURE)
+        for page in stale:
+            print(f"{page.relative_to(HERE.parent)} is not what bench/results says: "
+                  "python bench/readme.py")  # fmt: skip
+        return int(bool(stale))
+    save_overview(load("neurons"), FIGURE)
     return 0
 
 

@@ -82,7 +82,7 @@ def _load_market(path: str) -> Any:
     rows, columns, entries, *_ = mminfo(path)
     # Read as triplets of 8 bytes, then compressed.
     require_memory(40 * entries, f"{path}: loading {rows} x {columns}", "Raise the budget.")
-    return as_matrix(mmread(path), CSR)
+    return as_matrix(mmread(path, spmatrix=False), CSR)
 
 
 # ------------------------------------------------------------------------------------------ blocks

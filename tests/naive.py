@@ -5,6 +5,7 @@ same arguments. They loop, keep lists, and read a file one element at a time.
 """
 
 import os
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,38 +16,44 @@ SHORT_FILE, OUT_OF_RANGE = 1, 2
 
 
 def plan_ranges(lo, hi, dst, max_gap, max_range):
-    """Twin of `rows.plan_ranges`: a list of ranges, each with its list of pieces."""
-    ranges = []
+    """Twin of `rows.plan_ranges`, said backwards: which rows may be read at once, then the most.
+
+    Row after row, a range is the longest run of them that `_may_be_one_range`; a row wanted
+    several times is one row with several places. Nothing is carried from row to row.
+    """
+    places = {}
     for start, stop, to in zip(lo.tolist(), hi.tolist(), dst.tolist(), strict=True):
-        if start == stop:
-            continue
-        piece = [start, stop, to]
-        if not ranges:
-            ranges.append([start, stop, [piece]])
-            continue
-        *_, pieces = last = ranges[-1]
-        before = pieces[-1]
-        continues = before[1] == start and before[2] + before[1] - before[0] == to
-        fits = stop - last[0] <= max_range
-        if continues and (fits or len(pieces) == 1):
-            before[1] = last[1] = stop
-        elif start < last[1]:
-            if len(pieces) == 1 and last[1] - last[0] > max_range and start > last[0]:
-                # A long straight copy ends where the repeated row begins: only that row, not all
-                # that was read before it, has two places to go to.
-                head, tail, _ = last
-                last[1] = before[1] = start
-                again = [start, tail, before[2] + start - head]
-                last = [start, tail, [again]]
-                ranges.append(last)
-            last[1] = max(last[1], stop)
-            last[2].append(piece)
-        elif start - last[1] <= max_gap and fits:
-            last[1] = stop
-            pieces.append(piece)
-        else:
-            ranges.append([start, stop, [piece]])
+        if start < stop:
+            places.setdefault((start, stop), []).append(to)
+    rows = [[[start, stop, to] for to in found] for (start, stop), found in places.items()]
+    ranges = []
+    while rows:
+        counts = range(1, len(rows) + 1)
+        n = max(n for n in counts if _may_be_one_range(rows[:n], max_gap, max_range))
+        pieces = _pieces(rows[:n])
+        ranges.append([pieces[0][0], pieces[-1][1], pieces])
+        rows = rows[n:]
     return _as_arrays(ranges)
+
+
+def _may_be_one_range(rows, max_gap, max_range):
+    """Whether rows are one row, or near enough and short, or one straight copy of any length."""
+    ends = [(row[0][0], row[0][1]) for row in rows]
+    near = all(b[0] - a[1] <= max_gap for a, b in pairwise(ends))
+    short = ends[-1][1] - ends[0][0] <= max_range
+    return len(rows) == 1 or (near and short) or len(_pieces(rows)) == 1
+
+
+def _pieces(rows):
+    """Return what is copied, with neighbours that stay neighbours as one piece."""
+    pieces = [[0, 0, 0]]
+    for start, stop, to in (copy for row in rows for copy in row):
+        first, end, place = pieces[-1]
+        if (start, to) == (end, place + end - first) and first < end:
+            pieces[-1][1] = stop
+        else:
+            pieces.append([start, stop, to])
+    return pieces[1:]
 
 
 def split_ranges(range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst, longest):

@@ -197,6 +197,7 @@ with diskcsr.open(sys.argv[1]) as A:
 """
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of glibc")
 def test_memory_of_freed_results_is_used_again(tmp_path):
     """Batches of about one size: the pages of one serve the next."""

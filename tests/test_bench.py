@@ -21,6 +21,7 @@ from diskcsr.bench.adapters import PEERS as ADAPTERS
 from diskcsr.bench.adapters import load_adapter
 from diskcsr.bench.cases import CASES, equal, expected
 from diskcsr.bench.cases import run as run_case
+from diskcsr.bench.figures import overview_as_text, save_overview
 from diskcsr.bench.source import Matrix, digest, generate, row_marks
 from diskcsr.bench.workloads import WORKLOADS
 
@@ -222,6 +223,8 @@ def test_the_page_is_whole_and_alone(tiny, folder):
             w for w in words if "ms" not in w and not w[0].isdigit()
         ]
         assert sum(word.endswith(" ms") for word in words) == len(there)
+        # Dots, no bars: a logarithmic axis has no zero for a bar to begin at.
+        assert len(picture.findall(f".//{SVG}g[@id='PathCollection_1']//{SVG}use")) == len(there)
 
 
 def test_the_figure_has_every_operation_and_system(tiny, folder):
@@ -231,9 +234,39 @@ def test_the_figure_has_every_operation_and_system(tiny, folder):
     assert "scipy in memory" not in words  # it is the line
 
 
-def test_a_figure_as_png(tiny, tmp_path):
-    from diskcsr.bench.figures import save_overview
+def compared(peer, operation, ratio):
+    return {"system": f"{peer} it", "peer": peer, "operation": operation, "over_scipy": ratio}
 
+
+def test_the_figure_as_text():
+    results = [
+        *(compared(peer, "rows", ratio) for peer, ratio in (("scipy", 1), ("a", 100), ("b", 0.01))),
+        *(compared(peer, "one", ratio) for peer, ratio in (("scipy", 1), ("a", 10), ("b", 10.1))),
+        *(compared(peer, "load", ratio) for peer, ratio in (("scipy", 1), ("a", 1))),
+        {"system": "b it", "peer": "b", "operation": "load", "status": "n/a"},
+        compared("scipy", "sums", 1),
+    ]
+    assert overview_as_text({"results": results}, width=33) == [
+        "rows  b               |               a",
+        "one                   |       *",
+        "load                  a",
+        "sums                  |",
+        "      0.01    0.1     1       10      100",
+        "",
+        "a a it, b b it; | scipy in memory",
+    ]
+    with pytest.raises(ValueError, match="compares with scipy"):
+        overview_as_text({"results": results[-2:-1]})
+
+
+def test_systems_of_one_name_have_letters_of_their_own():
+    names = [("scipy", 1), ("aa", 2), ("ab", 3), ("a", 4)]
+    results = [compared(peer, "rows", ratio) for peer, ratio in names]
+    *_, meaning = overview_as_text({"results": results})
+    assert meaning == "a aa it, b ab it, i a it; | scipy in memory"
+
+
+def test_a_figure_as_png(tiny, tmp_path):
     save_overview(tiny[1], tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
     without = {"results": [r for r in tiny[1]["results"] if "over_scipy" not in r]}

@@ -1,4 +1,4 @@
-"""bench/fetch.py at a tiny scale: it runs, its table is whole, and it notices a wrong answer."""
+"""The scripts of bench/ at a tiny scale: they run, and notice a wrong answer."""
 
 import importlib.util
 import json
@@ -14,107 +14,24 @@ from scipy.sparse import csr_array
 
 import diskcsr
 
-SCRIPT = Path(__file__).resolve().parent.parent / "bench" / "fetch.py"
-OPERATIONS = ["1,024 random rows", "2 % boolean mask", "one scalar", "100 random columns"]
-SYSTEMS = [
-    "scipy in memory",
-    "diskcsr",
-    "diskcsr, anndata's file",
-    "anndata, its own file",
-    "anndata, diskcsr's file",
-]
+BENCH = Path(__file__).resolve().parent.parent / "bench"
 
 
-@pytest.fixture(scope="module")
-def fetch():
-    spec = importlib.util.spec_from_file_location("bench_fetch", SCRIPT)
+def load(script):
+    """Import a script of bench/ as a module, without running it."""
+    spec = importlib.util.spec_from_file_location(f"bench_{script}", BENCH / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A run on 120 rows: what it printed, and what it wrote as JSON."""
-    pytest.importorskip("anndata")
-    folder = tmp_path_factory.mktemp("fetch")
-    root = Path(diskcsr.__file__).resolve().parent.parent
-    arguments = ["--scale=0.002", "--repeats=4", "--peer-repeats=2", "--processes=1"]
-    result = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments, "--json=out.json", f"--folder={folder}"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert [path.name for path in folder.iterdir()] == ["out.json"]  # the matrices are removed
-    return result.stdout, json.loads((folder / "out.json").read_text())
+def common():
+    return load("common")
 
 
-def test_every_system_does_every_operation(tiny):
-    stdout, results = tiny
-    rows = [(row["operation"], row["system"]) for row in results["results"]]
-    assert rows == [(operation, system) for operation in OPERATIONS for system in SYSTEMS]
-    lines = stdout.splitlines()
-    for operation in OPERATIONS:
-        table = lines[lines.index(operation) + 1 :][: len(SYSTEMS)]
-        assert [line[4:32].rstrip() for line in table] == SYSTEMS
-        for line in table:
-            numbers = [float(word) for word in line[32:].replace(",", "").split()[:6]]
-            assert len(numbers) == 6
-            assert all(math.isfinite(number) and number > 0 for number in numbers)
-
-
-def test_ratios_follow_from_the_medians(tiny):
-    _, results = tiny
-    median = {(r["operation"], r["system"]): r["median_ms"] for r in results["results"]}
-    for row in results["results"]:
-        operation, taken = row["operation"], row["median_ms"]
-        assert 0 < row["min_ms"] <= taken <= row["max_ms"] < 60_000
-        assert row["median_ms"] == pytest.approx(np.median(row["all_ms"]))
-        assert len(row["all_ms"]) == row["repeats"]
-        assert row["repeats"] == (2 if row["system"].startswith("anndata") else 4)
-        scipy, anndata = (median[operation, system] for system in (SYSTEMS[0], SYSTEMS[3]))
-        assert row["time_over_scipy"] == pytest.approx(taken / scipy)
-        assert row["anndata_over_time"] == pytest.approx(anndata / taken)
-
-
-def test_bytes_read_are_counted(tiny):
-    _, results = tiny
-    held = results["matrix"]["bytes"]
-    for row in results["results"]:
-        if not row["system"].startswith("diskcsr"):
-            assert row["bytes_read"] is None
-        elif row["operation"] == "one scalar":
-            assert row["bytes_read"] < held / 20
-        elif row["operation"] == "2 % boolean mask":
-            assert 0 < row["bytes_read"] < held / 5
-        else:  # 120 rows are all there are, and any column needs every row's indices
-            assert row["bytes_read"] > held / 4
-
-
-def test_machine_versions_and_beginning_are_reported(tiny):
-    stdout, results = tiny
-    assert results["machine"]["cores"] >= 1
-    assert results["machine"]["diskcsr_threads"] >= 1
-    assert results["versions"]["diskcsr"] == diskcsr.__version__
-    if sys.platform == "linux":
-        assert 0 <= results["busy_with_others"] <= results["machine"]["cores"] + 0.5
-    assert results["cache"] == "warm page cache"
-    assert "warm page cache" in stdout
-    assert results["machine"]["cpu"] in stdout
-    beginning = {**results["opening_ms"], **results["start_up_ms"]}
-    assert len(beginning) == 8
-    for step, taken in beginning.items():
-        assert math.isfinite(taken)
-        assert taken > 0
-        assert f"    {step}" in stdout
-
-
-def test_the_matrix_has_the_promised_proportions(fetch):
-    X = fetch.make_matrix(200, 28_000, 1500, np.random.default_rng(3))
+def test_the_matrix_has_the_promised_proportions(common):
+    X = common.make_matrix(200, 28_000, 1500, np.random.default_rng(3))
     assert X.shape == (200, 28_000)
     assert (X.data.dtype, X.indices.dtype) == (np.float32, np.int32)
     stored = np.diff(X.indptr)
@@ -125,7 +42,7 @@ def test_the_matrix_has_the_promised_proportions(fetch):
     assert popularity[14_000] < 20
     assert X.has_canonical_format
     assert X.data.min() >= 1
-    again = fetch.make_matrix(200, 28_000, 1500, np.random.default_rng(3))
+    again = common.make_matrix(200, 28_000, 1500, np.random.default_rng(3))
     assert np.array_equal(X.indices, again.indices)
     assert np.array_equal(X.data, again.data)
 
@@ -145,24 +62,48 @@ EXPECTED = csr_array(np.array([[0, 1, 2], [3, 0, 0]], np.float32))
     ],
     ids=["value", "place", "dtype", "shape", "rows", "dense"],
 )
-def test_a_wrong_answer_stops_it(fetch, wrong):
-    fetch.check("it", "rows", EXPECTED.copy(), EXPECTED)
+def test_a_wrong_answer_stops_it(common, wrong):
+    common.check("it", "rows", EXPECTED.copy(), EXPECTED)
     with pytest.raises(SystemExit, match="it: wrong answer to rows"):
-        fetch.check("it", "rows", wrong, EXPECTED)
+        common.check("it", "rows", wrong, EXPECTED)
 
 
-def test_a_wrong_scalar_stops_it(fetch):
-    fetch.check("it", "one scalar", np.float32(2), EXPECTED[0, 2])
+def test_a_wrong_scalar_stops_it(common):
+    common.check("it", "one scalar", np.float32(2), EXPECTED[0, 2])
     for wrong in (np.float32(1), np.float64(2), EXPECTED[[0]]):
         with pytest.raises(SystemExit, match="wrong answer"):
-            fetch.check("it", "one scalar", wrong, EXPECTED[0, 2])
+            common.check("it", "one scalar", wrong, EXPECTED[0, 2])
 
 
-def test_a_system_that_answers_wrongly_is_never_timed(fetch):
-    X = fetch.make_matrix(100, 500, 50, np.random.default_rng(0))
-    systems = {fetch.REFERENCE: X, fetch.OWN: X * 2, fetch.PEER: X}
-    with pytest.raises(SystemExit, match="diskcsr: wrong answer to 1,024 random rows"):
-        fetch.measure(systems, "1,024 random rows", np.random.default_rng(0), 2, 1)
+def test_a_system_that_answers_wrongly_is_never_timed(common):
+    engine = load("engine")
+    X = common.make_matrix(100, 500, 50, np.random.default_rng(0))
+    systems = {engine.REFERENCE: lambda key: X[key], engine.OWN: lambda key: 2 * X[key]}
+    operation = next(iter(engine.OPERATIONS))
+    with pytest.raises(SystemExit, match=f"diskcsr: wrong answer to {operation}"):
+        engine.measure(systems, operation, X, np.random.default_rng(0), None, lambda key: 0)
+
+
+def test_results_are_kept_and_the_folder_is_not(common, tmp_path, capsys):
+    def run(args, folder):
+        Path(folder, "matrix.h5").write_text("large")
+        assert Path(folder).parent == tmp_path
+        return {"rows": args.rows, "threads": args.threads}
+
+    out = tmp_path / "out.json"
+    options = {"--rows": common.count(7, "of a block"), "--threads": common.THREADS}
+    arguments = [f"--folder={tmp_path}", f"--json={out}"]
+    found = common.script(run, "First line.\n\nMore.", "1 GB", options, arguments)
+    assert found == {"rows": 7, "threads": None} == json.loads(out.read_text())
+    assert list(tmp_path.iterdir()) == [out]
+    with pytest.raises(SystemExit) as stopped:
+        common.script(run, "First line.\n\nMore.", "1 GB", options, ["--help"])
+    assert stopped.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "First line." in said
+    assert "More." not in said
+    assert "of a block (default: 7)" in said
+    assert "(needs 1 GB)" in said
 
 
 #: Each script with what makes it small, and words of what it must print.
@@ -188,7 +129,7 @@ def test_the_other_scripts_run(script, tmp_path):
     arguments, words = SMALL[script]
     root = Path(diskcsr.__file__).resolve().parent.parent
     result = subprocess.run(
-        [sys.executable, str(SCRIPT.parent / f"{script}.py"), *arguments.split()],
+        [sys.executable, str(BENCH / f"{script}.py"), *arguments.split()],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(root), "TMPDIR": str(tmp_path)},
         capture_output=True,
@@ -204,7 +145,7 @@ def test_the_other_scripts_run(script, tmp_path):
 def run_script(name, folder, *arguments):
     """Run a script of bench/ in a folder; return what it printed and wrote as JSON."""
     result = subprocess.run(
-        [sys.executable, str(SCRIPT.with_name(name)), *arguments, "--json=out.json"],
+        [sys.executable, str(BENCH / name), *arguments, "--json=out.json"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(diskcsr.__file__).resolve().parent.parent)},
         capture_output=True,
@@ -213,6 +154,24 @@ def run_script(name, folder, *arguments):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout, json.loads((folder / "out.json").read_text())
+
+
+def test_opening(tmp_path):
+    pytest.importorskip("anndata")
+    arguments = ["--scale=0.002", "--repeats=3", "--processes=1", f"--folder={tmp_path}"]
+    stdout, results = run_script("opening.py", tmp_path, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]  # the matrices are removed
+    assert results["machine"]["cores"] >= 1
+    assert results["versions"]["diskcsr"] == diskcsr.__version__
+    assert results["machine"]["cpu"] in stdout
+    beginning = {**results["opening_ms"], **results["start_up_ms"]}
+    assert len(beginning) == 8
+    for step, taken in beginning.items():
+        assert math.isfinite(taken)
+        assert taken > 0
+        assert f"    {step}" in stdout
+    if sys.platform == "linux":
+        assert 0 <= results["busy_with_others"] <= results["machine"]["cores"] + 0.5
 
 
 def test_append(tmp_path):
@@ -245,9 +204,9 @@ def test_kill(tmp_path):
 
 
 def run_readme(*arguments):
-    root = SCRIPT.parent.parent
+    root = BENCH.parent
     return subprocess.run(
-        [sys.executable, str(SCRIPT.with_name("readme.py")), *arguments],
+        [sys.executable, str(BENCH / "readme.py"), *arguments],
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
@@ -264,7 +223,7 @@ def test_the_readme_says_what_was_recorded():
 
 
 def test_records_say_where_they_come_from():
-    records = sorted((SCRIPT.parent / "results").glob("*.json"))
+    records = sorted((BENCH / "results").glob("*.json"))
     assert {path.stem for path in records} >= {"neurons", "gzip", "loaders", "peers"}
     for path in records:
         run = json.loads(path.read_text(encoding="utf-8"))

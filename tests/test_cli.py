@@ -70,7 +70,8 @@ def test_wrong_usage(args):
 
 
 def test_the_console_scripts_are_these_programs():
-    project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
+    pyproject = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    project = tomllib.loads(pyproject.read_text())["project"]
     programs = {"diskcsr": "diskcsr.__main__:main", "diskcsr-bench": "diskcsr.bench.__main__:main"}
     assert project["scripts"] == programs
 

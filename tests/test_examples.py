@@ -1,21 +1,27 @@
-"""Every script of examples/ runs as a reader runs it, and what it prints is true."""
+"""Every script of examples/ runs as a reader runs it, and what it prints is true.
 
+So do its pages, which are doctests, and the README's lines.
+"""
+
+import doctest
 import importlib.util
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, random_array
 
 import diskcsr
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+ROOT = Path(__file__).resolve().parent.parent
+README, EXAMPLES = ROOT / "README.rst", ROOT / "examples"
+SCRIPTS, PAGES = sorted(EXAMPLES.glob("*.py")), sorted(EXAMPLES.glob("*.rst"))
 # What a script is run with here, where its own defaults would take long.
 ARGUMENTS = {"quickstart.py": ["--batch", "16"]}
 
@@ -59,6 +65,48 @@ def results(tmp_path_factory):
     """{script name: its CompletedProcess}, each script run once."""
     folder = tmp_path_factory.mktemp("examples")
     return {s.name: run(s.name, *ARGUMENTS.get(s.name, []), cwd=folder) for s in SCRIPTS}
+
+
+def test_the_readmes_lines_run(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(
+        r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)",
+        README.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    lines = [line for line in textwrap.dedent(code).splitlines() if line]
+    assert len(lines) <= 10
+    rng = np.random.default_rng(0)
+    X = random_array((600, 300), density=0.1, format="csr", dtype=np.float32, rng=rng)
+    diskcsr.write(tmp_path / "cells.h5ad", X, name="X", tags="anndata").close()
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec("\n".join(lines), names)
+    assert capsys.readouterr().out == f"(600, 300) {X.nnz} float32\n"
+    cells = np.random.default_rng(0).integers(600, size=1024)
+    np.testing.assert_array_equal(names["batch"].toarray(), X[cells].toarray())
+    np.testing.assert_array_equal(names["genes"].toarray(), X[:, [17, 4, 250]].toarray())
+    assert abs(names["total"]) < 1e-3 * X.sum()  # every value came by once in either way
+    names["A"].close()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_is_true(page, tmp_path, monkeypatch):
+    """Its files lie in an empty folder; what differs is printed."""
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=flags)
+    assert failed == 0
+    assert tried > 5
+
+
+def test_the_readme_names_every_page_and_no_other():
+    text = README.read_text(encoding="utf-8")
+    _, _, listed = text.partition("\nRead on\n")
+    listed, _, _ = listed.partition("\nLimits\n")
+    named = set(re.findall(r"``(\w+\.(?:rst|py))``", listed))
+    assert named == {path.name for path in [*PAGES, *SCRIPTS]}
+    for path in re.findall(r"``((?:bench|examples)/[\w./]*)``", text):
+        assert (ROOT / path).exists(), path
 
 
 def test_there_is_a_quickstart():

@@ -57,6 +57,8 @@ def test_every_public_kernel_has_a_twin():
 # A repeated row behind a straight run longer than max_range: the run stays straight.
 @example(spans(np.arange(0, 50, 5), np.array([*range(9), 8])), 0, 10)
 @example(spans(np.arange(0, 50, 5), np.array([4, *range(9), 4])), 3, 10)
+# What follows a row that was cut off like this is measured from that row on.
+@example(spans(np.arange(0, 50, 5), np.array([*range(6), 5, 7, 6, 8])), 0, 15)
 def test_plan_ranges(rows, max_gap, max_range):
     got = kernels.plan_ranges(*rows, max_gap, max_range)
     equal(got, naive.plan_ranges(*rows, max_gap, max_range))

@@ -86,6 +86,7 @@ several_processors = pytest.mark.skipif(
 )
 
 
+@pytest.mark.alone
 @several_processors
 @several_threads
 def test_threads_wake_up_elsewhere_and_may_then_run_anywhere(num_threads):
@@ -102,6 +103,7 @@ def test_threads_wake_up_elsewhere_and_may_then_run_anywhere(num_threads):
     assert os.sched_getaffinity(0) == everywhere
 
 
+@pytest.mark.alone
 @several_processors
 @several_threads
 def test_a_thread_that_is_pinned_keeps_its_processor(num_threads):

@@ -173,7 +173,7 @@ def as_html(run: dict[str, Any]) -> str:
         f"<title>diskcsr bench</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
         "<h1>diskcsr and its peers</h1>",
         *(f"<p>{escape(line)}</p>" for line in about(run)),
-        "<p>Bars are medians on a logarithmic scale; the broken line is scipy in memory, the "
+        "<p>Dots are medians on a logarithmic scale; the broken line is scipy in memory, the "
         "dotted one the limit.</p>",
     ]
     head, rows = summary(run)

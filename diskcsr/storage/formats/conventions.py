@@ -257,7 +257,7 @@ def _descriptor(text: str, where: object) -> dict[str, Any]:
         del said["fill"]
     for key in said.keys() - _BINSPARSE_KEYS:
         raise FormatError(f"{where}: unsupported {key!r}: {shorten(said[key])}")
-    if said.get("version", "0.1") not in ("0.1", 0.1):
+    if said.get("version", "0.1") not in ("0.1", "0.1.0", 0.1):
         raise FormatError(f"{where}: unsupported version {shorten(said['version'])}")
     if said.get("format") not in ("CSR", "CSC"):
         raise FormatError(

@@ -1,0 +1,1 @@
+"""Files that other software wrote; make.py wrote them."""
