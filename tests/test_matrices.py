@@ -29,7 +29,6 @@ EYE = np.eye(2)
         5,
         None,
     ],
-    ids=str,
 )
 def test_one_matrix(given):
     assert blocks_of(given) is None
@@ -51,7 +50,6 @@ def test_one_matrix(given):
         (map(float, "123"), [(3,)]),
         ([[[1, 2]], [[3, 4], [5, 6]]], [(1, 2), (2, 2)]),
     ],
-    ids=str,
 )
 def test_blocks(given, shapes):
     assert [np.shape(block) for block in blocks_of(given)] == shapes
@@ -101,7 +99,7 @@ def test_a_matrix_on_disk_comes_in_parts(tmp_path, monkeypatch):
         assert [block.shape for _, block in whole] == [(10, 40)]
 
 
-@pytest.mark.parametrize("wrong", [5, None, "abc", np.ones((1, 1, 3)), [["a", "b"]]], ids=str)
+@pytest.mark.parametrize("wrong", [5, None, "abc", np.ones((1, 1, 3)), [["a", "b"]]])
 def test_what_is_no_block(wrong):
     with pytest.raises(ValueError, match=r"cannot store|only matrices"):
         list(in_memory([wrong], CSR))
