@@ -14,8 +14,12 @@ from ..codecs import table
 from ..codecs.codec import Cd, Codec, Pipeline
 from ..codecs.pipeline import encode_chunk, may_round, pipeline_of, rounding, unsupported
 from ..codecs.shuffle import CODEC as SHUFFLE
+from ..files.files import check_writing
 
 __all__ = ["ArrayWriter", "check_exact", "create_array", "create_like"]
+
+#: Elements that are converted, tested and written at a time: they may be copied for it.
+_STEP = 1 << 22
 
 
 def create_array(
@@ -131,14 +135,14 @@ def check_exact(dset: h5py.Dataset, values: np.ndarray, pipeline: Pipeline | Non
 class ArrayWriter:
     """Fills a dataset from its beginning, or from an element on, block by block.
 
-    Chunks of filtered data are encoded side by side, outside HDF5; what no encoder here does is
-    left to h5py. They are encoded where they lie: of a block only what begins or ends inside a
-    chunk is copied.
+    It grows as far as it must. Chunks of filtered data are encoded side by side, outside HDF5; what
+    no encoder here does is left to h5py. They are encoded where they lie: of a block only what
+    begins or ends inside a chunk is copied.
 
     Parameters
     ----------
     dset : h5py.Dataset
-        Chunked, one-dimensional, as long as it is to be.
+        Chunked, one-dimensional. Made as long as it is to be, it can be laid out in one piece.
     start : int
         The first element to write. Those before it, and those behind the last one written, stay.
     tested : bool
@@ -155,6 +159,8 @@ class ArrayWriter:
             raise ValueError(f"cannot compress {dset.name!r}: {reason}")
         self._parallel = bool(filters) and reason is None
         self._written = start
+        self._check = check_writing(dset)
+        self._filled, self._length = start, dset.size
         #: The chunk that is begun, and how many of its elements are there.
         self._begun = np.empty(0, self._pipeline.native)
         self._count = 0
@@ -169,11 +175,22 @@ class ArrayWriter:
         Raises
         ------
         ValueError
-            When there is no more room, or a filter would round them.
+            When a filter would round them.
+        OSError, KeyboardInterrupt
+            When there is no point in writing on; see `check_writing`.
         """
+        for first in range(0, values.size, _STEP):
+            self._check()
+            self._append(values[first : first + _STEP])
+
+    def _append(self, values: np.ndarray) -> None:
         values = np.ascontiguousarray(values, self._pipeline.native)
         if not self._tested:
             check_exact(self._dset, values, self._pipeline)
+        self._filled += values.size
+        if self._filled > self._length:
+            self._length = self._filled
+            self._dset.resize((self._length,))
         if not self._parallel:
             end = self._written + values.size
             self._dset[self._written : end] = values

@@ -24,8 +24,6 @@ __all__ = ["Storage", "chunk_length", "write_stream", "write_virtual"]
 
 #: Elements of a chunk: 256 kB of float32 or int32.
 CHUNK = 1 << 16
-#: Elements that a writer is given at a time: it may copy them.
-_STEP = 1 << 22
 #: Bytes of chunks that HDF5 holds back, per dataset: enough to complete one that was begun. Its own
 #: default, 8 MiB since HDF5 2.0, is memory that a writer of whole chunks has no use for.
 _CACHE = 1 << 20
@@ -95,7 +93,7 @@ def write_virtual(
     with _target(file) as parent, _new_group(parent, name, storage) as group:
         for part, layout in layouts.items():
             group.create_virtual_dataset(part, layout)
-        pointers = _Array(group, "indptr", np.dtype(np.int64), indptr.size, storage)
+        pointers = _create(group, "indptr", np.dtype(np.int64), indptr.size, storage)
         pointers.append(indptr)
         pointers.finish()
         _stamp(parent, group, format, shape, storage)
@@ -190,40 +188,22 @@ def _target(file: Any) -> Iterator[h5py.Group]:
         yield new
 
 
-class _Array:
-    """One dataset that is filled, of a length that is known or not."""
-
-    def __init__(
-        self, group: h5py.Group, name: str, dtype: np.dtype, length: int | None, storage: Storage
-    ) -> None:
-        self._length, self._filled = length or 0, 0
-        # Whoever comes without a length has at least a chunk, or its length was found out.
-        chunk = storage.chunks or (CHUNK if length is None else chunk_length(length))
-        self._writer: ArrayWriter = create_array(
-            group,
-            name,
-            self._length,
-            dtype.newbyteorder("<"),
-            chunk,
-            storage.compression,
-            storage.compression_opts,
-            storage.shuffle,
-        )
-        self._dset = group[name]
-        self._check = check_writing(group)
-
-    def append(self, values: np.ndarray) -> None:
-        for first in range(0, values.size, _STEP):
-            self._check()
-            some = values[first : first + _STEP]
-            self._filled += some.size
-            if self._filled > self._length:
-                self._length = self._filled
-                self._dset.resize((self._length,))
-            self._writer.append(some)
-
-    def finish(self) -> None:
-        self._writer.finish()
+def _create(
+    group: h5py.Group, name: str, dtype: np.dtype, length: int | None, storage: Storage
+) -> ArrayWriter:
+    """Create one of the arrays, of a length that is known or not."""
+    # Whoever comes without a length has at least a chunk, or its length was found out.
+    chunk = storage.chunks or (CHUNK if length is None else chunk_length(length))
+    return create_array(
+        group,
+        name,
+        length or 0,
+        dtype.newbyteorder("<"),
+        chunk,
+        storage.compression,
+        storage.compression_opts,
+        storage.shuffle,
+    )
 
 
 def _store(
@@ -232,10 +212,10 @@ def _store(
     """Write the three arrays; return how many rows there were."""
     index = index_dtype(stream.n_minor)
     pieces, n_major, nnz = _look_ahead(stream)
-    data = _Array(group, "data", stream.dtype, nnz, storage)
-    indices = _Array(group, "indices", index, nnz, storage)
+    data = _create(group, "data", stream.dtype, nnz, storage)
+    indices = _create(group, "indices", index, nnz, storage)
     length = None if n_major is None else n_major + 1
-    indptr = _Array(group, "indptr", np.dtype(np.int64), length, storage)
+    indptr = _create(group, "indptr", np.dtype(np.int64), length, storage)
     indptr.append(np.zeros(1, np.int64))
     rows = stored = 0
     for values, minor, lengths in pulled(pieces):
