@@ -10,14 +10,8 @@ from scipy.sparse import issparse
 from . import array
 from .handle import Handle, contents_of
 from .machine.interrupts import deferred
-from .storage.files.files import (
-    changing,
-    close_file,
-    flush_file,
-    journal_of,
-    open_to_read,
-    open_to_write,
-)
+from .storage.files.files import open_to_read, open_to_write
+from .storage.files.transactions import changing, close_file, flush_file, journal_of
 from .storage.formats.detect import is_sparse
 
 __all__ = ["File", "Group"]

@@ -12,7 +12,7 @@ from .errors import FormatError
 from .machine.buffers import Buffers
 from .machine.interrupts import deferred
 from .machine.options import require_memory
-from .storage.files.files import close_file
+from .storage.files.transactions import close_file
 from .storage.formats.conventions import ARRAYS
 from .storage.formats.opening import is_file_like, open_group
 from .storage.read.readers import Readers

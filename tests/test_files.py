@@ -18,17 +18,16 @@ import pytest
 import diskcsr.storage.files.files as files
 import diskcsr.storage.files.rollback as rollback
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError
-from diskcsr.storage.files.files import (
+from diskcsr.storage.files.fileobject import JournalFile
+from diskcsr.storage.files.files import open_to_read, open_to_write
+from diskcsr.storage.files.rollback import is_hot, settle
+from diskcsr.storage.files.transactions import (
     close_file,
     flush_file,
     journal_of,
-    open_to_read,
-    open_to_write,
     path_of,
     transaction,
 )
-from diskcsr.storage.files.journal import JournalFile
-from diskcsr.storage.files.rollback import is_hot, settle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 LENGTH = 3000
@@ -511,6 +510,7 @@ def test_the_end_of_the_program(path, code, expected):
     found = run(
         f"import sys, os, h5py; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
         "from test_files import step\nfrom diskcsr.storage.files.files import *\n"
+        "from diskcsr.storage.files.transactions import *\n"
         f"file = open_to_write(sys.argv[1])\n{code}",
         path,
     )

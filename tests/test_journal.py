@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError
 from diskcsr.storage.files import journal as journal_module
-from diskcsr.storage.files.journal import JournalFile
+from diskcsr.storage.files.fileobject import JournalFile
 from diskcsr.storage.files.rollback import (
     HEADER,
     PAGE,
@@ -526,7 +526,7 @@ def test_a_forked_child_does_not_hold_the_lock(path, old):
 
 def test_the_end_of_the_program(path, old):
     code = (
-        "import sys; from diskcsr.storage.files.journal import JournalFile\n"
+        "import sys; from diskcsr.storage.files.fileobject import JournalFile\n"
         "file = JournalFile(sys.argv[1]); file.write(b'half')"
     )
     found = subprocess.run(

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 import diskcsr
-from diskcsr.storage.files.files import hdf5_version, open_to_read
+from diskcsr.storage.files.files import open_to_read
+from diskcsr.storage.files.transactions import hdf5_version
 
 __all__ = [
     "Others",

@@ -16,7 +16,7 @@ from ..keys.plan import Plan, plan_batches, plan_reads, plan_span
 from ..keys.widths import index_dtype
 from ..machine.buffers import Buffers, take
 from ..machine.options import require_memory
-from ..storage.files.files import close_file
+from ..storage.files.transactions import close_file
 from ..storage.formats.conventions import ARRAYS
 from ..storage.formats.opening import open_group
 from ..storage.read.pointers import ArrayPointers, RowPointers

@@ -17,7 +17,7 @@ from ...errors import FormatError, ReadOnlyError, StaleFileError
 from ...keys.assignment import Change, apply_change
 from ...keys.widths import index_dtype
 from ..codecs.pipeline import may_round, pipeline_of
-from ..files.files import check_writing, transaction
+from ..files.transactions import check_writing, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import stamp, tags_of
 from ..read.source import Source

@@ -28,23 +28,19 @@ from .rollback import (
     try_lock,
 )
 
-__all__ = ["JournalFile"]
+__all__ = ["Journal"]
 
 #: So much is saved before it is written out; a larger journal is cut back after a commit.
 _PIECE = 4 * MAX_RECORD
 #: HDF5 rewrites its superblock when it closes a file, also when nothing has changed.
 _SMALL = PAGE
-#: Hardly any metadata of HDF5 is longer.
-_METADATA = 1 << 16
-#: How often something that was interrupted is begun anew.
-_TRIES = 100
 
 #: All that have descriptors, by their `id`; no callbacks, in which a signal would be lost.
-_open_files: dict[int, "weakref.ref[JournalFile]"] = {}
+_open_files: dict[int, "weakref.ref[Journal]"] = {}
 
 
-class JournalFile:
-    """A file open for writing, for `h5py.File`, whose changes are kept by `commit` only.
+class Journal:
+    """A file open for writing, whose changes are kept by `commit` only.
 
     The first change after a commit begins a transaction. Before bytes that were there at the last
     commit are changed or cut off, they are saved to the journal beside the file. If the process is
@@ -83,25 +79,20 @@ class JournalFile:
         if mode not in ("r+", "x"):
             raise ValueError(f"mode must be 'r+' or 'x', not {mode!r}")
         self.path = os.path.realpath(os.fsdecode(path))
-        #: What `repr` and messages say.
+        #: What messages say.
         self.name = name or self.path
         self.durable = durable
         self.pid = os.getpid()
-        #: Held by whoever is in a transaction; see `diskcsr.storage.files.files.transaction`.
+        #: Held by whoever is in a transaction; see `diskcsr.storage.files.transactions`.
         self.turn = threading.RLock()
         self.depth = 0
-        #: What went wrong first. HDF5 would go on calling with the exception under way, so it is
-        #: told that all is well, and what it may want to read again soon is kept here.
+        #: What went wrong first: nothing can be committed any more.
         self.problem: BaseException | None = None
-        self._lost: list[tuple[int, bytes]] = []
-        #: Whether HDF5 said where it would read or write, and that has not been done yet.
-        self._called = False
         #: Whether HDF5 letting go of the file in good order means a commit.
         self.commit_when_dropped = False
         self.closed = self.dead = False
         self._lock = threading.RLock()
         self._header: Header | None = None
-        self._position = 0
         flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if mode == "x" else 0)
         self._data = os.open(self.path, flags, 0o666)
         try:
@@ -157,108 +148,6 @@ class JournalFile:
             f"{self.path} cannot be opened for writing: it is open elsewhere, in another program "
             "or in this one"
         )
-
-    @protected
-    def __repr__(self) -> str:
-        return self.name  # what h5py takes as the name of the file
-
-    # ------------------------------------------------------------------------ what h5py calls
-    #
-    # No exception may leave these: it would travel through HDF5, which goes on calling meanwhile.
-    # Signals are kept back for that reason; other exceptions are kept when they are raised within.
-    # Where one was raised before the first step of a call all the same, the next call finds out.
-
-    @protected
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if self._called and whence != os.SEEK_CUR:
-            self._doom(InterruptedError(f"{self.path}: a call by HDF5 was cut short"))
-        self._called = whence == os.SEEK_SET
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        return self._position
-
-    @protected
-    def tell(self) -> int:
-        self._called = False
-        return self._position
-
-    @protected
-    def readinto(self, buffer: Any) -> int:
-        """Fill all of `buffer`, with zeros behind the end of the file, as HDF5 wants it.
-
-        Raises
-        ------
-        OSError
-            When it cannot be read: of that HDF5 must know.
-        """
-        self._check_open()
-        view = memoryview(buffer).cast("B")
-        for _ in range(_TRIES):
-            try:
-                self._fill(view)
-                break
-            except Exception:
-                self._called = False
-                raise
-            except BaseException as interrupt:  # read again: it is raised by the commit
-                self._doom(interrupt)
-        else:
-            raise OSError(f"{self.path}: reading was interrupted again and again")
-        self._position += len(view)
-        self._called = False
-        return len(view)
-
-    def _fill(self, view: memoryview) -> None:
-        done = 0
-        while done < len(view):
-            n = os.preadv(self._data, [view[done:]], self._position + done)
-            if n == 0:
-                view[done:] = bytes(len(view) - done)
-                break
-            done += n
-        for offset, lost in self._lost:
-            _overlay(view, self._position, lost, offset)
-
-    def read(self, size: int = -1) -> bytes:
-        """Return bytes up to the end of the file."""
-        left = max(0, self._size - self._position)
-        buffer = bytearray(left if size < 0 else min(size, left))
-        self.readinto(buffer)
-        return bytes(buffer)
-
-    @protected
-    def write(self, raw: Any) -> int:
-        """Write at the position; what goes wrong is raised by `commit`."""
-        view = memoryview(raw).cast("B")
-        try:
-            self.pwrite(view, self._position)
-        except BaseException as problem:
-            self._doom(problem)
-            if len(view) <= _METADATA:
-                self._lost.append((self._position, bytes(view)))
-        self._position += len(view)
-        self._called = False
-        return len(view)
-
-    @protected
-    def flush(self) -> None:
-        """Do nothing: HDF5 asks for it also when only a part of what it holds was written."""
-
-    @protected
-    def truncate(self, size: int | None = None) -> int:
-        """Set the size of the file; what goes wrong is raised by `commit`."""
-        size = self._position if size is None else size
-        try:
-            with self._lock:
-                self._check_open()
-                if size != self._size and not self.dead:
-                    self._check_owner()
-                    self._save(size, self._committed)
-                    os.ftruncate(self._data, size)
-                    self._size = size
-        except BaseException as problem:
-            self._doom(problem)
-        return size
 
     def pwrite(self, raw: Any, offset: int) -> int:
         """Write at `offset` as part of the transaction; for any thread.
@@ -393,7 +282,6 @@ class JournalFile:
             self._check_open()
             self._check_owner()
             self.dead = True
-            self._lost.clear()
             if self._header is not None:
                 roll_back(self._data, self._journal, self._header, self.path)
                 self._size = self._committed
@@ -516,13 +404,6 @@ def _rename_new(old: str, new: str) -> None:
         os.rename(old, new)
     else:
         os.unlink(old)
-
-
-def _overlay(view: memoryview, position: int, lost: bytes, offset: int) -> None:
-    """Put into a view of the file at `position` the part of `lost`, at `offset`, it covers."""
-    start, stop = max(position, offset), min(position + len(view), offset + len(lost))
-    if start < stop:
-        view[start - position : stop - position] = lost[start - offset : stop - offset]
 
 
 def _runs(pages: Any) -> list[tuple[int, int]]:

@@ -7,7 +7,8 @@ from typing import Any
 import h5py
 
 from ...errors import FormatError, ReadOnlyError
-from ..files.files import close_file, open_to_read, open_to_write
+from ..files.files import open_to_read, open_to_write
+from ..files.transactions import close_file
 from . import detect as formats
 
 __all__ = ["is_file_like", "open_group"]

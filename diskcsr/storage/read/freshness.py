@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import h5py
 
-from ..files.files import path_of
+from ..files.transactions import path_of
 
 __all__ = ["Freshness", "State"]
 

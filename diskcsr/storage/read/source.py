@@ -24,7 +24,8 @@ from ...keys.plan import plan_span
 from ...keys.widths import index_dtype
 from ...machine.options import require_memory
 from ..files.chunks import refuse_overlap
-from ..files.files import close_file, open_to_read
+from ..files.files import open_to_read
+from ..files.transactions import close_file
 from ..formats.conventions import ARRAYS, Header
 from ..formats.detect import detect
 from ..formats.opening import open_group

@@ -14,7 +14,7 @@ from ..codecs import table
 from ..codecs.codec import Cd, Codec, Pipeline
 from ..codecs.pipeline import encode_chunk, may_round, pipeline_of, rounding, unsupported
 from ..codecs.shuffle import CODEC as SHUFFLE
-from ..files.files import check_writing
+from ..files.transactions import check_writing
 
 __all__ = ["ArrayWriter", "check_exact", "create_array", "create_like"]
 

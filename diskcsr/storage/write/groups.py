@@ -15,7 +15,8 @@ import numpy as np
 from ...keys.widths import index_dtype
 from ...machine.interrupts import allowing, deferred, pulled
 from ...streams.pieces import Piece, Stream
-from ..files.files import changing, check_writing, new_file, open_to_write, transaction
+from ..files.files import new_file, open_to_write
+from ..files.transactions import changing, check_writing, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import check_tags, default_tags, stamp
 from .arrays import ArrayWriter, create_array
