@@ -6,7 +6,7 @@ import pytest
 from golden.make import FILES, HERE, path_of
 
 import diskcsr
-from diskcsr.storage import formats
+from diskcsr.storage.formats import detect as formats
 
 GROUPS = [
     pytest.param(file, group, stored, id=f"{file}-{group}")
