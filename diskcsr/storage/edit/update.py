@@ -50,11 +50,11 @@ def assign(source: Source, change: Change) -> None:
     data = writable(source, "data")
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] | None = []
     size = 0
-    for piece in _new_values(source, change):  # all of them, before the first is written
-        check_exact(data, piece[2])
-        size += sum(part.nbytes for part in piece)
+    for changed in _new_values(source, change):  # all of them, before the first is written
+        check_exact(data, changed[2])
+        size += sum(array.nbytes for array in changed)
         if kept is not None:
-            kept.append(piece)
+            kept.append(changed)
             kept = kept if size <= _KEPT else None
     with transaction(source.group):
         check = check_writing(source.group)

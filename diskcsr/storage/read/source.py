@@ -102,7 +102,7 @@ class Source:
         #: writes to it from then on.
         self._known: set[str] = set()
         #: What HDF5 reads through, when it is no file that HDF5 itself opened.
-        self._stream: io.FileIO | None = None
+        self._fileobj: io.FileIO | None = None
         header = detect(group, format=format, shape=shape)
         self.axis: Axis = axis_of(header.format)
         self._begin(group, owned, header)
@@ -112,11 +112,11 @@ class Source:
         file = group.file
         self.group, self._owned, self.header = group, owned, header
         self.shape = header.shape
-        if self._stream is None:
+        if self._fileobj is None:
             self.filename: str = file.filename
             self.freshness = Freshness(file)
         else:
-            self.freshness = Freshness(file, self._stream, self.freshness.path)
+            self.freshness = Freshness(file, self._fileobj, self.freshness.path)
         self.name: str = group.name
         self.where = f"{self.filename}, group {self.name!r}"
         self._readers: dict[str, Reader] = {}
@@ -187,14 +187,14 @@ class Source:
         if self._owned is not None:
             self.close()
         file = open_to_read(self.filename)
-        self._stream = None
+        self._fileobj = None
         alone = h5py.h5f.get_obj_count(file.id, h5py.h5f.OBJ_FILE) == 1
         if not alone and not self.freshness.is_seen_first(file):
             # Files that are open together share what HDF5 has read. Not so Python's file objects.
             close_file(file)
-            self._stream = io.FileIO(self.filename)
-            weakref.finalize(self, self._stream.close)
-            file = h5py.File(self._stream, "r")
+            self._fileobj = io.FileIO(self.filename)
+            weakref.finalize(self, self._fileobj.close)
+            file = h5py.File(self._fileobj, "r")
         try:
             return open_group(file, self.name)[0], file
         except (KeyError, FormatError) as problem:
@@ -222,8 +222,8 @@ class Source:
             self._descriptor = "the file is closed"
             if self._owned is not None:
                 close_file(self._owned)
-            if self._stream is not None:
-                self._stream.close()
+            if self._fileobj is not None:
+                self._fileobj.close()
 
     @property
     def closed(self) -> bool:
