@@ -55,7 +55,7 @@ examples:
   python -m diskcsr convert filtered.h5 m.h5 --format csr           10x: by rows, not by columns
   python -m diskcsr convert m.h5 z.h5 --compression gzip --level 4  other compression
   python -m diskcsr convert cells.h5ad m.h5 --name layers/raw --to-name X --max-memory 500MB
-  python -m diskcsr convert m.h5 s.h5 --shuffle-rows 0              rows in random order, seed 0
+  python -m diskcsr convert m.h5 s.h5 --permute-rows --rng 0        rows in random order
 
 SRC is an HDF5 file of any known kind (h5ad, h5sparse, 10x, MATLAB v7.3, binsparse), .mtx or .npz.
 """
@@ -123,7 +123,8 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     add("--max-memory", type=parse_size, metavar="SIZE", help="as 500MB or 2GiB")
     add("--keep-order", action="store_true", help="leave indices within rows as they are ordered")
     add("--sum-duplicates", action="store_true", help="add up indices that are stored twice")
-    add("--shuffle-rows", type=int, metavar="SEED", help="put rows in random order")
+    add("--permute-rows", action="store_true", help="put rows in random order")
+    add("--rng", type=int, metavar="N", help="number that settles that order (default: another)")
     add("--overwrite", action="store_true", help="replace a matrix of that name in DST")
     add("--no-progress", action="store_true", help="show no progress")
     add("--json", action="store_true", help="print what was written as JSON")
@@ -165,7 +166,8 @@ _CONVERT_KEYS = (
     "chunks",
     "max_memory",
     "sum_duplicates",
-    "shuffle_rows",
+    "permute_rows",
+    "rng",
     "overwrite",
     "source_name",
     "name",
@@ -174,7 +176,7 @@ _CONVERT_KEYS = (
 
 def _convert(args: Any) -> int:
     given = {key: getattr(args, key) for key in _CONVERT_KEYS}
-    # What is not given is left to the defaults of `diskcsr.convert`; 0 is a seed.
+    # What is not given is left to the defaults of `diskcsr.convert`; 0 is an `rng`.
     options = {
         key: value for key, value in given.items() if value is not None and value is not False
     }

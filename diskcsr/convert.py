@@ -108,7 +108,7 @@ def _store_matrix(
     storage: Storage,
     progress: Progress,
     *,
-    shuffle_rows: Any = None,
+    order: np.ndarray | None = None,
     max_memory: int | None = None,
     **changes: bool,
 ) -> None:
@@ -116,17 +116,17 @@ def _store_matrix(
     axis, shown = axis_for(matrix, format), contents_of(matrix)
     _check_apart([matrix], file)
     turned = shown is not None and shown.axis is not axis
-    plain = max_memory is None and not turned and shuffle_rows is None
+    plain = max_memory is None and not turned and order is None
     width = shown.n_minor if shown is not None and turned else 0
     memory = None if plain else _memory(max_memory, width)
     # Of a transposition each entry is counted, distributed and written.
     total = _nbytes(matrix) * (3 if turned else 1) if issparse(matrix) else None
     with reporting(progress, total) as advance:
         means = Means(memory, _folder(file), advance)
-        if shuffle_rows is None:
+        if order is None:
             stream = stream_of(matrix, axis, means, **changes)
         else:
-            stream = _shuffled(matrix, axis, shuffle_rows, means, changes)
+            stream = _permuted(matrix, axis, order, means, changes)
         write_stream(file, stream, name, storage, advance)
 
 
@@ -145,7 +145,8 @@ def convert(
     overwrite: bool = False,
     sort_indices: bool = True,
     sum_duplicates: bool = False,
-    shuffle_rows: Any = None,
+    permute_rows: bool = False,
+    rng: np.random.Generator | int | None = None,
     max_memory: int | None = None,
     progress: Progress = None,
 ) -> Any:
@@ -164,9 +165,11 @@ def convert(
         False keeps the indices of each row in the order they have, where the format stays.
     sum_duplicates : bool
         Add up entries of the same place.
-    shuffle_rows : int or numpy.random.Generator, optional
-        Seed of a random order of the rows. Rows are fetched in buffers in the new order: a
-        compressed source is decoded once a buffer.
+    permute_rows : bool
+        Store the rows in random order. They are fetched in buffers in the new order: a compressed
+        source is decoded once a buffer.
+    rng : numpy.random.Generator, int or None
+        Where that order comes from: it is ``numpy.random.default_rng(rng).permutation(rows)``.
     max_memory : int, optional
         Bytes this may take beyond what the process has; default 1 GiB, or the memory budget where
         that is less.
@@ -204,7 +207,7 @@ def convert(
             format,
             storage,
             progress,
-            shuffle_rows=shuffle_rows,
+            order=_order(matrix, permute_rows, rng),
             max_memory=max_memory,
             sort=sort_indices,
             sum_duplicates=sum_duplicates,
@@ -212,9 +215,19 @@ def convert(
     return open_array(file, name)
 
 
-def _shuffled(matrix: Any, axis: Axis, seed: Any, means: Means, changes: dict[str, bool]) -> Stream:
-    """Stream a matrix with its rows in random order."""
-    order = np.random.default_rng(seed).permutation(matrix.shape[0])
+def _order(matrix: Any, permute_rows: bool, rng: Any) -> np.ndarray | None:
+    """Draw the order in which rows are stored; None when they stay as they are."""
+    if permute_rows:
+        return np.random.default_rng(rng).permutation(matrix.shape[0])
+    if rng is not None:
+        raise ValueError("rng= says how rows are permuted, which needs permute_rows=True")
+    return None
+
+
+def _permuted(
+    matrix: Any, axis: Axis, order: np.ndarray, means: Means, changes: dict[str, bool]
+) -> Stream:
+    """Stream a matrix with its rows in another order."""
     shown = contents_of(matrix)
     if shown is None:
         matrix = as_matrix(matrix, CSR)[order].asformat(axis.format)
@@ -225,7 +238,7 @@ def _shuffled(matrix: Any, axis: Axis, seed: Any, means: Means, changes: dict[st
     if axis.minor == 0:  # the rows are what the indices say
         return relabelled(stream_of(matrix, axis, means, **changes), np.argsort(order))
     raise ValueError(
-        "shuffle_rows cannot change the format from csc to csr as well: convert first, then shuffle"
+        "permute_rows cannot change the format from csc to csr as well: convert first, then permute"
     )
 
 
@@ -404,7 +417,3 @@ class Conversion(Reading):
     def to_csc(self, file: Any, name: str = "X", **options: Any) -> Any:
         """Store as CSC in another file, within bounded memory; see `diskcsr.convert`."""
         return convert(self, file, name, format=CSR.transposed.format, **options)
-
-    def shuffle_rows(self, file: Any, name: str = "X", *, seed: Any, **options: Any) -> Any:
-        """Store with the rows in random order in another file; see `diskcsr.convert`."""
-        return convert(self, file, name, shuffle_rows=seed, **options)

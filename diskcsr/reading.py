@@ -121,7 +121,7 @@ class Reading(Handle):
         batch_size: int,
         *,
         shuffle: bool = False,
-        seed: Any = None,
+        rng: np.random.Generator | int | None = None,
         block_size: int = 1,
         buffer_size: int | None = None,
         drop_last: bool = False,
@@ -136,8 +136,9 @@ class Reading(Handle):
             Rows a batch.
         shuffle : bool
             Random order, another each epoch; else storage order.
-        seed : int or numpy.random.Generator, optional
-            The order depends on it and on the epoch alone, not on the number of threads.
+        rng : numpy.random.Generator, int or None
+            Where the order comes from. Of an integer it depends on that and on the epoch alone, not
+            on the number of threads; a generator is used as it is; None gives another each time.
         block_size : int
             Rows that lie together in the file and stay together when buffers are filled: 1 is
             fully random; more reads faster. Within a buffer rows are shuffled singly.
@@ -149,7 +150,7 @@ class Reading(Handle):
         rows : (k,) integers, mask or slice, optional
             Go through these only.
         return_rows : bool
-            Yield ``(batch, row numbers)``.
+            Yield ``(row numbers, batch)``: the position first, as `iter_blocks` does.
 
         Returns
         -------
@@ -162,7 +163,7 @@ class Reading(Handle):
 
         Examples
         --------
-        >>> for X, rows in A.batches(1024, shuffle=True, seed=0, return_rows=True):
+        >>> for rows, X in A.batches(1024, shuffle=True, rng=0, return_rows=True):
         ...     model.partial_fit(X, y[rows], classes=classes)  # doctest: +SKIP
         """
         return Batches(
@@ -171,7 +172,7 @@ class Reading(Handle):
             batch_size,
             container=self._memory,
             shuffle=shuffle,
-            seed=seed,
+            rng=rng,
             block_size=block_size,
             buffer_size=buffer_size,
             drop_last=drop_last,

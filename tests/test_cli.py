@@ -318,7 +318,7 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
     args = (
         "--name a --to-name X --format csc --compression gzip --level 3 --chunks 100 --keep-order"
     )
-    more = "--sum-duplicates --max-memory 2MiB --shuffle-rows 7 --overwrite --no-progress"
+    more = "--sum-duplicates --max-memory 2MiB --permute-rows --rng 7 --overwrite --no-progress"
     assert cli.main(["convert", "src.mtx", str(path), *args.split(), *more.split()]) == 0
     assert "/X: csr" in capsys.readouterr().out
     options = {
@@ -331,13 +331,18 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
         "sort_indices": False,
         "sum_duplicates": True,
         "max_memory": 2 << 20,
-        "shuffle_rows": 7,
+        "permute_rows": True,
+        "rng": 7,
         "overwrite": True,
     }
-    assert cli.main(["convert", "src.mtx", str(path), "--shuffle-rows", "0"]) == 0
+    assert cli.main(["convert", "src.mtx", str(path), "--permute-rows", "--rng", "0"]) == 0
     assert calls == [
         ("src.mtx", str(path), options),
-        ("src.mtx", str(path), {"name": "X", "shuffle_rows": 0, "progress": cli._progress}),
+        (
+            "src.mtx",
+            str(path),
+            {"name": "X", "permute_rows": True, "rng": 0, "progress": cli._progress},
+        ),
     ]
 
 

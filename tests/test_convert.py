@@ -157,16 +157,21 @@ def test_virtual_concat_says_why_not(tmp_path, stored):
 
 @pytest.mark.parametrize("source", FORMATS)
 @pytest.mark.parametrize("target", FORMATS)
-def test_shuffled_rows(tmp_path, stored, source, target):
+def test_permuted_rows(tmp_path, stored, source, target):
     plain = random(format=source)
     A = stored(plain)
     if (source, target) == ("csc", "csr"):
         with pytest.raises(ValueError, match="convert first"):
-            A.shuffle_rows(tmp_path / "s.h5", seed=3, format=target)
+            diskcsr.convert(A, tmp_path / "s.h5", permute_rows=True, rng=3, format=target)
         return
     order = np.random.default_rng(3).permutation(300)
-    with A.shuffle_rows(tmp_path / "s.h5", seed=3, format=target, max_memory=least(90)) as B:
-        same(B, plain.tocsr()[order].asformat(target))
+    how = dict(permute_rows=True, format=target, max_memory=least(90), overwrite=True)
+    for rng in (3, np.random.default_rng(3)):
+        with diskcsr.convert(A, tmp_path / "s.h5", rng=rng, **how) as B:
+            same(B, plain.tocsr()[order].asformat(target))
+    with pytest.raises(ValueError, match="permute_rows=True"):
+        diskcsr.convert(A, tmp_path / "t.h5", rng=3)
+    assert not (tmp_path / "t.h5").exists()
 
 
 @both_formats

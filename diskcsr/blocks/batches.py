@@ -19,6 +19,19 @@ BUFFER_BYTES = 64 << 20
 _OWN = {"_spare", "_lock"}
 
 
+def _checked(rng: Any) -> np.random.Generator | int:
+    """Return the generator or the number that orders are made from; another each time for None."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if rng is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(rng, int | np.integer) and rng >= 0:
+        return int(rng)
+    raise ValueError(
+        f"rng must be a numpy.random.Generator, an integer of at least 0, or None, not {rng!r}"
+    )
+
+
 class Batches:
     """The minibatches of an array; made by ``A.batches``, where most parameters are described.
 
@@ -49,7 +62,7 @@ class Batches:
         *,
         container: Any,
         shuffle: bool,
-        seed: Any,
+        rng: Any,
         block_size: int,
         buffer_size: int | None,
         drop_last: bool,
@@ -71,10 +84,9 @@ class Batches:
         #: Rows fetched at a time: whole batches.
         self.buffer_size = max(1, int(buffer_size) // self.batch_size) * self.batch_size
         self.shuffle, self.drop_last, self.return_rows = shuffle, drop_last, return_rows
-        self._seed = seed
-        if seed is None:
-            self._seed = int(np.random.SeedSequence().generate_state(1)[0])
-        #: Which epoch the next iteration goes through; the order depends on the seed and on this.
+        #: A generator, which goes on from epoch to epoch, or the number they all begin from.
+        self._rng = _checked(rng)
+        #: Which epoch the next iteration goes through; the order depends on `rng` and on this.
         self.epoch = 0
         self._spare: list[Buffers] = []
         self._lock = threading.Lock()
@@ -105,9 +117,9 @@ class Batches:
     # ------------------------------------------------------------------------------ which rows
 
     def _random(self, epoch: int) -> np.random.Generator:
-        if isinstance(self._seed, np.random.Generator):
-            return self._seed
-        return np.random.default_rng([self._seed, epoch])
+        if isinstance(self._rng, np.random.Generator):
+            return self._rng
+        return np.random.default_rng([self._rng, epoch])
 
     def _chosen(self, epoch: int) -> Iterator[Any]:
         """Give the rows of each buffer, in the order in which batches are cut from them."""
@@ -192,6 +204,6 @@ class Batches:
             batch = self._container(arrays, shape=shape)
             if self.return_rows:
                 numbers = np.asarray(rows[first:last], dtype=np.int64)
-                yield batch, numbers
+                yield numbers, batch
             else:
                 yield batch
