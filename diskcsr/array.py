@@ -1,7 +1,7 @@
 """DiskCSR and DiskCSC: scipy.sparse arrays whose contents stay in the file."""
 
 import os
-from typing import Any
+from typing import Any, Unpack
 
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
@@ -9,8 +9,7 @@ from .axis import CSC, CSR
 from .changing import Changing
 from .convert import Conversion, store
 from .handle import open_array, use_classes
-from .machine.progress import Progress
-from .storage.write.groups import Storage
+from .storage.write.keywords import Storage, StorageKeywords, takes_storage
 
 __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "write"]
 
@@ -146,19 +145,14 @@ def open(
     return open_array(file, name, mode, format, shape, spmatrix)
 
 
+@takes_storage
 def write(
     file: str | os.PathLike | Any,
     matrix: Any,
     name: str = "X",
     *,
     format: str | None = None,
-    compression: str | None = None,
-    compression_opts: Any = None,
-    shuffle: bool | None = None,
-    chunks: int | None = None,
-    tags: str | None = None,
-    overwrite: bool = False,
-    progress: Progress = None,
+    **storage: Unpack[StorageKeywords],
 ) -> Any:
     """Store a sparse matrix and open what was stored.
 
@@ -188,6 +182,13 @@ def write(
         Which convention's attributes to write. Default both, in an AnnData file its own alone.
     overwrite : bool
         Replace an object of this name.
+    max_memory : int, optional
+        Bytes this may take beyond what the process has, for a matrix on disk; default 1 GiB, or the
+        memory budget where that is less. Refused of an iterable, which takes what its blocks take.
+    sort_indices : bool
+        False keeps the indices of each row in the order they have, where the format stays.
+    sum_duplicates : bool
+        Add up entries of the same place.
     progress : bool or callable, optional
         True shows a bar (tqdm's); a function is called with bytes done and bytes in all.
 
@@ -199,9 +200,16 @@ def write(
     Raises
     ------
     ValueError
-        When the object exists and `overwrite` is false, or an argument is not understood.
+        When the object exists and `overwrite` is false, an argument is not understood, or
+        `max_memory` is less than what is needed.
     TypeError
-        When a block's values cannot be cast to the dtype of the first block.
+        When a block's values cannot be cast to the dtype of the first block, or for a keyword that
+        is none of these.
+
+    Notes
+    -----
+    `compression` and all that follows are the keywords of everything that writes a matrix:
+    `diskcsr.convert`, `diskcsr.concat`, ``A.save`` and ``File.create_dataset`` take them, too.
 
     Examples
     --------
@@ -211,6 +219,5 @@ def write(
     >>> A.format, A.shape, A.nnz
     ('csr', (5, 4), 10)
     """
-    storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
-    store(file, matrix, name, format, storage, progress)
+    store(file, matrix, name, format, Storage.of(storage))
     return open_array(file, name)

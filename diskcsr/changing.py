@@ -1,7 +1,7 @@
 """Changes in place: refused (mode "r"), kept in memory ("c"), or written to the file ("r+")."""
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,11 @@ from scipy.sparse import issparse
 from .errors import ReadOnlyError
 from .handle import Handle, contents_of
 from .keys.assignment import parse_change
+from .machine.progress import Progress, reporting
 from .matrices import blocks_of, check_block, in_memory
 from .storage.edit.update import append_blocks, assign, scale
 from .storage.formats.conventions import ARRAYS
+from .streams.pieces import tidied
 
 __all__ = ["Changing"]
 
@@ -83,7 +85,15 @@ class Changing(Handle):
         scale(self._source, operation, other)
         return self
 
-    def append(self, rows: Any, *, grow: bool = False) -> None:
+    def append(
+        self,
+        rows: Any,
+        *,
+        grow: bool = False,
+        sort_indices: bool = True,
+        sum_duplicates: bool = False,
+        progress: Progress = None,
+    ) -> None:
         """Append rows (to a CSC: columns), in mode "r+".
 
         Parameters
@@ -94,6 +104,8 @@ class Changing(Handle):
         grow : bool
             Accept rows longer than those there are: the matrix gets as many columns as the longest
             has. Shorter ones are accepted, too.
+        sort_indices, sum_duplicates, progress
+            As of `diskcsr.write`. Its other keywords are what the file has settled.
 
         Raises
         ------
@@ -127,10 +139,20 @@ class Changing(Handle):
             raise ReadOnlyError(
                 f"{self._source.where} is open with mode {self._mode!r}: append needs mode 'r+'"
             )
-        append_blocks(self._source, self._checked_blocks(rows, grow))
+        total = None
+        if issparse(rows):
+            total = int(rows.nnz) * (self.dtype.itemsize + 4)
+        changes = {"sort": sort_indices, "sum_duplicates": sum_duplicates}
+        with reporting(progress, total) as advance:
+            append_blocks(self._source, self._checked_blocks(rows, grow, changes, advance))
 
-    def _checked_blocks(self, rows: Any, grow: bool) -> Iterator[Any]:
-        """Yield what is to be appended as blocks of this orientation, each of them checked."""
+    def _checked_blocks(
+        self, rows: Any, grow: bool, changes: dict[str, bool], advance: Callable[[int], None]
+    ) -> Iterator[Any]:
+        """Yield what is to be appended as blocks of this orientation, each of them checked.
+
+        `advance` is told of a block's bytes when the next one is asked for: it is written then.
+        """
         axis, dtype = self._axis, self._source.dtype
         blocks = blocks_of(rows)
         numbered = in_memory([rows] if blocks is None else blocks, axis, self._source)
@@ -141,7 +163,8 @@ class Changing(Handle):
             block = axis.array(block)
             # Whoever made it may have put anything into it, and what is stored stays.
             block.check_format(full_check=True)
-            yield block if block.has_sorted_indices else block.sorted_indices()
+            yield tidied(block, **changes)
+            advance(block.nnz * (dtype.itemsize + 4))
 
     @contextmanager
     def _private(self) -> Iterator[None]:
