@@ -13,7 +13,7 @@ from .errors import DiskCSRError
 from .machine.options import format_bytes
 from .machine.terminal import Parser, print_table, run_program, say
 from .storage.check.check import check
-from .storage.check.describe import describe_file
+from .storage.check.describe import info
 
 __all__ = ["main", "parse_size"]
 
@@ -94,11 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    info = command("info", _info, "Say what is in a file and how it is read.", _INFO)
-    info.add_argument("file", metavar="FILE")
-    info.add_argument("name", metavar="NAME", nargs="?", help="one group (default: all)")
-    info.add_argument("--deep", action="store_true", help="read all indices: are they sorted?")
-    info.add_argument("--json", action="store_true", help="print JSON")
+    look = command("info", _info, "Say what is in a file and how it is read.", _INFO)
+    look.add_argument("file", metavar="FILE")
+    look.add_argument("name", metavar="NAME", nargs="?", help="one group (default: all)")
+    look.add_argument("--deep", action="store_true", help="read all indices: are they sorted?")
+    look.add_argument("--json", action="store_true", help="print JSON")
     tests = command("check", _check, "Look for damage in a file; repair it.", _CHECK)
     tests.add_argument("file", metavar="FILE")
     tests.add_argument("name", metavar="NAME", nargs="?", help="one group (default: all)")
@@ -134,7 +134,7 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
 
 
 def _info(args: Any) -> int:
-    facts = describe_file(args.file, args.name, deep=args.deep)
+    facts = info(args.file, args.name, deep=args.deep)
     if args.json:
         _print_json(facts)
         return 0
@@ -186,7 +186,7 @@ def _convert(args: Any) -> int:
         options["progress"] = _progress
     diskcsr.convert(args.source, args.file, **options).close()
     say("")
-    facts = describe_file(args.file, args.name)
+    facts = info(args.file, args.name)
     if args.json:
         _print_json(facts)
     else:
