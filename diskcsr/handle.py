@@ -8,6 +8,7 @@ import numpy as np
 from . import interop
 from .axis import Axis
 from .blocks.contents import Address, Contents
+from .display import to_html
 from .errors import FormatError
 from .machine.buffers import Buffers
 from .machine.interrupts import deferred
@@ -203,6 +204,10 @@ class Handle:
             opened the file is closed then.
         """
         self._source.refresh()
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: what it is, where it lies and what reads it; reads nothing."""
+        return to_html(type(self).__name__, self._mode, self._contents())
 
     # --------------------------------------------------- what scipy asks before it asks for arrays
 

@@ -36,7 +36,9 @@ ROOMS = {
     "storage.files storage.formats storage.codecs storage.read blocks",
     # What users hold.
     "interop": "",
-    "handle": "errors axis machine storage.files storage.formats storage.read blocks interop",
+    "display": "errors machine storage.formats storage.check blocks",
+    "handle": "errors axis machine "
+    "storage.files storage.formats storage.read blocks interop display",
     "reading": "axis machine keys blocks handle",
     "matrices": "axis machine streams storage.formats storage.read blocks handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",

@@ -20,7 +20,7 @@ from ..read.readers import DirectReader
 from ..read.source import Source
 from .scan import is_sorted
 
-__all__ = ["info"]
+__all__ = ["array_facts", "info"]
 
 #: Elements whose order is looked at without being asked for: a moment's work.
 _CHEAP = 1 << 20
@@ -106,7 +106,7 @@ def _matrix(file: h5py.File, name: str, deep: bool) -> dict[str, Any]:
 def _opened(source: Source, deep: bool) -> dict[str, Any]:
     contents = Contents.stored(source)
     n_major, n_minor, nnz = contents.n_major, contents.n_minor, contents.nnz
-    arrays = {part: _array(source, part) for part in ARRAYS}
+    arrays = {part: array_facts(source, part) for part in ARRAYS}
     stored = sum(array["stored_bytes"] for array in arrays.values())
     memory = sum(array["memory_bytes"] for array in arrays.values())
     ordered = None
@@ -134,8 +134,8 @@ def _ratio(memory: int, stored: int) -> float | None:
     return round(memory / stored, 3) if stored else None
 
 
-def _array(source: Source, part: str) -> dict[str, Any]:
-    """Collect what is known of one of the three arrays."""
+def array_facts(source: Source, part: str) -> dict[str, Any]:
+    """Collect what is known of one of the three arrays, without reading it."""
     name = getattr(source.header, part)
     reader = source.reader(part)
     facts: dict[str, Any] = {

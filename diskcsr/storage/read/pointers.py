@@ -116,6 +116,12 @@ class FilePointers:
             self._last = int(self._consecutive(n_major - 1, n_major)[-1])
         return self._last
 
+    def count_at_hand(self) -> int | None:
+        """Return the number of stored elements; None when the file would have to be read."""
+        if self._all is not None or self._n_major == 0:
+            return self.count(self._n_major)
+        return self._last
+
     def _worth_all(self, wanted: int) -> bool:
         self._read_singly += wanted
         return self._read_singly * _PAGE >= 8 * self._n_major

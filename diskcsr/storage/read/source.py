@@ -71,6 +71,8 @@ class Source:
         Of the values in memory.
     pointers : FilePointers
         Where rows begin and end.
+    elements : int
+        Stored elements there are to point to.
     freshness : Freshness
         Which state of the file is shown.
 
@@ -251,12 +253,12 @@ class Source:
                 )
         data, indices = self.dataset("data"), self.dataset("indices")
         #: Elements there are to point to: torn files may hold more of one array than of the other.
-        self._elements = 0
+        self.elements: int = 0
         if data is not None and indices is not None:
-            self._elements = indices.size if self.header.iso else min(indices.size, data.size)
+            self.elements = indices.size if self.header.iso else min(indices.size, data.size)
         own = weakref.proxy(self)  # lest an array that nobody has keeps its file open
         self.pointers = FilePointers(
-            self.where, n_major, self._elements, lambda: own.reader("indptr")
+            self.where, n_major, self.elements, lambda: own.reader("indptr")
         )
         self.dtype = self.header.dtype or np.dtype(np.float64)
         if data is not None and self.header.dtype is None:
@@ -302,7 +304,7 @@ class Source:
         if name == "data" and self.header.iso:
             value = np.empty(1, reader.dtype)
             reader.gather(plan_span(0, 1, np.array([0, 1])), value)
-            return ConstantReader(where, value[0], self._elements, "one value stands for all")
+            return ConstantReader(where, value[0], self.elements, "one value stands for all")
         return reader
 
     def _refuse_overlap(self, name: str, dset: h5py.Dataset, reader: Reader) -> None:
