@@ -57,7 +57,14 @@ class DiskCSR(Conversion, Changing, csr_array):
 
 
 class DiskCSC(Conversion, Changing, csc_array):
-    """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`."""
+    """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`.
+
+    Notes
+    -----
+    Columns lie together in its file, so `fetch`, `batches`, `iter_blocks` and `append` work on
+    columns where those of a DiskCSR work on rows, and say so. Indexing and all else that scipy has
+    means by rows and columns what it always does.
+    """
 
     _axis, _memory = CSC, csc_array
 

@@ -63,7 +63,8 @@ class Changing(Handle):
         """Resize in place, as scipy does; refused in modes "r" and "r+"."""
         if self._mode == "r+":
             raise ReadOnlyError(
-                f"{self._source.where}: resize is refused in mode 'r+': append() adds rows"
+                f"{self._source.where}: resize is refused in mode 'r+': append() adds "
+                f"{self._axis.majors}"
             )
         self._refuse("resize")
         super().resize(*shape)  # type: ignore[misc]
@@ -94,16 +95,17 @@ class Changing(Handle):
         sum_duplicates: bool = False,
         progress: Progress = None,
     ) -> None:
-        """Append rows (to a CSC: columns), in mode "r+".
+        """Append rows, to a DiskCSC columns, in mode "r+".
 
         Parameters
         ----------
         rows : sparse array or matrix, DiskCSR or DiskCSC, dense array, or an iterable of these
-            A one-dimensional array is one row. Blocks are appended as they come; a process that
+            Rows with all columns, for a DiskCSC columns with all rows. A one-dimensional array is
+            one row (or column). Blocks are appended as they come; a process that
             dies meanwhile leaves a whole number of them.
         grow : bool
-            Accept rows longer than those there are: the matrix gets as many columns as the longest
-            has. Shorter ones are accepted, too.
+            Accept rows (columns) longer than those there are: the matrix gets as many columns
+            (rows) as the longest has. Shorter ones are accepted, too.
         sort_indices, sum_duplicates, progress
             As of `diskcsr.write`. Its other keywords are what the file has settled.
 
@@ -112,7 +114,8 @@ class Changing(Handle):
         ReadOnlyError
             In modes "r" and "c".
         ValueError
-            When a row has another number of columns than the matrix.
+            When rows have another number of columns than the matrix, or for a DiskCSC columns
+            another number of rows.
         TypeError
             When values cannot be cast to the stored dtype by numpy's "same_kind" rule.
         FormatError
@@ -134,6 +137,14 @@ class Changing(Handle):
         ...     A.append(2 * A[:2])
         ...     A.shape, A.nnz
         ((5, 3), 5)
+
+        To a DiskCSC, a column:
+
+        >>> diskcsr.write(path, sp.csc_array(np.eye(3)), "columns").close()
+        >>> with diskcsr.open(path, "columns", mode="r+") as B:
+        ...     B.append([7, 8, 9])
+        ...     B.shape, B[:, [3]].toarray().tolist()
+        ((3, 4), [[7.0], [8.0], [9.0]])
         """
         if self._mode != "r+":
             raise ReadOnlyError(

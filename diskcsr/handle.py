@@ -206,7 +206,7 @@ class Handle:
         self._source.refresh()
 
     def _repr_html_(self) -> str:
-        """Return what notebooks show: what it is, where it lies and what reads it; reads nothing."""
+        """Return what notebooks show: what it is, where it lies, what reads it; reads nothing."""
         return to_html(type(self).__name__, self._mode, self._contents())
 
     # --------------------------------------------------- what scipy asks before it asks for arrays

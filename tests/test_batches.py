@@ -20,7 +20,7 @@ from scipy.sparse import csc_array, csr_array, csr_matrix, vstack
 from strategies import matrices
 
 import diskcsr
-from diskcsr import Buffers
+from diskcsr import Buffers, DiskCSC, DiskCSR
 from diskcsr.blocks.contents import Contents
 
 ROWS = 103
@@ -426,6 +426,49 @@ def test_batches_of_a_csc_are_columns(tmp_path, matrix):
             same(batch, matrix.tocsc()[:, columns], csc_array)
 
 
+@pytest.mark.parametrize(("format", "majors"), [("csr", "rows"), ("csc", "columns")])
+def test_messages_say_which_lines_are_meant(tmp_path, matrix, format, majors):
+    path = tmp_path / "m.h5"
+    A = diskcsr.write(path, matrix, format=format)
+    number = A.shape[0 if format == "csr" else 1]
+    calls = [
+        lambda rows: A.fetch(rows),
+        lambda rows: A.batches(3, rows=rows),
+    ]
+    for call in calls:
+        for rows in ([number], [-number - 1], [True] * (number + 1), [0.5], "all", [[0, 1]]):
+            with pytest.raises(
+                IndexError, match=f"^{majors} are .* {number} {majors}: not "
+            ) as caught:
+                call(rows)
+            assert repr(rows) in str(caught.value)
+    with pytest.raises(
+        ValueError, match=f"batch_size must be a positive number of {majors}, not 0"
+    ):
+        A.batches(0)
+    assert f"of 7 {majors}, in order" in repr(A.batches(7))
+    with (
+        diskcsr.options.set(memory_budget=100),
+        pytest.raises(MemoryError, match=f"some {majors} at"),
+    ):
+        A.toarray()
+    A.close()
+    with diskcsr.open(path, mode="r+") as B:
+        with pytest.raises(diskcsr.ReadOnlyError, match=f"append\\(\\) adds {majors}"):
+            B.resize(1, 1)
+        minors = "columns" if format == "csr" else "rows"
+        with pytest.raises(ValueError, match=f"block 0 .*: 2 {minors}, where the matrix"):
+            B.append([1, 2])
+
+
+@pytest.mark.parametrize("kind", [DiskCSR, DiskCSC])
+def test_fetch_is_indexing_along_what_is_stored(tmp_path, matrix, kind):
+    A = diskcsr.write(tmp_path / "m.h5", matrix, format="csr" if kind is DiskCSR else "csc")
+    plain = A.to_memory()
+    some = [3, 0, -1, 3]
+    same(A.fetch(some), plain[some] if kind is DiskCSR else plain[:, some], type(plain))
+
+
 def test_the_matrix_without_rows(tmp_path):
     path = store(tmp_path / "m.h5", csr_array((0, 5), dtype=np.float32))
     with diskcsr.open(path) as A:
@@ -457,10 +500,10 @@ def test_rows_must_exist(array):
 
 def test_what_it_says_of_itself(array):
     ordered = array.batches(10, buffer_size=100)
-    assert repr(ordered) == "<Batches: 11 of 10 rows, in order, 100 rows fetched at a time>"
+    assert repr(ordered) == "<Batches: 11 of 10 rows, in order, 100 fetched at a time>"
     shuffled = array.batches(10, shuffle=True, block_size=4, buffer_size=25)
     assert repr(shuffled) == (
-        "<Batches: 11 of 10 rows, shuffled, blocks of 4, 20 rows fetched at a time>"
+        "<Batches: 11 of 10 rows, shuffled, blocks of 4, 20 fetched at a time>"
     )
     assert shuffled.buffer_size == 20
 

@@ -1,4 +1,4 @@
-"""Minibatches of rows: sequential, random or shuffled by blocks, each row once an epoch."""
+"""Minibatches of lines: sequential, random or shuffled by blocks, each line once an epoch."""
 
 import threading
 from collections.abc import Iterator
@@ -77,7 +77,8 @@ class Batches:
             ("buffer_size", buffer_size),
         ):
             if int(value) != value or value < 1:
-                raise ValueError(f"{name} must be a positive number of rows, not {value!r}")
+                majors = contents.axis.majors
+                raise ValueError(f"{name} must be a positive number of {majors}, not {value!r}")
         self._contents, self._container = contents, container
         self._rows = range(contents.n_major) if rows is None else rows
         self.batch_size, self.block_size = int(batch_size), int(block_size)
@@ -106,8 +107,8 @@ class Batches:
         if self.shuffle:
             order = "shuffled" if self.block_size == 1 else f"shuffled, blocks of {self.block_size}"
         return (
-            f"<Batches: {len(self)} of {self.batch_size} rows, {order}, "
-            f"{self.buffer_size} rows fetched at a time>"
+            f"<Batches: {len(self)} of {self.batch_size} {self._contents.axis.majors}, {order}, "
+            f"{self.buffer_size} fetched at a time>"
         )
 
     def __iter__(self) -> Iterator[Any]:

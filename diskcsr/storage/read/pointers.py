@@ -85,7 +85,7 @@ class FilePointers:
         """Read and check the whole of indptr; int64. Kept from then on."""
         if self._array is None:
             what = f"{self._where}: indptr"
-            require_memory(8 * (self._n_major + 1), what, "Select fewer rows at a time.")
+            require_memory(8 * (self._n_major + 1), what, "Select less at a time.")
             self._keep(self._read(0, self._n_major + 1, "all"))
         return cast(np.ndarray, self._array)
 

@@ -45,7 +45,7 @@ from .readers import (
 __all__ = ["INSTEAD", "Source", "shared_source"]
 
 #: What to do instead of a load that does not fit the memory budget.
-INSTEAD = "Select rows, walk the matrix with iter_blocks(), or raise diskcsr.options.memory_budget."
+INSTEAD = "Select less, walk the matrix with iter_blocks(), or raise diskcsr.options.memory_budget."
 #: scipy.sparse has no half floats; single ones hold their values exactly.
 _WIDENED = {np.dtype(np.float16): np.dtype(np.float32)}
 
