@@ -1,9 +1,11 @@
 """DiskCSR and DiskCSC: scipy.sparse arrays whose contents stay in the file."""
 
 import os
-from typing import Any, Unpack
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 
-from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
+import numpy as np
+from scipy.sparse import coo_array, csc_array, csc_matrix, csr_array, csr_matrix
 
 from .axis import CSC, CSR
 from .changing import Changing
@@ -11,7 +13,14 @@ from .convert import Conversion, store
 from .handle import open_array, use_classes
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
 
+if TYPE_CHECKING:
+    from .machine.buffers import Buffers
+
 __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "write"]
+
+
+#: Keys that give whole lines, in two dimensions.
+_Lines: TypeAlias = slice | list[int] | list[bool] | np.ndarray
 
 
 class DiskCSR(Conversion, Changing, csr_array):
@@ -55,6 +64,23 @@ class DiskCSR(Conversion, Changing, csr_array):
 
     _axis, _memory = CSR, csr_array
 
+    if TYPE_CHECKING:  # what results are of this class; of products scipy's own types say it
+
+        @overload
+        def __getitem__(self, key: int) -> coo_array: ...
+        @overload
+        def __getitem__(self, key: _Lines | tuple[_Lines, slice]) -> csr_array: ...
+        @overload
+        def __getitem__(self, key: Any) -> Any: ...
+        def __getitem__(self, key: Any) -> Any: ...
+
+        @property
+        def T(self) -> "DiskCSC": ...
+        def fetch(self, rows: Any, out: "Buffers | None" = None) -> csr_array: ...
+        def iter_blocks(self, max_bytes: int = ...) -> Iterator[tuple[int, csr_array]]: ...
+        def to_memory(self) -> csr_array: ...
+        def copy(self) -> csr_array: ...
+
 
 class DiskCSC(Conversion, Changing, csc_array):
     """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`.
@@ -67,6 +93,23 @@ class DiskCSC(Conversion, Changing, csc_array):
     """
 
     _axis, _memory = CSC, csc_array
+
+    if TYPE_CHECKING:  # what results are of this class; of products scipy's own types say it
+
+        @overload
+        def __getitem__(self, key: int) -> coo_array: ...
+        @overload
+        def __getitem__(self, key: _Lines | tuple[_Lines, slice]) -> csc_array: ...
+        @overload
+        def __getitem__(self, key: Any) -> Any: ...
+        def __getitem__(self, key: Any) -> Any: ...
+
+        @property
+        def T(self) -> "DiskCSR": ...
+        def fetch(self, rows: Any, out: "Buffers | None" = None) -> csc_array: ...
+        def iter_blocks(self, max_bytes: int = ...) -> Iterator[tuple[int, csc_array]]: ...
+        def to_memory(self) -> csc_array: ...
+        def copy(self) -> csc_array: ...
 
 
 class _MatrixFlavour:
@@ -96,6 +139,26 @@ class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):
 use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix))
 
 
+@overload
+def open(
+    file: Any,
+    name: str | None = None,
+    *,
+    mode: str = "r",
+    format: str | None = None,
+    shape: tuple[int, int] | None = None,
+    spmatrix: Literal[False] = False,
+) -> DiskCSR | DiskCSC: ...
+@overload
+def open(
+    file: Any,
+    name: str | None = None,
+    *,
+    mode: str = "r",
+    format: str | None = None,
+    shape: tuple[int, int] | None = None,
+    spmatrix: Literal[True],
+) -> DiskCSRMatrix | DiskCSCMatrix: ...
 def open(
     file: Any,
     name: str | None = None,
@@ -104,7 +167,7 @@ def open(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
-) -> Any:
+) -> DiskCSR | DiskCSC | DiskCSRMatrix | DiskCSCMatrix:
     """Open a stored sparse matrix; nothing but attributes is read.
 
     Parameters
@@ -127,7 +190,7 @@ def open(
     Returns
     -------
     DiskCSR or DiskCSC
-        Whichever the file holds.
+        Whichever the file holds; with `spmatrix` DiskCSRMatrix or DiskCSCMatrix.
 
     Raises
     ------
@@ -160,7 +223,7 @@ def write(
     *,
     format: str | None = None,
     **storage: Unpack[StorageKeywords],
-) -> Any:
+) -> DiskCSR | DiskCSC:
     """Store a sparse matrix and open what was stored.
 
     Parameters

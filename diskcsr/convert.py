@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from scipy.sparse import hstack, issparse, vstack
@@ -34,6 +34,9 @@ from .storage.write.groups import write_stream
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
 from .streams.pieces import Stream, as_matrix, piece_of, relabelled, stream_matrix
 from .streams.transpose import Memory
+
+if TYPE_CHECKING:
+    from .array import DiskCSC, DiskCSR
 
 __all__ = ["Conversion", "concat", "convert", "store"]
 
@@ -138,7 +141,7 @@ def convert(
     permute_rows: bool = False,
     rng: np.random.Generator | int | None = None,
     **storage: Unpack[StorageKeywords],
-) -> Any:
+) -> "DiskCSR | DiskCSC":
     """Store a matrix anew: in the other format, otherwise compressed, or in another order.
 
     Parameters
@@ -253,7 +256,7 @@ def concat(
     format: str | None = None,
     virtual: bool = False,
     **storage: Unpack[StorageKeywords],
-) -> Any:
+) -> "DiskCSR | DiskCSC":
     """Put matrices below each other, or side by side, in one file.
 
     Parameters
@@ -404,7 +407,7 @@ class Conversion(Reading):
         permute_rows: bool = False,
         rng: np.random.Generator | int | None = None,
         **storage: Unpack[StorageKeywords],
-    ) -> Any:
+    ) -> "DiskCSR | DiskCSC":
         """Store this matrix in another file, within bounded memory.
 
         Parameters

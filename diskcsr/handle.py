@@ -1,7 +1,7 @@
 """A handle on a stored matrix: opening, closing, handing arrays out, pickling, refusing changes."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .storage.formats.conventions import ARRAYS
 from .storage.formats.opening import is_file_like, open_group
 from .storage.read.readers import Readers
 from .storage.read.source import Source, shared_source
+
+if TYPE_CHECKING:
+    from .array import DiskCSC, DiskCSR
 
 __all__ = ["Handle", "contents_of", "open_array", "use_classes"]
 
@@ -43,7 +46,7 @@ def open_array(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
-) -> Any:
+) -> "DiskCSR | DiskCSC":
     """Open a stored matrix as the array that it is; see `diskcsr.open`."""
     source = _open_source(file, name, mode, format, shape)
     return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
@@ -148,7 +151,7 @@ class Handle:
         """Close the file, unless it was passed in open; arrays handed out stay valid."""
         self._source.close()
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

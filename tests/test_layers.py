@@ -72,11 +72,20 @@ def room_of(name):
     return max((room for room in ROOMS if f"{name}.".startswith(f"{room}.")), key=len, default=None)
 
 
+def running(tree):
+    """Walk a tree, but for what stands there for type checkers alone and is never imported."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from running(node)
+
+
 def imports(name, searched=None):
     """Yield what a module imports, as full dotted names; functions are looked into, too."""
     package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     above = ["diskcsr", *filter(None, package.split("."))]
-    for node in searched or ast.walk(TREES[name]):
+    for node in searched or running(TREES[name]):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name
