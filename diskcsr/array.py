@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 
 import numpy as np
-from scipy.sparse import coo_array, csc_array, csc_matrix, csr_array, csr_matrix
+from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
 from .axis import CSC, CSR
 from .changing import Changing
@@ -14,6 +14,8 @@ from .handle import open_array, use_classes
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
 
 if TYPE_CHECKING:
+    from scipy.sparse import coo_array, sparray, spmatrix
+
     from .machine.buffers import Buffers
 
 __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "write"]
@@ -23,7 +25,8 @@ __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "writ
 _Lines: TypeAlias = slice | list[int] | list[bool] | np.ndarray
 
 
-class DiskCSR(Conversion, Changing, csr_array):
+# Of mypy's errors: `_shape` is an attribute of scipy's classes, and a property of ours for it.
+class DiskCSR(Conversion, Changing, csr_array):  # type: ignore[misc]
     """A `scipy.sparse.csr_array` whose contents stay in an HDF5 file.
 
     Parameters
@@ -64,15 +67,21 @@ class DiskCSR(Conversion, Changing, csr_array):
 
     _axis, _memory = CSR, csr_array
 
-    if TYPE_CHECKING:  # what results are of this class; of products scipy's own types say it
+    if TYPE_CHECKING:  # what its results are, which all classes here have code for in common
 
         @overload
-        def __getitem__(self, key: int) -> coo_array: ...
+        def __getitem__(self, key: int) -> "coo_array": ...
         @overload
         def __getitem__(self, key: _Lines | tuple[_Lines, slice]) -> csr_array: ...
         @overload
         def __getitem__(self, key: Any) -> Any: ...
         def __getitem__(self, key: Any) -> Any: ...
+
+        @overload
+        def __matmul__(self, other: np.ndarray | list[Any]) -> np.ndarray: ...
+        @overload
+        def __matmul__(self, other: "sparray | spmatrix") -> Any: ...
+        def __matmul__(self, other: Any) -> Any: ...
 
         @property
         def T(self) -> "DiskCSC": ...
@@ -82,7 +91,7 @@ class DiskCSR(Conversion, Changing, csr_array):
         def copy(self) -> csr_array: ...
 
 
-class DiskCSC(Conversion, Changing, csc_array):
+class DiskCSC(Conversion, Changing, csc_array):  # type: ignore[misc]
     """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`.
 
     Notes
@@ -94,15 +103,21 @@ class DiskCSC(Conversion, Changing, csc_array):
 
     _axis, _memory = CSC, csc_array
 
-    if TYPE_CHECKING:  # what results are of this class; of products scipy's own types say it
+    if TYPE_CHECKING:  # what its results are, which all classes here have code for in common
 
         @overload
-        def __getitem__(self, key: int) -> coo_array: ...
+        def __getitem__(self, key: int) -> "coo_array": ...
         @overload
         def __getitem__(self, key: _Lines | tuple[_Lines, slice]) -> csc_array: ...
         @overload
         def __getitem__(self, key: Any) -> Any: ...
         def __getitem__(self, key: Any) -> Any: ...
+
+        @overload
+        def __matmul__(self, other: np.ndarray | list[Any]) -> np.ndarray: ...
+        @overload
+        def __matmul__(self, other: "sparray | spmatrix") -> Any: ...
+        def __matmul__(self, other: Any) -> Any: ...
 
         @property
         def T(self) -> "DiskCSR": ...
@@ -124,13 +139,13 @@ class _MatrixFlavour:
         return self[:, j]  # type: ignore[index]
 
 
-class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, csr_matrix):
+class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, csr_matrix):  # type: ignore[misc]
     """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
 
     _axis, _memory = CSR, csr_matrix
 
 
-class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):
+class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):  # type: ignore[misc]
     """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
 
     _axis, _memory = CSC, csc_matrix

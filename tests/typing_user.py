@@ -1,13 +1,13 @@
 """A user's program that is checked by mypy and not run: what an editor knows of each thing.
 
 `assert_type` is an error of mypy where the type is another, and so is a ``type: ignore`` without an
-error to ignore. Where scipy has no types, mypy takes its classes and what operators give for Any.
+error to ignore.
 """
 
 from typing import Any, assert_type
 
 import numpy as np
-from scipy.sparse import csc_array, csr_array
+from scipy.sparse import coo_array, csc_array, csr_array
 
 import diskcsr
 from diskcsr import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix
@@ -42,7 +42,10 @@ def reading(A: DiskCSR, B: DiskCSC, x: np.ndarray) -> None:
     assert_type(A.closed, bool)
     assert_type(A[[2, 0]], csr_array)
     assert_type(B[:10], csc_array)
+    assert_type(A[5], coo_array)
+    assert_type(A[[2, 0], :], csr_array)
     assert_type(A[0, 1], Any)
+    assert_type(A @ x, np.ndarray)
     assert_type(A.T.T, DiskCSR)
     assert_type(A.T, DiskCSC)
     assert_type(B.T, DiskCSR)
