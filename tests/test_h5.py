@@ -296,6 +296,14 @@ def test_keywords(f):
     assert f.create_dataset("c", data=X, chunks=True).shape == X.shape
 
 
+def test_a_matrix_is_replaced_where_that_is_asked_for(f):
+    with pytest.raises(ValueError, match="already has an object"):
+        f.create_dataset("X", data=2 * X, max_memory=10**8)
+    A = f.create_dataset("X", data=2 * X, overwrite=True, sum_duplicates=True)
+    assert type(A) is DiskCSR
+    assert same(A, 2 * DENSE)
+
+
 @pytest.mark.parametrize(
     ("keywords", "problem", "message"),
     [

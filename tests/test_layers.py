@@ -76,6 +76,9 @@ def running(tree):
     """Walk a tree, but for what stands there for type checkers alone and is never imported."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            for other in node.orelse:
+                yield other
+                yield from running(other)
             continue
         yield node
         yield from running(node)
