@@ -37,7 +37,7 @@ def held():
     return int(re.search(r"VmHWM:\\s+(\\d+)", status).group(1)) * 1024
 task, small, max_memory, target, *files = sys.argv[2:]
 def to_csc(source, target):
-    diskcsr.open(source, "X").to_csc(target, max_memory=int(max_memory)).close()
+    diskcsr.open(source, "X").save(target, format="csc", max_memory=int(max_memory)).close()
 def in_memory(source, target):
     X = diskcsr.open(source, "X").to_memory()
     start = time.perf_counter()

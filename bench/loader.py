@@ -76,7 +76,7 @@ def scipy_batches(X, block, seed):
 
 
 def own_batches(A, block, seed):
-    yield from A.batches(BATCH, shuffle=True, seed=seed, block_size=block, buffer_size=BUFFER)
+    yield from A.batches(BATCH, shuffle=True, rng=seed, block_size=block, buffer_size=BUFFER)
 
 
 class _Rows:

@@ -22,6 +22,7 @@ from .machine.cache import cache
 from .machine.options import options
 from .machine.threads import set_num_threads
 from .storage.check.check import Problem, Report, check
+from .storage.check.describe import info
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "open",
     "write",
     "check",
+    "info",
     "Report",
     "Problem",
     "convert",

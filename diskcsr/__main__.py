@@ -13,7 +13,7 @@ from .errors import DiskCSRError
 from .machine.options import format_bytes
 from .machine.terminal import Parser, print_table, run_program, say
 from .storage.check.check import check
-from .storage.check.describe import describe_file
+from .storage.check.describe import info
 
 __all__ = ["main", "parse_size"]
 
@@ -55,7 +55,7 @@ examples:
   python -m diskcsr convert filtered.h5 m.h5 --format csr           10x: by rows, not by columns
   python -m diskcsr convert m.h5 z.h5 --compression gzip --level 4  other compression
   python -m diskcsr convert cells.h5ad m.h5 --name layers/raw --to-name X --max-memory 500MB
-  python -m diskcsr convert m.h5 s.h5 --shuffle-rows 0              rows in random order, seed 0
+  python -m diskcsr convert m.h5 s.h5 --permute-rows --rng 0        rows in random order
 
 SRC is an HDF5 file of any known kind (h5ad, h5sparse, 10x, MATLAB v7.3, binsparse), .mtx or .npz.
 """
@@ -94,11 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    info = command("info", _info, "Say what is in a file and how it is read.", _INFO)
-    info.add_argument("file", metavar="FILE")
-    info.add_argument("name", metavar="NAME", nargs="?", help="one group (default: all)")
-    info.add_argument("--deep", action="store_true", help="read all indices: are they sorted?")
-    info.add_argument("--json", action="store_true", help="print JSON")
+    look = command("info", _info, "Say what is in a file and how it is read.", _INFO)
+    look.add_argument("file", metavar="FILE")
+    look.add_argument("name", metavar="NAME", nargs="?", help="one group (default: all)")
+    look.add_argument("--deep", action="store_true", help="read all indices: are they sorted?")
+    look.add_argument("--json", action="store_true", help="print JSON")
     tests = command("check", _check, "Look for damage in a file; repair it.", _CHECK)
     tests.add_argument("file", metavar="FILE")
     tests.add_argument("name", metavar="NAME", nargs="?", help="one group (default: all)")
@@ -123,7 +123,8 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     add("--max-memory", type=parse_size, metavar="SIZE", help="as 500MB or 2GiB")
     add("--keep-order", action="store_true", help="leave indices within rows as they are ordered")
     add("--sum-duplicates", action="store_true", help="add up indices that are stored twice")
-    add("--shuffle-rows", type=int, metavar="SEED", help="put rows in random order")
+    add("--permute-rows", action="store_true", help="put rows in random order")
+    add("--rng", type=int, metavar="N", help="number that settles that order (default: another)")
     add("--overwrite", action="store_true", help="replace a matrix of that name in DST")
     add("--no-progress", action="store_true", help="show no progress")
     add("--json", action="store_true", help="print what was written as JSON")
@@ -133,7 +134,7 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
 
 
 def _info(args: Any) -> int:
-    facts = describe_file(args.file, args.name, deep=args.deep)
+    facts = info(args.file, args.name, deep=args.deep)
     if args.json:
         _print_json(facts)
         return 0
@@ -165,7 +166,8 @@ _CONVERT_KEYS = (
     "chunks",
     "max_memory",
     "sum_duplicates",
-    "shuffle_rows",
+    "permute_rows",
+    "rng",
     "overwrite",
     "source_name",
     "name",
@@ -174,7 +176,7 @@ _CONVERT_KEYS = (
 
 def _convert(args: Any) -> int:
     given = {key: getattr(args, key) for key in _CONVERT_KEYS}
-    # What is not given is left to the defaults of `diskcsr.convert`; 0 is a seed.
+    # What is not given is left to the defaults of `diskcsr.convert`; 0 is an `rng`.
     options = {
         key: value for key, value in given.items() if value is not None and value is not False
     }
@@ -184,7 +186,7 @@ def _convert(args: Any) -> int:
         options["progress"] = _progress
     diskcsr.convert(args.source, args.file, **options).close()
     say("")
-    facts = describe_file(args.file, args.name)
+    facts = info(args.file, args.name)
     if args.json:
         _print_json(facts)
     else:

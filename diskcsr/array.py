@@ -1,21 +1,32 @@
 """DiskCSR and DiskCSC: scipy.sparse arrays whose contents stay in the file."""
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 
+import numpy as np
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
 from .axis import CSC, CSR
 from .changing import Changing
 from .convert import Conversion, store
 from .handle import open_array, use_classes
-from .machine.progress import Progress
-from .storage.write.groups import Storage
+from .storage.write.keywords import Storage, StorageKeywords, takes_storage
+
+if TYPE_CHECKING:
+    from scipy.sparse import coo_array, sparray, spmatrix
+
+    from .machine.buffers import Buffers
 
 __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "write"]
 
 
-class DiskCSR(Conversion, Changing, csr_array):
+#: Keys that give whole lines, in two dimensions.
+_Lines: TypeAlias = slice | list[int] | list[bool] | np.ndarray
+
+
+# Of mypy's errors: `_shape` is an attribute of scipy's classes, and a property of ours for it.
+class DiskCSR(Conversion, Changing, csr_array):  # type: ignore[misc]
     """A `scipy.sparse.csr_array` whose contents stay in an HDF5 file.
 
     Parameters
@@ -56,11 +67,64 @@ class DiskCSR(Conversion, Changing, csr_array):
 
     _axis, _memory = CSR, csr_array
 
+    if TYPE_CHECKING:  # what its results are, which all classes here have code for in common
 
-class DiskCSC(Conversion, Changing, csc_array):
-    """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`."""
+        @overload
+        def __getitem__(self, key: int) -> "coo_array": ...
+        @overload
+        def __getitem__(self, key: _Lines | tuple[_Lines, slice]) -> csr_array: ...
+        @overload
+        def __getitem__(self, key: Any) -> Any: ...
+        def __getitem__(self, key: Any) -> Any: ...
+
+        @overload
+        def __matmul__(self, other: np.ndarray | list[Any]) -> np.ndarray: ...
+        @overload
+        def __matmul__(self, other: "sparray | spmatrix") -> Any: ...
+        def __matmul__(self, other: Any) -> Any: ...
+
+        @property
+        def T(self) -> "DiskCSC": ...
+        def fetch(self, rows: Any, out: "Buffers | None" = None) -> csr_array: ...
+        def iter_blocks(self, max_bytes: int = ...) -> Iterator[tuple[int, csr_array]]: ...
+        def to_memory(self) -> csr_array: ...
+        def copy(self) -> csr_array: ...
+
+
+class DiskCSC(Conversion, Changing, csc_array):  # type: ignore[misc]
+    """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`.
+
+    Notes
+    -----
+    Columns lie together in its file, so `fetch`, `batches`, `iter_blocks` and `append` work on
+    columns where those of a DiskCSR work on rows, and say so. Indexing and all else that scipy has
+    means by rows and columns what it always does.
+    """
 
     _axis, _memory = CSC, csc_array
+
+    if TYPE_CHECKING:  # what its results are, which all classes here have code for in common
+
+        @overload
+        def __getitem__(self, key: int) -> "coo_array": ...
+        @overload
+        def __getitem__(self, key: _Lines | tuple[_Lines, slice]) -> csc_array: ...
+        @overload
+        def __getitem__(self, key: Any) -> Any: ...
+        def __getitem__(self, key: Any) -> Any: ...
+
+        @overload
+        def __matmul__(self, other: np.ndarray | list[Any]) -> np.ndarray: ...
+        @overload
+        def __matmul__(self, other: "sparray | spmatrix") -> Any: ...
+        def __matmul__(self, other: Any) -> Any: ...
+
+        @property
+        def T(self) -> "DiskCSR": ...
+        def fetch(self, rows: Any, out: "Buffers | None" = None) -> csc_array: ...
+        def iter_blocks(self, max_bytes: int = ...) -> Iterator[tuple[int, csc_array]]: ...
+        def to_memory(self) -> csc_array: ...
+        def copy(self) -> csc_array: ...
 
 
 class _MatrixFlavour:
@@ -75,13 +139,13 @@ class _MatrixFlavour:
         return self[:, j]  # type: ignore[index]
 
 
-class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, csr_matrix):
+class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, csr_matrix):  # type: ignore[misc]
     """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
 
     _axis, _memory = CSR, csr_matrix
 
 
-class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):
+class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):  # type: ignore[misc]
     """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
 
     _axis, _memory = CSC, csc_matrix
@@ -90,6 +154,26 @@ class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):
 use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix))
 
 
+@overload
+def open(
+    file: Any,
+    name: str | None = None,
+    *,
+    mode: str = "r",
+    format: str | None = None,
+    shape: tuple[int, int] | None = None,
+    spmatrix: Literal[False] = False,
+) -> DiskCSR | DiskCSC: ...
+@overload
+def open(
+    file: Any,
+    name: str | None = None,
+    *,
+    mode: str = "r",
+    format: str | None = None,
+    shape: tuple[int, int] | None = None,
+    spmatrix: Literal[True],
+) -> DiskCSRMatrix | DiskCSCMatrix: ...
 def open(
     file: Any,
     name: str | None = None,
@@ -98,7 +182,7 @@ def open(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
-) -> Any:
+) -> DiskCSR | DiskCSC | DiskCSRMatrix | DiskCSCMatrix:
     """Open a stored sparse matrix; nothing but attributes is read.
 
     Parameters
@@ -121,7 +205,7 @@ def open(
     Returns
     -------
     DiskCSR or DiskCSC
-        Whichever the file holds.
+        Whichever the file holds; with `spmatrix` DiskCSRMatrix or DiskCSCMatrix.
 
     Raises
     ------
@@ -146,20 +230,15 @@ def open(
     return open_array(file, name, mode, format, shape, spmatrix)
 
 
+@takes_storage
 def write(
     file: str | os.PathLike | Any,
     matrix: Any,
     name: str = "X",
     *,
     format: str | None = None,
-    compression: str | None = None,
-    compression_opts: Any = None,
-    shuffle: bool | None = None,
-    chunks: int | None = None,
-    tags: str | None = None,
-    overwrite: bool = False,
-    progress: Progress = None,
-) -> Any:
+    **storage: Unpack[StorageKeywords],
+) -> DiskCSR | DiskCSC:
     """Store a sparse matrix and open what was stored.
 
     Parameters
@@ -188,6 +267,13 @@ def write(
         Which convention's attributes to write. Default both, in an AnnData file its own alone.
     overwrite : bool
         Replace an object of this name.
+    max_memory : int, optional
+        Bytes this may take beyond what the process has, for a matrix on disk; default 1 GiB, or the
+        memory budget where that is less. Refused of an iterable, which takes what its blocks take.
+    sort_indices : bool
+        False keeps the indices of each row in the order they have, where the format stays.
+    sum_duplicates : bool
+        Add up entries of the same place.
     progress : bool or callable, optional
         True shows a bar (tqdm's); a function is called with bytes done and bytes in all.
 
@@ -199,9 +285,16 @@ def write(
     Raises
     ------
     ValueError
-        When the object exists and `overwrite` is false, or an argument is not understood.
+        When the object exists and `overwrite` is false, an argument is not understood, or
+        `max_memory` is less than what is needed.
     TypeError
-        When a block's values cannot be cast to the dtype of the first block.
+        When a block's values cannot be cast to the dtype of the first block, or for a keyword that
+        is none of these.
+
+    Notes
+    -----
+    `compression` and all that follows are the keywords of everything that writes a matrix:
+    `diskcsr.convert`, `diskcsr.concat`, ``A.save`` and ``File.create_dataset`` take them, too.
 
     Examples
     --------
@@ -211,6 +304,5 @@ def write(
     >>> A.format, A.shape, A.nnz
     ('csr', (5, 4), 10)
     """
-    storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
-    store(file, matrix, name, format, storage, progress)
+    store(file, matrix, name, format, Storage.of(storage))
     return open_array(file, name)

@@ -1,7 +1,7 @@
 """Changes in place: refused (mode "r"), kept in memory ("c"), or written to the file ("r+")."""
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,11 @@ from scipy.sparse import issparse
 from .errors import ReadOnlyError
 from .handle import Handle, contents_of
 from .keys.assignment import parse_change
+from .machine.progress import Progress, reporting
 from .matrices import blocks_of, check_block, in_memory
 from .storage.edit.update import append_blocks, assign, scale
 from .storage.formats.conventions import ARRAYS
+from .streams.pieces import tidied
 
 __all__ = ["Changing"]
 
@@ -61,7 +63,8 @@ class Changing(Handle):
         """Resize in place, as scipy does; refused in modes "r" and "r+"."""
         if self._mode == "r+":
             raise ReadOnlyError(
-                f"{self._source.where}: resize is refused in mode 'r+': append() adds rows"
+                f"{self._source.where}: resize is refused in mode 'r+': append() adds "
+                f"{self._axis.majors}"
             )
         self._refuse("resize")
         super().resize(*shape)  # type: ignore[misc]
@@ -83,24 +86,36 @@ class Changing(Handle):
         scale(self._source, operation, other)
         return self
 
-    def append(self, rows: Any, *, grow: bool = False) -> None:
-        """Append rows (to a CSC: columns), in mode "r+".
+    def append(
+        self,
+        rows: Any,
+        *,
+        grow: bool = False,
+        sort_indices: bool = True,
+        sum_duplicates: bool = False,
+        progress: Progress = None,
+    ) -> None:
+        """Append rows, to a DiskCSC columns, in mode "r+".
 
         Parameters
         ----------
         rows : sparse array or matrix, DiskCSR or DiskCSC, dense array, or an iterable of these
-            A one-dimensional array is one row. Blocks are appended as they come; a process that
+            Rows with all columns, for a DiskCSC columns with all rows. A one-dimensional array is
+            one row (or column). Blocks are appended as they come; a process that
             dies meanwhile leaves a whole number of them.
         grow : bool
-            Accept rows longer than those there are: the matrix gets as many columns as the longest
-            has. Shorter ones are accepted, too.
+            Accept rows (columns) longer than those there are: the matrix gets as many columns
+            (rows) as the longest has. Shorter ones are accepted, too.
+        sort_indices, sum_duplicates, progress
+            As of `diskcsr.write`. Its other keywords are what the file has settled.
 
         Raises
         ------
         ReadOnlyError
             In modes "r" and "c".
         ValueError
-            When a row has another number of columns than the matrix.
+            When rows have another number of columns than the matrix, or for a DiskCSC columns
+            another number of rows.
         TypeError
             When values cannot be cast to the stored dtype by numpy's "same_kind" rule.
         FormatError
@@ -122,15 +137,33 @@ class Changing(Handle):
         ...     A.append(2 * A[:2])
         ...     A.shape, A.nnz
         ((5, 3), 5)
+
+        To a DiskCSC, a column:
+
+        >>> diskcsr.write(path, sp.csc_array(np.eye(3)), "columns").close()
+        >>> with diskcsr.open(path, "columns", mode="r+") as B:
+        ...     B.append([7, 8, 9])
+        ...     B.shape, B[:, [3]].toarray().tolist()
+        ((3, 4), [[7.0], [8.0], [9.0]])
         """
         if self._mode != "r+":
             raise ReadOnlyError(
                 f"{self._source.where} is open with mode {self._mode!r}: append needs mode 'r+'"
             )
-        append_blocks(self._source, self._checked_blocks(rows, grow))
+        total = None
+        if issparse(rows):
+            total = int(rows.nnz) * (self.dtype.itemsize + 4)
+        changes = {"sort": sort_indices, "sum_duplicates": sum_duplicates}
+        with reporting(progress, total) as advance:
+            append_blocks(self._source, self._checked_blocks(rows, grow, changes, advance))
 
-    def _checked_blocks(self, rows: Any, grow: bool) -> Iterator[Any]:
-        """Yield what is to be appended as blocks of this orientation, each of them checked."""
+    def _checked_blocks(
+        self, rows: Any, grow: bool, changes: dict[str, bool], advance: Callable[[int], None]
+    ) -> Iterator[Any]:
+        """Yield what is to be appended as blocks of this orientation, each of them checked.
+
+        `advance` is told of a block's bytes when the next one is asked for: it is written then.
+        """
         axis, dtype = self._axis, self._source.dtype
         blocks = blocks_of(rows)
         numbered = in_memory([rows] if blocks is None else blocks, axis, self._source)
@@ -141,7 +174,8 @@ class Changing(Handle):
             block = axis.array(block)
             # Whoever made it may have put anything into it, and what is stored stays.
             block.check_format(full_check=True)
-            yield block if block.has_sorted_indices else block.sorted_indices()
+            yield tidied(block, **changes)
+            advance(block.nnz * (dtype.itemsize + 4))
 
     @contextmanager
     def _private(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from scipy.sparse import hstack, issparse, vstack
@@ -16,7 +16,7 @@ from .blocks.contents import Contents
 from .handle import contents_of, open_array
 from .keys.plan import plan_batches
 from .machine.options import options, require_memory
-from .machine.progress import Progress, reporting
+from .machine.progress import reporting
 from .matrices import (
     Means,
     axis_for,
@@ -30,9 +30,13 @@ from .matrices import (
 from .reading import Reading
 from .storage.edit.virtual import write_joined
 from .storage.formats.opening import is_file_like
-from .storage.write.groups import Storage, write_stream
+from .storage.write.groups import write_stream
+from .storage.write.keywords import Storage, StorageKeywords, takes_storage
 from .streams.pieces import Stream, as_matrix, piece_of, relabelled, stream_matrix
 from .streams.transpose import Memory
+
+if TYPE_CHECKING:
+    from .array import DiskCSC, DiskCSR
 
 __all__ = ["Conversion", "concat", "convert", "store"]
 
@@ -56,9 +60,7 @@ def _nbytes(matrix: Any) -> int:
     return int(matrix.nnz) * (np.dtype(matrix.dtype).itemsize + 4)
 
 
-def store(
-    file: Any, matrix: Any, name: str, format: str | None, storage: Storage, progress: Progress
-) -> None:
+def store(file: Any, matrix: Any, name: str, format: str | None, storage: Storage) -> None:
     """Store a matrix, wherever it is, or an iterable of blocks; see `diskcsr.write`."""
     if is_file_like(matrix):
         raise ValueError(
@@ -67,13 +69,15 @@ def store(
         )
     blocks = blocks_of(matrix)
     if blocks is None:
-        _store_matrix(file, matrix, name, format, storage, progress)
+        _store_matrix(file, matrix, name, format, storage)
         return
-    with reporting(progress, None) as advance:
-        write_stream(file, _stream_blocks(blocks, axis_for(None, format)), name, storage, advance)
+    storage.refuse(("max_memory",), "an iterable of blocks takes what its blocks take")
+    with reporting(storage.progress, None) as advance:
+        stream = _stream_blocks(blocks, axis_for(None, format), storage.changes)
+        write_stream(file, stream, name, storage, advance)
 
 
-def _stream_blocks(blocks: Iterable[Any], axis: Axis) -> Stream:
+def _stream_blocks(blocks: Iterable[Any], axis: Axis, changes: dict[str, bool]) -> Stream:
     """Stream blocks of which nothing is known in advance.
 
     Raises
@@ -94,7 +98,7 @@ def _stream_blocks(blocks: Iterable[Any], axis: Axis) -> Stream:
     def pieces() -> Iterator[Any]:
         for number, block in chain([first], numbered):
             check_block(block, f"block {number}", axis, n_minor, dtype, "the first block")
-            data, indices, lengths = piece_of(block)
+            data, indices, lengths = piece_of(block, **changes)
             yield data.astype(dtype, copy=False), indices, lengths
 
     return Stream(axis, n_minor, dtype, pieces())
@@ -106,30 +110,27 @@ def _store_matrix(
     name: str,
     format: str | None,
     storage: Storage,
-    progress: Progress,
-    *,
-    shuffle_rows: Any = None,
-    max_memory: int | None = None,
-    **changes: bool,
+    order: np.ndarray | None = None,
 ) -> None:
-    """Store one matrix anew; see `convert`."""
+    """Store one matrix anew, its rows perhaps in another order; see `convert`."""
     axis, shown = axis_for(matrix, format), contents_of(matrix)
     _check_apart([matrix], file)
     turned = shown is not None and shown.axis is not axis
-    plain = max_memory is None and not turned and shuffle_rows is None
+    plain = storage.max_memory is None and not turned and order is None
     width = shown.n_minor if shown is not None and turned else 0
-    memory = None if plain else _memory(max_memory, width)
+    memory = None if plain else _memory(storage.max_memory, width)
     # Of a transposition each entry is counted, distributed and written.
     total = _nbytes(matrix) * (3 if turned else 1) if issparse(matrix) else None
-    with reporting(progress, total) as advance:
+    with reporting(storage.progress, total) as advance:
         means = Means(memory, _folder(file), advance)
-        if shuffle_rows is None:
-            stream = stream_of(matrix, axis, means, **changes)
+        if order is None:
+            stream = stream_of(matrix, axis, means, **storage.changes)
         else:
-            stream = _shuffled(matrix, axis, shuffle_rows, means, changes)
+            stream = _permuted(matrix, axis, order, means, storage.changes)
         write_stream(file, stream, name, storage, advance)
 
 
+@takes_storage
 def convert(
     source: Any,
     file: Any,
@@ -137,18 +138,10 @@ def convert(
     *,
     source_name: str | None = None,
     format: str | None = None,
-    compression: str | None = None,
-    compression_opts: Any = None,
-    shuffle: bool | None = None,
-    chunks: int | None = None,
-    tags: str | None = None,
-    overwrite: bool = False,
-    sort_indices: bool = True,
-    sum_duplicates: bool = False,
-    shuffle_rows: Any = None,
-    max_memory: int | None = None,
-    progress: Progress = None,
-) -> Any:
+    permute_rows: bool = False,
+    rng: np.random.Generator | int | None = None,
+    **storage: Unpack[StorageKeywords],
+) -> "DiskCSR | DiskCSC":
     """Store a matrix anew: in the other format, otherwise compressed, or in another order.
 
     Parameters
@@ -156,22 +149,17 @@ def convert(
     source : DiskCSR, DiskCSC, sparse matrix or path
         A path of an HDF5 file, of a Matrix Market file (``.mtx``, ``.mtx.gz``) or of a scipy
         ``.npz``. The last two are loaded whole, under the memory guard; a matrix on disk is not.
-    file, name, format, compression, compression_opts, shuffle, chunks, tags, overwrite
+    file, name, format
         Of what is written; see `diskcsr.write`.
     source_name : str, optional
         Group in the source file; needed only when there are several sparse matrices.
-    sort_indices : bool
-        False keeps the indices of each row in the order they have, where the format stays.
-    sum_duplicates : bool
-        Add up entries of the same place.
-    shuffle_rows : int or numpy.random.Generator, optional
-        Seed of a random order of the rows. Rows are fetched in buffers in the new order: a
-        compressed source is decoded once a buffer.
-    max_memory : int, optional
-        Bytes this may take beyond what the process has; default 1 GiB, or the memory budget where
-        that is less.
-    progress : bool or callable, optional
-        True shows a bar; a function is called with bytes done and bytes in all.
+    permute_rows : bool
+        Store the rows in random order. They are fetched in buffers in the new order: a compressed
+        source is decoded once a buffer.
+    rng : numpy.random.Generator, int or None
+        Where that order comes from: it is ``numpy.random.default_rng(rng).permutation(rows)``.
+    **storage
+        How it is stored, and within how much memory; see `diskcsr.write`.
 
     Returns
     -------
@@ -192,29 +180,29 @@ def convert(
     >>> import diskcsr, os, scipy.sparse as sp, tempfile
     >>> folder = tempfile.mkdtemp()
     >>> A = diskcsr.write(os.path.join(folder, "a.h5"), sp.eye_array(3, format="csr"))
-    >>> A.to_csc(os.path.join(folder, "b.h5")).format
+    >>> diskcsr.convert(A, os.path.join(folder, "b.h5"), format="csc").format
     'csc'
     """
-    storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
+    how = Storage.of(storage)
     with opened(source, source_name) as matrix:
-        _store_matrix(
-            file,
-            matrix,
-            name,
-            format,
-            storage,
-            progress,
-            shuffle_rows=shuffle_rows,
-            max_memory=max_memory,
-            sort=sort_indices,
-            sum_duplicates=sum_duplicates,
-        )
+        order = _order(matrix, permute_rows, rng)
+        _store_matrix(file, matrix, name, format, how, order)
     return open_array(file, name)
 
 
-def _shuffled(matrix: Any, axis: Axis, seed: Any, means: Means, changes: dict[str, bool]) -> Stream:
-    """Stream a matrix with its rows in random order."""
-    order = np.random.default_rng(seed).permutation(matrix.shape[0])
+def _order(matrix: Any, permute_rows: bool, rng: Any) -> np.ndarray | None:
+    """Draw the order in which rows are stored; None when they stay as they are."""
+    if permute_rows:
+        return np.random.default_rng(rng).permutation(matrix.shape[0])
+    if rng is not None:
+        raise ValueError("rng= says how rows are permuted, which needs permute_rows=True")
+    return None
+
+
+def _permuted(
+    matrix: Any, axis: Axis, order: np.ndarray, means: Means, changes: dict[str, bool]
+) -> Stream:
+    """Stream a matrix with its rows in another order."""
     shown = contents_of(matrix)
     if shown is None:
         matrix = as_matrix(matrix, CSR)[order].asformat(axis.format)
@@ -223,9 +211,10 @@ def _shuffled(matrix: Any, axis: Axis, seed: Any, means: Means, changes: dict[st
         blocks = (matrix.fetch(order[a:b]) for a, b in _buffers(shown, order, means))
         return stream_matrix(matrix, axis, blocks, **changes)
     if axis.minor == 0:  # the rows are what the indices say
-        return relabelled(stream_of(matrix, axis, means, **changes), np.argsort(order))
+        stream = stream_of(matrix, axis, means, **changes)
+        return relabelled(stream, np.argsort(order), sort=changes["sort"])
     raise ValueError(
-        "shuffle_rows cannot change the format from csc to csr as well: convert first, then shuffle"
+        "permute_rows cannot change the format from csc to csr as well: convert first, then permute"
     )
 
 
@@ -250,6 +239,14 @@ def _check_apart(matrices: list[Any], file: Any) -> None:
 # ---------------------------------------------------------------------------------- concatenation
 
 
+#: What cannot be said of values and indices that stay where they are.
+_NOT_VIRTUAL = (
+    "compression", "compression_opts", "shuffle", "chunks", "max_memory", "sum_duplicates",
+    "progress",
+)  # fmt: skip
+
+
+@takes_storage
 def concat(
     arrays: Iterable[Any],
     file: Any,
@@ -258,22 +255,15 @@ def concat(
     axis: int = 0,
     format: str | None = None,
     virtual: bool = False,
-    compression: str | None = None,
-    compression_opts: Any = None,
-    shuffle: bool | None = None,
-    chunks: int | None = None,
-    tags: str | None = None,
-    overwrite: bool = False,
-    max_memory: int | None = None,
-    progress: Progress = None,
-) -> Any:
+    **storage: Unpack[StorageKeywords],
+) -> "DiskCSR | DiskCSC":
     """Put matrices below each other, or side by side, in one file.
 
     Parameters
     ----------
     arrays : iterable
         DiskCSR, DiskCSC, scipy matrices, paths and (path, name) pairs, of any formats and dtypes.
-    file, name, compression, compression_opts, shuffle, chunks, tags, overwrite
+    file, name
         Of what is written; see `diskcsr.write`.
     axis : {0, 1}
         0: below each other. 1: side by side.
@@ -281,9 +271,10 @@ def concat(
         Default: that of the first.
     virtual : bool
         Copy nothing but the row pointers: values and indices are HDF5 virtual datasets over the
-        source files, which any HDF5 reader follows. Only along the axis of the format.
-    max_memory, progress
-        As of `diskcsr.convert`.
+        source files, which any HDF5 reader follows. Only along the axis of the format. They stay as
+        they are, in the order they have: of `storage` there are `tags` and `overwrite` then.
+    **storage
+        How it is stored, and within how much memory; see `diskcsr.write`.
 
     Returns
     -------
@@ -293,7 +284,8 @@ def concat(
     Raises
     ------
     ValueError
-        When there is nothing to join, the other lengths differ, or `virtual` is not possible.
+        When there is nothing to join, the other lengths differ, or `virtual` is not possible, or
+        not with one of these keywords.
 
     Examples
     --------
@@ -304,21 +296,27 @@ def concat(
     """
     if axis not in (0, 1):
         raise ValueError(f"axis must be 0 or 1, not {axis!r}")
-    storage = Storage(compression, compression_opts, shuffle, chunks, tags, overwrite)
+    how = Storage.of(storage)
+    if virtual:
+        how.refuse(_NOT_VIRTUAL, "virtual=True leaves values and indices where and as they are")
     with ExitStack() as stack:
         pairs = (pair if isinstance(pair, tuple) else (pair, None) for pair in arrays)
         parts = [stack.enter_context(opened(*pair)) for pair in pairs]
         target = _check_parts(parts, axis, format)
         _check_apart(parts, file)
         if virtual:
-            write_joined(file, name, storage, target, list(map(contents_of, parts)), axis)
+            write_joined(file, name, how, target, list(map(contents_of, parts)), axis)
             return open_array(file, name)
-        memory = _memory(max_memory, max(target.swap(part.shape)[0] for part in parts))
-        with reporting(progress, sum(map(_nbytes, parts))) as advance:
-            join = _joined_major if axis == target.major else _joined_minor
+        memory = _memory(how.max_memory, max(target.swap(part.shape)[0] for part in parts))
+        with reporting(how.progress, sum(map(_nbytes, parts))) as advance:
             # Work on the way to what is written is not reported.
-            stream = join(parts, target, Means(memory, _folder(file), _ignore), stack)
-            write_stream(file, stream, name, storage, advance)
+            means = Means(memory, _folder(file), _ignore)
+            if axis == target.major:
+                stream = _joined_major(parts, target, means, how.changes)
+            else:
+                aligned = [_aligned(part, target, means, stack) for part in parts]
+                stream = _joined_minor(aligned, target, memory, how.changes)
+            write_stream(file, stream, name, how, advance)
     return open_array(file, name)
 
 
@@ -340,40 +338,42 @@ def _check_parts(parts: list[Any], axis: int, format: str | None) -> Axis:
     return axis_for(parts[0], format)
 
 
-def _joined_major(parts: list[Any], target: Axis, means: Means, stack: ExitStack) -> Stream:
+def _joined_major(parts: list[Any], target: Axis, means: Means, changes: dict[str, bool]) -> Stream:
     """One part after the other."""
     dtype = np.result_type(*(part.dtype for part in parts))
 
     def pieces() -> Iterator[Any]:
         for part in parts:
-            for values, *rest in stream_of(part, target, means).pieces:
+            for values, *rest in stream_of(part, target, means, **changes).pieces:
                 yield values.astype(dtype, copy=False), *rest
 
     n_major = sum(target.swap(part.shape)[0] for part in parts)
     n_minor = target.swap(parts[0].shape)[1]
-    nnz = sum(int(part.nnz) for part in parts)
-    return Stream(target, n_minor, dtype, pieces(), n_major, nnz)
+    return Stream(target, n_minor, dtype, pieces(), n_major, _stored(parts, changes))
 
 
-def _joined_minor(parts: list[Any], target: Axis, means: Means, stack: ExitStack) -> Stream:
-    """The same rows of all parts at a time."""
-    assert means.memory is not None
-    bucket = means.memory.bucket
+def _joined_minor(
+    aligned: list[Any], target: Axis, memory: Memory, changes: dict[str, bool]
+) -> Stream:
+    """The same rows of all parts, which have the target's format, at a time."""
     stacked = vstack if target.minor == 0 else hstack
-    dtype = np.result_type(*(part.dtype for part in parts))
-    aligned = [_aligned(part, target, means, stack) for part in parts]
-    n_major = target.swap(parts[0].shape)[0]
-    n_minor = sum(target.swap(part.shape)[1] for part in parts)
+    dtype = np.result_type(*(part.dtype for part in aligned))
+    n_major = target.swap(aligned[0].shape)[0]
+    n_minor = sum(target.swap(part.shape)[1] for part in aligned)
 
     def pieces() -> Iterator[Any]:
         lengths = sum(_lengths(part) for part in aligned) + np.zeros(n_major, np.int64)
-        for lo, hi in plan_batches(lengths, max(1, bucket // (dtype.itemsize + 12))):
+        for lo, hi in plan_batches(lengths, max(1, memory.bucket // (dtype.itemsize + 12))):
             key = target.swap((slice(lo, hi), slice(None)))
             some = [part[key] for part in aligned]
-            yield piece_of(stacked(some, format=target.format, dtype=dtype))
+            yield piece_of(stacked(some, format=target.format, dtype=dtype), **changes)
 
-    nnz = sum(int(part.nnz) for part in parts)
-    return Stream(target, n_minor, dtype, pieces(), n_major, nnz)
+    return Stream(target, n_minor, dtype, pieces(), n_major, _stored(aligned, changes))
+
+
+def _stored(parts: list[Any], changes: dict[str, bool]) -> int | None:
+    """Count the stored values of all parts; None where they become fewer on the way."""
+    return None if changes["sum_duplicates"] else sum(int(part.nnz) for part in parts)
 
 
 def _lengths(part: Any) -> np.ndarray:
@@ -397,14 +397,42 @@ def _aligned(part: Any, target: Axis, means: Means, stack: ExitStack) -> Any:
 class Conversion(Reading):
     """The part of a disk array that writes other files."""
 
-    def to_csr(self, file: Any, name: str = "X", **options: Any) -> Any:
-        """Store as CSR in another file, within bounded memory; see `diskcsr.convert`."""
-        return convert(self, file, name, format=CSR.format, **options)
+    @takes_storage
+    def save(
+        self,
+        file: Any,
+        name: str = "X",
+        *,
+        format: str | None = None,
+        permute_rows: bool = False,
+        rng: np.random.Generator | int | None = None,
+        **storage: Unpack[StorageKeywords],
+    ) -> "DiskCSR | DiskCSC":
+        """Store this matrix in another file, within bounded memory.
 
-    def to_csc(self, file: Any, name: str = "X", **options: Any) -> Any:
-        """Store as CSC in another file, within bounded memory; see `diskcsr.convert`."""
-        return convert(self, file, name, format=CSR.transposed.format, **options)
+        Parameters
+        ----------
+        file, name, format
+            Of what is written; see `diskcsr.write`. The default format is this one's.
+        permute_rows, rng
+            Store the rows in random order; see `diskcsr.convert`.
+        **storage
+            How it is stored, and within how much memory; see `diskcsr.write`.
 
-    def shuffle_rows(self, file: Any, name: str = "X", *, seed: Any, **options: Any) -> Any:
-        """Store with the rows in random order in another file; see `diskcsr.convert`."""
-        return convert(self, file, name, shuffle_rows=seed, **options)
+        Returns
+        -------
+        DiskCSR or DiskCSC
+            What was stored, mode "r".
+
+        Raises
+        ------
+        ValueError
+            When `file` is the one this matrix is read from, or an argument is not understood.
+
+        Examples
+        --------
+        >>> A.save("columns.h5", format="csc", compression="gzip")  # doctest: +SKIP
+        """
+        return convert(
+            self, file, name, format=format, permute_rows=permute_rows, rng=rng, **storage
+        )

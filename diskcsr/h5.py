@@ -16,9 +16,6 @@ from .storage.formats.detect import is_sparse
 
 __all__ = ["File", "Group"]
 
-_STORAGE = ("compression", "compression_opts", "shuffle", "chunks", "format", "tags")
-#: Keywords of h5py that say what is so anyway: matrices can grow, and have no fill values.
-_IMPLIED = ("maxshape", "fillvalue", "fill_time", "track_times", "track_order")
 #: Keywords of `h5py.File` that settle how bytes get to the file: it is h5py's alone then.
 _H5PYS_OWN = ("driver", "locking", "swmr")
 
@@ -95,9 +92,8 @@ class Group(h5py.Group):
             A sparse array or matrix of any scipy format, or a DiskCSR or DiskCSC, which is copied
             block by block. Anything else goes to h5py.
         **kwds
-            Of a sparse matrix: `compression`, `compression_opts`, `shuffle`, `chunks` (elements;
-            a number or a tuple of one), `format` and `tags` as in `diskcsr.write`. Of anything
-            else: h5py's.
+            Of a sparse matrix: `format` and the other keywords of `diskcsr.write`, `chunks` also
+            as a tuple of one number. Of anything else: h5py's.
 
         Returns
         -------
@@ -106,9 +102,11 @@ class Group(h5py.Group):
         Raises
         ------
         ValueError
-            When the name is taken, or `shape` is not that of the matrix.
+            When the name is taken and `overwrite` is not true, or `shape` is not that of the
+            matrix.
         TypeError
-            For a keyword that a sparse matrix has no use for.
+            For a keyword of h5py that a sparse matrix cannot honour, as `maxshape`: a matrix can
+            always grow; or `fillvalue`: what is not stored is 0.
         """
         if not issparse(data):
             with self._changing():
@@ -116,7 +114,8 @@ class Group(h5py.Group):
         if shape is not None and tuple(shape) != data.shape:
             raise ValueError(f"shape={shape} given for a matrix of shape {data.shape}")
         data = data if dtype is None else data.astype(dtype)
-        _store(self, name, data, overwrite=False, **kwds)
+        # None is what h5py means by leaving a keyword out.
+        _store(self, name, data, **{key: kwds[key] for key in kwds if kwds[key] is not None})
         return self[name]
 
     def create_group(self, name: Any, *args: Any, **kwds: Any) -> "Group":
@@ -227,22 +226,15 @@ def _wrapped(found: Any) -> Any:
     return Group(found.id)
 
 
-def _store(group: h5py.Group, name: str, matrix: Any, *, overwrite: bool, **kwds: Any) -> None:
-    unknown = set(kwds) - {*_STORAGE, *_IMPLIED}
-    if unknown:
-        raise TypeError(
-            f"a sparse matrix takes the keywords {', '.join(_STORAGE)}, not "
-            f"{', '.join(sorted(unknown))}"
-        )
-    options = {key: value for key, value in kwds.items() if key in _STORAGE}
-    chunks = options.get("chunks")
+def _store(group: h5py.Group, name: str, matrix: Any, **kwds: Any) -> None:
+    chunks = kwds.get("chunks")
     if isinstance(chunks, tuple):
         if len(chunks) != 1:
             raise ValueError(f"the arrays of a sparse matrix have one dimension, not {len(chunks)}")
-        options["chunks"] = chunks[0]
+        kwds["chunks"] = chunks[0]
     elif chunks is True:
-        del options["chunks"]
+        del kwds["chunks"]
     shown = contents_of(matrix)
     if shown is not None:
         shown.source.check_open()
-    array.write(h5py.Group(group.id), matrix, name, overwrite=overwrite, **options)
+    array.write(h5py.Group(group.id), matrix, name, **kwds)

@@ -1,13 +1,14 @@
 """A handle on a stored matrix: opening, closing, handing arrays out, pickling, refusing changes."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from . import interop
 from .axis import Axis
 from .blocks.contents import Address, Contents
+from .display import to_html
 from .errors import FormatError
 from .machine.buffers import Buffers
 from .machine.interrupts import deferred
@@ -17,6 +18,9 @@ from .storage.formats.conventions import ARRAYS
 from .storage.formats.opening import is_file_like, open_group
 from .storage.read.readers import Readers
 from .storage.read.source import Source, shared_source
+
+if TYPE_CHECKING:
+    from .array import DiskCSC, DiskCSR
 
 __all__ = ["Handle", "contents_of", "open_array", "use_classes"]
 
@@ -42,7 +46,7 @@ def open_array(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
-) -> Any:
+) -> "DiskCSR | DiskCSC":
     """Open a stored matrix as the array that it is; see `diskcsr.open`."""
     source = _open_source(file, name, mode, format, shape)
     return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
@@ -147,7 +151,7 @@ class Handle:
         """Close the file, unless it was passed in open; arrays handed out stay valid."""
         self._source.close()
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -203,6 +207,10 @@ class Handle:
             opened the file is closed then.
         """
         self._source.refresh()
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: what it is, where it lies, what reads it; reads nothing."""
+        return to_html(type(self).__name__, self._mode, self._contents())
 
     # --------------------------------------------------- what scipy asks before it asks for arrays
 

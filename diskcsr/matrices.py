@@ -228,7 +228,7 @@ class Means:
 
 
 def stream_of(matrix: Any, axis: Axis, means: Means, **changes: bool) -> Stream:
-    """Stream a matrix, wherever it is, in the format of `axis`; `changes` as of `piece_of`."""
+    """Stream a matrix, wherever it is, in the format of `axis`; `changes` as of `tidied`."""
     shown = contents_of(matrix)
     if shown is None:
         matrix = as_matrix(matrix, axis)

@@ -62,14 +62,15 @@ class Reading(Handle):
         Parameters
         ----------
         max_bytes : int
-            The most bytes of values and indices a block holds, unless one row holds more.
+            The most bytes of values and indices a block holds, unless one row (of a DiskCSC: one
+            column) holds more.
 
         Yields
         ------
         first : int
-            Row (of a CSC: column) at which the block begins.
+            Row (of a DiskCSC: column) at which the block begins.
         block : csr_array or csc_array
-            The rows from there on, in memory; all columns.
+            The rows from there on, in memory, with all columns (of a DiskCSC: columns, all rows).
 
         Examples
         --------
@@ -83,27 +84,41 @@ class Reading(Handle):
     # ------------------------------------------------------------------------- batches of rows
 
     def fetch(self, rows: Any, out: Buffers | None = None) -> Any:
-        """Fetch whole rows (of a CSC: columns), into memory that can be used again.
+        """Fetch whole rows, of a DiskCSC whole columns, into memory that can be used again.
 
         Parameters
         ----------
         rows : (k,) integers, mask or slice
-            In any order, with repeats and negatives.
+            Numbers of rows, of a DiskCSC of columns; in any order, with repeats and negatives.
         out : Buffers, optional
             Where the result's arrays are to lie. They are overwritten by the next fetch into it.
 
         Returns
         -------
         csr_array or csc_array
-            ``A[rows]``, always with two dimensions.
+            ``A[rows]``, of a DiskCSC ``A[:, rows]``; always with two dimensions.
 
         Raises
         ------
         IndexError
-            As ``A[rows]``.
+            When there is no such row (of a DiskCSC: column), or this is no list of them.
+
+        Notes
+        -----
+        Fetched is what lies together in the file. Rows of a DiskCSC do not: ``A[rows]`` reads all
+        of it, and a file that `save` made in the other format gives rows at once.
 
         Examples
         --------
+        >>> import diskcsr, numpy as np, os, scipy.sparse as sp, tempfile
+        >>> dense, folder = np.arange(6).reshape(2, 3), tempfile.mkdtemp()
+        >>> A = diskcsr.write(os.path.join(folder, "rows.h5"), sp.csr_array(dense))
+        >>> A.fetch([1]).toarray()
+        array([[3, 4, 5]])
+        >>> B = diskcsr.write(os.path.join(folder, "columns.h5"), sp.csc_array(dense))
+        >>> B.fetch([1]).toarray()
+        array([[1],
+               [4]])
         >>> buffers = diskcsr.Buffers()  # doctest: +SKIP
         >>> for rows in samples:  # doctest: +SKIP
         ...     step(A.fetch(rows, out=buffers))
@@ -113,22 +128,30 @@ class Reading(Handle):
     def _major_rows(self, rows: Any) -> Any:
         """Validate a list of major indices: a range, or an int64 array."""
         key = self._axis.swap((rows, slice(None)))
-        selection = outer(key, self._shape, self._axis)
-        return selection.stored
+        try:
+            return outer(key, self._shape, self._axis).stored
+        except IndexError:
+            majors = self._axis.majors
+            raise IndexError(
+                f"{majors} are given by their numbers, a mask or a slice, and there are "
+                f"{self._n_major} {majors}: not {rows!r}"
+            ) from None
 
     def batches(
         self,
         batch_size: int,
         *,
         shuffle: bool = False,
-        seed: Any = None,
+        rng: np.random.Generator | int | None = None,
         block_size: int = 1,
         buffer_size: int | None = None,
         drop_last: bool = False,
         rows: Any = None,
         return_rows: bool = False,
     ) -> Batches:
-        """Go through the rows (of a CSC: columns) in minibatches, each row once an epoch.
+        """Go through the rows in minibatches, each once an epoch; of a DiskCSC, the columns.
+
+        Where "row" stands below it is "column" for a DiskCSC.
 
         Parameters
         ----------
@@ -136,8 +159,9 @@ class Reading(Handle):
             Rows a batch.
         shuffle : bool
             Random order, another each epoch; else storage order.
-        seed : int or numpy.random.Generator, optional
-            The order depends on it and on the epoch alone, not on the number of threads.
+        rng : numpy.random.Generator, int or None
+            Where the order comes from. Of an integer it depends on that and on the epoch alone, not
+            on the number of threads; a generator is used as it is; None gives another each time.
         block_size : int
             Rows that lie together in the file and stay together when buffers are filled: 1 is
             fully random; more reads faster. Within a buffer rows are shuffled singly.
@@ -149,21 +173,29 @@ class Reading(Handle):
         rows : (k,) integers, mask or slice, optional
             Go through these only.
         return_rows : bool
-            Yield ``(batch, row numbers)``.
+            Yield ``(row numbers, batch)``: the position first, as `iter_blocks` does.
 
         Returns
         -------
         Batches
-            An iterable of csr_array (of a CSC: csc_array), as often as wanted; ``len`` is the
-            number of batches. Batches may be kept: memory is used again only once none of the
-            batches in it is referred to any more. They can be pickled. What was handed out of this
-            array (`data`, `indices`, `indptr`) when they are made is the truth for them; what is
-            handed out later is not looked at.
+            An iterable of csr_array (of a DiskCSC: of csc_array, with all rows of some columns), as
+            often as wanted; ``len`` is the number of batches. Batches may be kept: memory is used
+            again only once none of the batches in it is referred to any more. They can be pickled.
+            What was handed out of this array (`data`, `indices`, `indptr`) when they are made is
+            the truth for them; what is handed out later is not looked at.
 
         Examples
         --------
-        >>> for X, rows in A.batches(1024, shuffle=True, seed=0, return_rows=True):
+        >>> for rows, X in A.batches(1024, shuffle=True, rng=0, return_rows=True):
         ...     model.partial_fit(X, y[rows], classes=classes)  # doctest: +SKIP
+
+        Of a DiskCSC the numbers are those of columns:
+
+        >>> import diskcsr, numpy as np, os, scipy.sparse as sp, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "columns.h5")
+        >>> B = diskcsr.write(path, sp.csc_array(np.arange(6).reshape(2, 3)))
+        >>> [(columns.tolist(), X.shape) for columns, X in B.batches(2, return_rows=True)]
+        [([0, 1], (2, 2)), ([2], (2, 1))]
         """
         return Batches(
             self._contents(),
@@ -171,7 +203,7 @@ class Reading(Handle):
             batch_size,
             container=self._memory,
             shuffle=shuffle,
-            seed=seed,
+            rng=rng,
             block_size=block_size,
             buffer_size=buffer_size,
             drop_last=drop_last,
@@ -249,7 +281,8 @@ class Reading(Handle):
             return self.to_memory().toarray(order=order, out=out)
         nbytes = self._shape[0] * self._shape[1] * self.dtype.itemsize
         what = f"{self._source.where}: a dense array of shape {self._shape}"
-        require_memory(nbytes, what, "Convert some rows at a time, or raise the budget.")
+        instead = f"Convert some {self._axis.majors} at a time, or raise the budget."
+        require_memory(nbytes, what, instead)
         dense = np.zeros(self._shape, self.dtype, order=order or self._axis.dense_order)
         for first, block in self.iter_blocks():
             last = first + block.shape[self._axis.major]

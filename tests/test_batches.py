@@ -20,7 +20,7 @@ from scipy.sparse import csc_array, csr_array, csr_matrix, vstack
 from strategies import matrices
 
 import diskcsr
-from diskcsr import Buffers
+from diskcsr import Buffers, DiskCSC, DiskCSR
 from diskcsr.blocks.contents import Contents
 
 ROWS = 103
@@ -282,7 +282,7 @@ def test_every_row_once(
         batches = A.batches(
             batch_size,
             shuffle=shuffle,
-            seed=3,
+            rng=3,
             block_size=block_size,
             buffer_size=buffer_size,
             drop_last=drop_last,
@@ -292,14 +292,14 @@ def test_every_row_once(
         found = list(batches)
     count = wanted.size // batch_size if drop_last else -(-wanted.size // batch_size)
     assert len(batches) == len(found) == count
-    sizes = [batch.shape[0] for batch, _ in found]
+    sizes = [batch.shape[0] for _, batch in found]
     assert all(size == batch_size for size in sizes[:-1])
     assert sum(sizes) == (count * batch_size if drop_last else wanted.size)
-    for batch, rows in found:
+    for rows, batch in found:
         assert rows.dtype == np.int64
         assert type(batch) is csr_array
         assert np.array_equal(batch.toarray(), matrix[rows].toarray())
-    order = np.concatenate([np.empty(0, int), *(rows for _, rows in found)])
+    order = np.concatenate([np.empty(0, int), *(rows for rows, _ in found)])
     if not shuffle:
         assert order.tolist() == wanted[: order.size].tolist()
     elif not drop_last:
@@ -311,18 +311,18 @@ def test_every_row_once(
 
 
 @pytest.mark.parametrize(("block_size", "buffer_size"), [(1, None), (8, 32), (8, 1000), (40, 10)])
-def test_the_order_depends_on_seed_and_epoch_alone(array, block_size, buffer_size):
-    def order(seed, threads, epochs=1):
+def test_the_order_depends_on_rng_and_epoch_alone(array, block_size, buffer_size):
+    def order(rng, threads, epochs=1):
         with diskcsr.options.set(num_threads=threads):
             batches = array.batches(
                 10,
                 shuffle=True,
-                seed=seed,
+                rng=rng,
                 block_size=block_size,
                 buffer_size=buffer_size,
                 return_rows=True,
             )
-            runs = [np.concatenate([rows for _, rows in batches]) for _ in range(epochs)]
+            runs = [np.concatenate([rows for rows, _ in batches]) for _ in range(epochs)]
         assert batches.epoch == epochs
         return [run.tolist() for run in runs]
 
@@ -335,21 +335,35 @@ def test_the_order_depends_on_seed_and_epoch_alone(array, block_size, buffer_siz
     assert order(None, 1)[0] != order(None, 1)[0]
 
 
-def test_a_generator_as_seed(array):
-    def order(seed):
-        batches = array.batches(10, shuffle=True, seed=seed, return_rows=True)
-        return [rows.tolist() for _ in range(2) for _, rows in batches]
+def test_a_generator_as_rng(array):
+    def order(rng):
+        batches = array.batches(10, shuffle=True, rng=rng, return_rows=True)
+        return [rows.tolist() for _ in range(2) for rows, _ in batches]
 
     assert order(np.random.default_rng(5)) == order(np.random.default_rng(5))
     used = np.random.default_rng(5)
     assert order(used) != order(used)
 
 
+@pytest.mark.parametrize("rng", [-1, 0.5, "0", np.random.RandomState(0)])
+def test_what_rng_cannot_be(array, rng):
+    with pytest.raises(ValueError, match="rng must be a"):
+        array.batches(10, shuffle=True, rng=rng)
+
+
+def test_positions_come_first(array):
+    """As of `iter_blocks`: where the rows are, then the rows."""
+    ((first, block),) = array.iter_blocks()
+    ((rows, batch),) = array.batches(ROWS, return_rows=True)
+    assert (first, rows.tolist()) == (0, list(range(ROWS)))
+    same(batch, block)
+
+
 def test_blocks_stay_together_in_a_buffer(array):
     batches = array.batches(
-        8, shuffle=True, seed=1, block_size=8, buffer_size=32, return_rows=True, rows=slice(0, 96)
+        8, shuffle=True, rng=1, block_size=8, buffer_size=32, return_rows=True, rows=slice(0, 96)
     )
-    order = np.concatenate([rows for _, rows in batches])
+    order = np.concatenate([rows for rows, _ in batches])
     for first in range(0, 96, 32):
         some = order[first : first + 32]
         blocks, counts = np.unique(some // 8, return_counts=True)
@@ -362,8 +376,8 @@ def test_blocks_stay_together_in_a_buffer(array):
 
 def test_fully_random_rows_are(array):
     """Each place of the order is taken by rows from everywhere: no row stays near where it lies."""
-    batches = array.batches(ROWS, shuffle=True, seed=0, return_rows=True)
-    places = np.array([rows for _ in range(300) for _, rows in batches])
+    batches = array.batches(ROWS, shuffle=True, rng=0, return_rows=True)
+    places = np.array([rows for _ in range(300) for rows, _ in batches])
     assert abs(places.mean(axis=0) - (ROWS - 1) / 2).max() < 10
 
 
@@ -406,10 +420,53 @@ def test_two_threads_that_share_the_batches(array, matrix):
 def test_batches_of_a_csc_are_columns(tmp_path, matrix):
     path = store(tmp_path / "m.h5", matrix.tocsc(), chunk=50, steps=FILTERS["gzip"])
     with diskcsr.open(path) as A:
-        batches = A.batches(7, shuffle=True, seed=0, return_rows=True)
+        batches = A.batches(7, shuffle=True, rng=0, return_rows=True)
         assert len(batches) == 6
-        for batch, columns in batches:
+        for columns, batch in batches:
             same(batch, matrix.tocsc()[:, columns], csc_array)
+
+
+@pytest.mark.parametrize(("format", "majors"), [("csr", "rows"), ("csc", "columns")])
+def test_messages_say_which_lines_are_meant(tmp_path, matrix, format, majors):
+    path = tmp_path / "m.h5"
+    A = diskcsr.write(path, matrix, format=format)
+    number = A.shape[0 if format == "csr" else 1]
+    calls = [
+        lambda rows: A.fetch(rows),
+        lambda rows: A.batches(3, rows=rows),
+    ]
+    for call in calls:
+        for rows in ([number], [-number - 1], [True] * (number + 1), [0.5], "all", [[0, 1]]):
+            with pytest.raises(
+                IndexError, match=f"^{majors} are .* {number} {majors}: not "
+            ) as caught:
+                call(rows)
+            assert repr(rows) in str(caught.value)
+    with pytest.raises(
+        ValueError, match=f"batch_size must be a positive number of {majors}, not 0"
+    ):
+        A.batches(0)
+    assert f"of 7 {majors}, in order" in repr(A.batches(7))
+    with (
+        diskcsr.options.set(memory_budget=100),
+        pytest.raises(MemoryError, match=f"some {majors} at"),
+    ):
+        A.toarray()
+    A.close()
+    with diskcsr.open(path, mode="r+") as B:
+        with pytest.raises(diskcsr.ReadOnlyError, match=f"append\\(\\) adds {majors}"):
+            B.resize(1, 1)
+        minors = "columns" if format == "csr" else "rows"
+        with pytest.raises(ValueError, match=f"block 0 .*: 2 {minors}, where the matrix"):
+            B.append([1, 2])
+
+
+@pytest.mark.parametrize("kind", [DiskCSR, DiskCSC])
+def test_fetch_is_indexing_along_what_is_stored(tmp_path, matrix, kind):
+    A = diskcsr.write(tmp_path / "m.h5", matrix, format="csr" if kind is DiskCSR else "csc")
+    plain = A.to_memory()
+    some = [3, 0, -1, 3]
+    same(A.fetch(some), plain[some] if kind is DiskCSR else plain[:, some], type(plain))
 
 
 def test_the_matrix_without_rows(tmp_path):
@@ -443,10 +500,10 @@ def test_rows_must_exist(array):
 
 def test_what_it_says_of_itself(array):
     ordered = array.batches(10, buffer_size=100)
-    assert repr(ordered) == "<Batches: 11 of 10 rows, in order, 100 rows fetched at a time>"
+    assert repr(ordered) == "<Batches: 11 of 10 rows, in order, 100 fetched at a time>"
     shuffled = array.batches(10, shuffle=True, block_size=4, buffer_size=25)
     assert repr(shuffled) == (
-        "<Batches: 11 of 10 rows, shuffled, blocks of 4, 20 rows fetched at a time>"
+        "<Batches: 11 of 10 rows, shuffled, blocks of 4, 20 fetched at a time>"
     )
     assert shuffled.buffer_size == 20
 
@@ -459,7 +516,7 @@ def test_memory_stays_flat_over_an_epoch(tmp_path):
     path = store(tmp_path / "m.h5", matrix, chunk=4096, steps=FILTERS["shuffle+gzip"])
     buffer_bytes = matrix.nnz * 8 // 40
     with diskcsr.open(path) as A, diskcsr.options.set(cache_bytes=0):
-        batches = A.batches(5, buffer_size=10, shuffle=True, seed=0)
+        batches = A.batches(5, buffer_size=10, shuffle=True, rng=0)
         places = set()
         list(zip(batches, range(20), strict=False))  # kernels are compiled now
         gc.collect()
@@ -535,7 +592,7 @@ def test_an_error_while_fetching_reaches_the_consumer(tmp_path, threads):
         got = []
 
         def consume():
-            for batch, rows in A.batches(2, buffer_size=2, return_rows=True):
+            for rows, batch in A.batches(2, buffer_size=2, return_rows=True):
                 same(batch, matrix[rows])
                 got.extend(rows)
 
@@ -587,13 +644,13 @@ def test_a_pickled_copy_goes_through_the_same_epochs(array, library, flip):
     assert len(library.dumps(batches)) < 3000
     assert (again.epoch, len(again), repr(again)) == (1, len(batches), repr(batches))
     for _ in range(2):
-        for (batch, rows), (other, numbers) in zip(batches, again, strict=True):
+        for (rows, batch), (numbers, other) in zip(batches, again, strict=True):
             assert np.array_equal(rows, numbers)
             same(other, batch, type(batch))
 
 
 def test_pickled_while_an_epoch_is_on(array, matrix):
-    batches = array.batches(40, rows=[5, 1, 77], shuffle=True, seed=3)
+    batches = array.batches(40, rows=[5, 1, 77], shuffle=True, rng=3)
     running = iter(batches)
     again = pickle.loads(pickle.dumps(batches))
     assert again.epoch == 1
@@ -638,5 +695,5 @@ def test_through_h5py_alone(tmp_path, matrix):
     with h5py.File(path, "r", driver="core") as file:
         A = diskcsr.open(file)
         assert A.reader["data"].name == "h5py"
-        for batch, rows in A.batches(10, shuffle=True, seed=0, return_rows=True):
+        for rows, batch in A.batches(10, shuffle=True, rng=0, return_rows=True):
             same(batch, matrix[rows])

@@ -16,8 +16,8 @@ from scipy.sparse import csr_array
 
 import diskcsr
 from diskcsr import __main__ as cli
+from diskcsr import info
 from diskcsr.storage.check.check import check
-from diskcsr.storage.check.describe import describe_file
 
 HERE = Path(diskcsr.__file__).parents[1]
 real = pytest.mark.skipif(not ROOT.is_dir(), reason="the sample files are not here")
@@ -110,7 +110,7 @@ def test_an_interrupt_is_quiet(monkeypatch, path, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "describe_file", interrupted)
+    monkeypatch.setattr(cli, "info", interrupted)
     assert cli.main(["info", str(path)]) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -141,7 +141,7 @@ def test_info_says_what_is_there(path):
 
 def test_info_as_json_is_what_the_table_says(path):
     facts = json.loads(run("info", path, "--json")[1])
-    assert facts == json.loads(json.dumps(describe_file(path)))
+    assert facts == json.loads(json.dumps(info(path)))
     (matrix,) = facts["matrices"]
     assert matrix["shape"] == [40, 30]
     assert matrix["nnz"] == 30
@@ -159,7 +159,7 @@ def test_info_as_json_is_what_the_table_says(path):
 
 
 def hints(path, **options):
-    (matrix,) = describe_file(path, **options)["matrices"]
+    (matrix,) = info(path, **options)["matrices"]
     return " | ".join(matrix["hints"])
 
 
@@ -191,7 +191,7 @@ def test_hints(tmp_path, monkeypatch):
             )
             for first in reversed(range(0, values.size, 16)):  # HDF5 makes room as it is written
                 dset[first : first + 16] = values[first : first + 16]
-    pieces = describe_file(path)["matrices"][0]["arrays"]["data"]["pieces"]
+    pieces = info(path)["matrices"][0]["arrays"]["data"]["pieces"]
     assert pieces > 1
     assert f"data lies in {pieces} pieces: what computes with all of it loads it" in hints(path)
     diskcsr.convert(path, path.with_name("one.h5")).close()
@@ -218,6 +218,22 @@ def test_hints(tmp_path, monkeypatch):
     assert "data is read through h5py, which is slow (stored in a layout" in hints(path)
 
 
+def test_info_in_python(path):
+    facts = diskcsr.info(path, "X")
+    assert (facts["file"], facts["bytes"], facts["instead"]) == (
+        str(path),
+        path.stat().st_size,
+        None,
+    )
+    (matrix,) = facts["matrices"]
+    assert (matrix["name"], matrix["format"], matrix["shape"]) == ("/X", "csr", [40, 30])
+    assert (matrix["nnz"], matrix["sorted"], matrix["error"]) == (30, True, None)
+    with pytest.raises(KeyError, match="no object 'Z'"):
+        diskcsr.info(path, "Z")
+    with pytest.raises(FileNotFoundError):
+        diskcsr.info(path.with_name("nothing.h5"))
+
+
 def test_info_of_what_cannot_be_opened(path):
     with h5py.File(path, "r+") as file:
         file["X"].attrs["shape"] = [1, 1]
@@ -236,7 +252,7 @@ def test_info_of_what_cannot_be_opened(path):
 def test_info_on_real_files(file, capsys):
     assert cli.main(["info", str(ROOT / file)]) == 0
     out = capsys.readouterr().out
-    facts = {matrix["name"]: matrix for matrix in describe_file(ROOT / file)["matrices"]}
+    facts = {matrix["name"]: matrix for matrix in info(ROOT / file)["matrices"]}
     groups = [group for group in GROUPS if group.file == file]
     assert set(facts) == {group.name for group in groups}
     for group in groups:
@@ -264,7 +280,7 @@ def test_the_table_of_rich_has_the_same_cells(path, monkeypatch, capsys):
     cli.main(["info", str(path)])
     out = capsys.readouterr().out
     assert "│" in out
-    for array in describe_file(path)["matrices"][0]["arrays"].values():
+    for array in info(path)["matrices"][0]["arrays"].values():
         assert array["dtype"] in out
         assert str(array["size"]) in out
 
@@ -318,7 +334,7 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
     args = (
         "--name a --to-name X --format csc --compression gzip --level 3 --chunks 100 --keep-order"
     )
-    more = "--sum-duplicates --max-memory 2MiB --shuffle-rows 7 --overwrite --no-progress"
+    more = "--sum-duplicates --max-memory 2MiB --permute-rows --rng 7 --overwrite --no-progress"
     assert cli.main(["convert", "src.mtx", str(path), *args.split(), *more.split()]) == 0
     assert "/X: csr" in capsys.readouterr().out
     options = {
@@ -331,13 +347,18 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
         "sort_indices": False,
         "sum_duplicates": True,
         "max_memory": 2 << 20,
-        "shuffle_rows": 7,
+        "permute_rows": True,
+        "rng": 7,
         "overwrite": True,
     }
-    assert cli.main(["convert", "src.mtx", str(path), "--shuffle-rows", "0"]) == 0
+    assert cli.main(["convert", "src.mtx", str(path), "--permute-rows", "--rng", "0"]) == 0
     assert calls == [
         ("src.mtx", str(path), options),
-        ("src.mtx", str(path), {"name": "X", "shuffle_rows": 0, "progress": cli._progress}),
+        (
+            "src.mtx",
+            str(path),
+            {"name": "X", "permute_rows": True, "rng": 0, "progress": cli._progress},
+        ),
     ]
 
 
@@ -349,7 +370,7 @@ def test_convert_as_a_process(path):
     with diskcsr.open(target, "T") as matrix:
         np.testing.assert_array_equal(matrix.toarray(), np.eye(40, 30))
     code, out, _ = run("convert", path, target, "--to-name", "U", "--json")
-    assert json.loads(out) == json.loads(json.dumps(describe_file(target, "U")))
+    assert json.loads(out) == json.loads(json.dumps(info(target, "U")))
     assert run("convert", path, target, "--to-name", "T")[0] == 2
     assert run("convert", path.with_name("nothing.h5"), target)[0] == 2
 

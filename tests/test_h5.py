@@ -289,13 +289,19 @@ def test_every_format(f, format, flavour):
 
 
 def test_keywords(f):
-    A = f.create_dataset(
-        "a/b", X.shape, "f8", X, format="csc", tags="h5sparse", maxshape=(None, None)
-    )
+    A = f.create_dataset("a/b", X.shape, "f8", X, format="csc", tags="h5sparse", maxshape=None)
     assert type(A) is DiskCSC
     assert same(A, DENSE.astype("f8"))
     assert sorted(A.group.attrs) == ["h5sparse_format", "h5sparse_shape"]
     assert f.create_dataset("c", data=X, chunks=True).shape == X.shape
+
+
+def test_a_matrix_is_replaced_where_that_is_asked_for(f):
+    with pytest.raises(ValueError, match="already has an object"):
+        f.create_dataset("X", data=2 * X, max_memory=10**8)
+    A = f.create_dataset("X", data=2 * X, overwrite=True, sum_duplicates=True)
+    assert type(A) is DiskCSR
+    assert same(A, 2 * DENSE)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +309,8 @@ def test_keywords(f):
     [
         (dict(shape=(3, 4)), ValueError, "shape"),
         (dict(scale=5), TypeError, "not scale"),
+        (dict(maxshape=(None, None)), TypeError, "not maxshape"),
+        (dict(fillvalue=0, track_times=True), TypeError, "not fillvalue, track_times"),
         (dict(chunks=(2, 2)), ValueError, "one dimension, not 2"),
         (dict(chunks=0), ValueError, "chunks"),
         (dict(compression="best"), ValueError, "'best'"),

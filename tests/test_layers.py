@@ -36,13 +36,15 @@ ROOMS = {
     "storage.files storage.formats storage.codecs storage.read blocks",
     # What users hold.
     "interop": "",
-    "handle": "errors axis machine storage.files storage.formats storage.read blocks interop",
+    "display": "errors machine storage.formats storage.check blocks",
+    "handle": "errors axis machine "
+    "storage.files storage.formats storage.read blocks interop display",
     "reading": "axis machine keys blocks handle",
     "matrices": "axis machine streams storage.formats storage.read blocks handle",
-    "changing": "errors keys storage.formats storage.edit handle matrices",
+    "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading matrices",
-    "array": "axis machine storage.write handle changing convert",
+    "array": "axis storage.write handle changing convert",
     "h5": "machine storage.files storage.formats handle array",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks convert array h5",
@@ -70,11 +72,23 @@ def room_of(name):
     return max((room for room in ROOMS if f"{name}.".startswith(f"{room}.")), key=len, default=None)
 
 
+def running(tree):
+    """Walk a tree, but for what stands there for type checkers alone and is never imported."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            for other in node.orelse:
+                yield other
+                yield from running(other)
+            continue
+        yield node
+        yield from running(node)
+
+
 def imports(name, searched=None):
     """Yield what a module imports, as full dotted names; functions are looked into, too."""
     package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     above = ["diskcsr", *filter(None, package.split("."))]
-    for node in searched or ast.walk(TREES[name]):
+    for node in searched or running(TREES[name]):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name

@@ -1,6 +1,7 @@
 """The settings of the process, and the guard that keeps loads within the memory budget."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -39,7 +40,29 @@ def test_defaults(monkeypatch):
     assert fresh.memory_budget == 0.5
     assert fresh.memory_map is True
     assert fresh.num_threads == len(os.sched_getaffinity(0))
-    assert "memory_budget=0.5" in repr(fresh)
+    threads = fresh.num_threads
+    assert repr(fresh) == (
+        f"Options(memory_budget=0.5, memory_map=True, cache_bytes=67108864, num_threads={threads})"
+    )
+
+
+def test_the_representation_shows_every_setting():
+    settings = [name.removeprefix("_") for name in Options.__slots__]
+    assert sorted(re.findall(r"(\w+)=", repr(options))) == sorted(settings)
+    with options.set(memory_budget=10**9, memory_map=False, cache_bytes=0, num_threads=3):
+        assert repr(options) == (
+            "Options(memory_budget=1000000000, memory_map=False, cache_bytes=0, num_threads=3)"
+        )
+
+
+def test_the_number_of_threads_is_one_truth():
+    before = options.num_threads
+    with options.set(num_threads=5):
+        diskcsr.set_num_threads(3)
+        assert options.num_threads == diskcsr.options.num_threads == 3
+        options.num_threads = 2
+        assert "num_threads=2" in repr(options)
+    assert options.num_threads == before
 
 
 # ------------------------------------------------------------------------------------ the budget

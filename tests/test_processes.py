@@ -241,7 +241,7 @@ class TestFork:
     def test_an_epoch_in_the_child(self, path):
         whole = as_stored(path)
         with diskcsr.open(path) as A:
-            batches = A.batches(32, shuffle=True, seed=0, buffer_size=64)
+            batches = A.batches(32, shuffle=True, rng=0, buffer_size=64)
             assert sum(batch.sum() for batch in batches) == whole.sum()
             assert in_child(lambda: float(sum(batch.sum() for batch in batches))) == whole.sum()
 
@@ -325,7 +325,7 @@ SPAWNING = """
 
     def work(array, seed):
         rows = np.random.default_rng(seed).integers(0, array.shape[0], 40)
-        batches = array.batches(16, shuffle=True, seed=seed)
+        batches = array.batches(16, shuffle=True, rng=seed)
         return type(array).__name__, array[rows].sum(), sum(batch.sum() for batch in batches)
 
     if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Minibatches of rows: sequential, random or shuffled by blocks, each row once an epoch."""
+"""Minibatches of lines: sequential, random or shuffled by blocks, each line once an epoch."""
 
 import threading
 from collections.abc import Iterator
@@ -17,6 +17,19 @@ BUFFER_BYTES = 64 << 20
 
 #: What a copy in another process has of its own.
 _OWN = {"_spare", "_lock"}
+
+
+def _checked(rng: Any) -> np.random.Generator | int:
+    """Return the generator or the number that orders are made from; another each time for None."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if rng is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(rng, int | np.integer) and rng >= 0:
+        return int(rng)
+    raise ValueError(
+        f"rng must be a numpy.random.Generator, an integer of at least 0, or None, not {rng!r}"
+    )
 
 
 class Batches:
@@ -49,7 +62,7 @@ class Batches:
         *,
         container: Any,
         shuffle: bool,
-        seed: Any,
+        rng: Any,
         block_size: int,
         buffer_size: int | None,
         drop_last: bool,
@@ -64,17 +77,17 @@ class Batches:
             ("buffer_size", buffer_size),
         ):
             if int(value) != value or value < 1:
-                raise ValueError(f"{name} must be a positive number of rows, not {value!r}")
+                majors = contents.axis.majors
+                raise ValueError(f"{name} must be a positive number of {majors}, not {value!r}")
         self._contents, self._container = contents, container
         self._rows = range(contents.n_major) if rows is None else rows
         self.batch_size, self.block_size = int(batch_size), int(block_size)
         #: Rows fetched at a time: whole batches.
         self.buffer_size = max(1, int(buffer_size) // self.batch_size) * self.batch_size
         self.shuffle, self.drop_last, self.return_rows = shuffle, drop_last, return_rows
-        self._seed = seed
-        if seed is None:
-            self._seed = int(np.random.SeedSequence().generate_state(1)[0])
-        #: Which epoch the next iteration goes through; the order depends on the seed and on this.
+        #: A generator, which goes on from epoch to epoch, or the number they all begin from.
+        self._rng = _checked(rng)
+        #: Which epoch the next iteration goes through; the order depends on `rng` and on this.
         self.epoch = 0
         self._spare: list[Buffers] = []
         self._lock = threading.Lock()
@@ -94,8 +107,8 @@ class Batches:
         if self.shuffle:
             order = "shuffled" if self.block_size == 1 else f"shuffled, blocks of {self.block_size}"
         return (
-            f"<Batches: {len(self)} of {self.batch_size} rows, {order}, "
-            f"{self.buffer_size} rows fetched at a time>"
+            f"<Batches: {len(self)} of {self.batch_size} {self._contents.axis.majors}, {order}, "
+            f"{self.buffer_size} fetched at a time>"
         )
 
     def __iter__(self) -> Iterator[Any]:
@@ -105,9 +118,9 @@ class Batches:
     # ------------------------------------------------------------------------------ which rows
 
     def _random(self, epoch: int) -> np.random.Generator:
-        if isinstance(self._seed, np.random.Generator):
-            return self._seed
-        return np.random.default_rng([self._seed, epoch])
+        if isinstance(self._rng, np.random.Generator):
+            return self._rng
+        return np.random.default_rng([self._rng, epoch])
 
     def _chosen(self, epoch: int) -> Iterator[Any]:
         """Give the rows of each buffer, in the order in which batches are cut from them."""
@@ -192,6 +205,6 @@ class Batches:
             batch = self._container(arrays, shape=shape)
             if self.return_rows:
                 numbers = np.asarray(rows[first:last], dtype=np.int64)
-                yield batch, numbers
+                yield numbers, batch
             else:
                 yield batch

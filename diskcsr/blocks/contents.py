@@ -115,6 +115,10 @@ class Contents:
         """Number of stored elements."""
         return self.pointers.count(self.n_major)
 
+    def nnz_at_hand(self) -> int | None:
+        """Return the number of stored elements; None when the file would have to be read."""
+        return self.nnz if "indptr" in self.held else self.source.pointers.count_at_hand()
+
     @property
     def pointers(self) -> RowPointers:
         """The row pointers: those that were handed out, or the file's."""

@@ -32,8 +32,9 @@ class Options:
         The most bytes of decoded chunks kept for the next call (`diskcsr.cache`); default 64 MiB,
         0 keeps none.
     num_threads : int
-        Threads that read and decode; see `diskcsr.set_num_threads`. Default: the cores this
-        process may use, or ``DISKCSR_NUM_THREADS``.
+        Threads that read and decode, for the whole process; 1 does everything in the calling
+        thread. Default: the cores this process may use, or ``DISKCSR_NUM_THREADS``.
+        `diskcsr.set_num_threads` sets it, too.
 
     Examples
     --------
@@ -89,7 +90,8 @@ class Options:
                 setattr(self, name, value)
 
     def __repr__(self) -> str:
-        return f"Options(memory_budget={self._memory_budget}, num_threads={self._num_threads})"
+        names = ("memory_budget", "memory_map", "cache_bytes", "num_threads")
+        return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @staticmethod
     def _checked_budget(value: Any) -> int | float:

@@ -27,7 +27,7 @@ _sent_away: dict[int, set[int]] = {}  # of those that may not run everywhere: wh
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads read and decode, for the whole process.
+    """Set how many threads read and decode: the same as ``diskcsr.options.num_threads = n``.
 
     Parameters
     ----------

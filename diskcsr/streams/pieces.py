@@ -9,7 +9,9 @@ from scipy.sparse import issparse
 
 from ..axis import Axis
 
-__all__ = ["Piece", "Stream", "as_matrix", "piece_of", "relabelled", "stream_matrix", "summed"]
+__all__ = [
+    "Piece", "Stream", "as_matrix", "piece_of", "relabelled", "stream_matrix", "summed", "tidied",
+]  # fmt: skip
 
 #: Values, minor indices, and the lengths of the rows that end in the piece. A row longer than a
 #: piece lies in several, and has its length in the last of them.
@@ -60,13 +62,17 @@ def as_matrix(matrix: Any, axis: Axis) -> Any:
     return matrix.asformat(axis.format)
 
 
-def piece_of(block: Any, *, sort: bool = True, sum_duplicates: bool = False) -> Piece:
-    """Make a piece of a compressed block in memory, which is left as it is."""
+def tidied(block: Any, *, sort: bool = True, sum_duplicates: bool = False) -> Any:
+    """Return a compressed block with its lines in order; the given one is left as it is."""
     if sum_duplicates and not block.has_canonical_format:
         block = block.copy()
         block.sum_duplicates()
-    if sort and not block.has_sorted_indices:
-        block = block.sorted_indices()
+    return block.sorted_indices() if sort and not block.has_sorted_indices else block
+
+
+def piece_of(block: Any, **changes: bool) -> Piece:
+    """Make a piece of a compressed block in memory; `changes` as of `tidied`."""
+    block = tidied(block, **changes)
     lengths = np.diff(block.indptr).astype(np.int64, copy=False)
     return block.data[: block.nnz], block.indices[: block.nnz], lengths
 
@@ -89,9 +95,9 @@ def summed(stream: Stream) -> Stream:
     return Stream(stream.axis, stream.n_minor, stream.dtype, pieces, stream.n_major)
 
 
-def relabelled(stream: Stream, places: np.ndarray) -> Stream:
+def relabelled(stream: Stream, places: np.ndarray, *, sort: bool = True) -> Stream:
     """Send each minor index `i` to ``places[i]``; a row in several pieces is put together first."""
-    pieces = (piece_of(block) for block in _whole_rows(stream, places))
+    pieces = (piece_of(block, sort=sort) for block in _whole_rows(stream, places))
     return Stream(stream.axis, stream.n_minor, stream.dtype, pieces, stream.n_major, stream.nnz)
 
 

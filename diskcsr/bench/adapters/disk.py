@@ -38,7 +38,7 @@ class Disk(Indexed):
         self.mapped = True
 
     def minibatches(self, size: int, seed: int, block: int) -> Any:
-        return self.X.batches(size, shuffle=True, seed=seed, block_size=block)
+        return self.X.batches(size, shuffle=True, rng=seed, block_size=block)
 
     def bytes_read(self) -> int | None:
         return None if self.mapped else int(self.X.reader.bytes_read)

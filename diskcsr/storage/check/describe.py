@@ -20,7 +20,7 @@ from ..read.readers import DirectReader
 from ..read.source import Source
 from .scan import is_sorted
 
-__all__ = ["describe_file"]
+__all__ = ["array_facts", "info"]
 
 #: Elements whose order is looked at without being asked for: a moment's work.
 _CHEAP = 1 << 20
@@ -28,12 +28,13 @@ _CHEAP = 1 << 20
 _CHUNK, _TINY, _HUGE = 1 << 16, 1 << 12, 1 << 20
 
 
-def describe_file(path: Any, name: str | None = None, *, deep: bool = False) -> dict[str, Any]:
+def info(file: Any, name: str | None = None, *, deep: bool = False) -> dict[str, Any]:
     """Say which sparse matrices a file holds, how they are stored and what reads them.
 
     Parameters
     ----------
-    path : path
+    file : path
+        An HDF5 file.
     name : str, optional
         One group only.
     deep : bool
@@ -42,23 +43,43 @@ def describe_file(path: Any, name: str | None = None, *, deep: bool = False) -> 
     Returns
     -------
     dict
-        "file", "bytes", "matrices" (a list of dictionaries) and "instead": what there is where no
-        sparse matrix is. A matrix that cannot be opened has an "error".
+        Plain data: "file", "bytes", "matrices" (a list of dictionaries) and "instead": what there
+        is where no sparse matrix is. Of each matrix "name", "format", "convention", "shape", "nnz",
+        "density", "dtype", "sorted", "stored_bytes", "memory_bytes", "ratio", "arrays" (what is
+        known of each of the three, "reader" and "filters" among it) and "hints" at what would make
+        it faster to read. A matrix that cannot be opened has an "error".
 
     Raises
     ------
     OSError, FormatError, KeyError
         When the file cannot be opened or has no object `name`.
+
+    See Also
+    --------
+    diskcsr.check : looks for damage.
+
+    Notes
+    -----
+    ``python -m diskcsr info`` prints the same.
+
+    Examples
+    --------
+    >>> import diskcsr, numpy as np, os, scipy.sparse as sp, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "m.h5")
+    >>> diskcsr.write(path, sp.csr_array(np.eye(3))).close()
+    >>> (matrix,) = diskcsr.info(path)["matrices"]
+    >>> matrix["name"], matrix["shape"], matrix["nnz"], matrix["arrays"]["data"]["reader"]
+    ('/X', [3, 3], 3, 'direct')
     """
-    path = os.fsdecode(os.fspath(path))
+    path = os.fsdecode(os.fspath(file))
     with open(path, "rb"):
         pass  # the system's own words for what is missing or forbidden
     if not h5py.is_hdf5(path):
         raise FormatError(f"{path} is not an HDF5 file")
-    with open_to_read(path) as file:
-        names = find(file) if name is None else [name]
-        matrices = [_matrix(file, one, deep) for one in names]
-        instead = None if matrices else describe(file)
+    with open_to_read(path) as opened:
+        names = find(opened) if name is None else [name]
+        matrices = [_matrix(opened, one, deep) for one in names]
+        instead = None if matrices else describe(opened)
     size = Path(path).stat().st_size
     return {"file": path, "bytes": size, "matrices": matrices, "instead": instead}
 
@@ -85,7 +106,7 @@ def _matrix(file: h5py.File, name: str, deep: bool) -> dict[str, Any]:
 def _opened(source: Source, deep: bool) -> dict[str, Any]:
     contents = Contents.stored(source)
     n_major, n_minor, nnz = contents.n_major, contents.n_minor, contents.nnz
-    arrays = {part: _array(source, part) for part in ARRAYS}
+    arrays = {part: array_facts(source, part) for part in ARRAYS}
     stored = sum(array["stored_bytes"] for array in arrays.values())
     memory = sum(array["memory_bytes"] for array in arrays.values())
     ordered = None
@@ -113,8 +134,8 @@ def _ratio(memory: int, stored: int) -> float | None:
     return round(memory / stored, 3) if stored else None
 
 
-def _array(source: Source, part: str) -> dict[str, Any]:
-    """Collect what is known of one of the three arrays."""
+def array_facts(source: Source, part: str) -> dict[str, Any]:
+    """Collect what is known of one of the three arrays, without reading it."""
     name = getattr(source.header, part)
     reader = source.reader(part)
     facts: dict[str, Any] = {

@@ -9,7 +9,8 @@ import numpy as np
 from ...axis import Axis
 from ...blocks.contents import Contents
 from ..formats.conventions import Header
-from ..write.groups import Storage, write_virtual
+from ..write.groups import write_virtual
+from ..write.keywords import Storage
 
 __all__ = ["write_joined"]
 

@@ -85,7 +85,7 @@ class FilePointers:
         """Read and check the whole of indptr; int64. Kept from then on."""
         if self._array is None:
             what = f"{self._where}: indptr"
-            require_memory(8 * (self._n_major + 1), what, "Select fewer rows at a time.")
+            require_memory(8 * (self._n_major + 1), what, "Select less at a time.")
             self._keep(self._read(0, self._n_major + 1, "all"))
         return cast(np.ndarray, self._array)
 
@@ -114,6 +114,12 @@ class FilePointers:
             return 0
         if self._last is None:
             self._last = int(self._consecutive(n_major - 1, n_major)[-1])
+        return self._last
+
+    def count_at_hand(self) -> int | None:
+        """Return the number of stored elements; None when the file would have to be read."""
+        if self._all is not None or self._n_major == 0:
+            return self.count(self._n_major)
         return self._last
 
     def _worth_all(self, wanted: int) -> bool:

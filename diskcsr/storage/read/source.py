@@ -46,7 +46,7 @@ from .readers import (
 __all__ = ["INSTEAD", "Source", "shared_source"]
 
 #: What to do instead of a load that does not fit the memory budget.
-INSTEAD = "Select rows, walk the matrix with iter_blocks(), or raise diskcsr.options.memory_budget."
+INSTEAD = "Select less, walk the matrix with iter_blocks(), or raise diskcsr.options.memory_budget."
 #: scipy.sparse has no half floats; single ones hold their values exactly.
 _WIDENED = {np.dtype(np.float16): np.dtype(np.float32)}
 
@@ -72,6 +72,8 @@ class Source:
         Of the values in memory.
     pointers : FilePointers
         Where rows begin and end.
+    elements : int
+        Stored elements there are to point to.
     freshness : Freshness
         Which state of the file is shown.
 
@@ -252,12 +254,12 @@ class Source:
                 )
         data, indices = self.dataset("data"), self.dataset("indices")
         #: Elements there are to point to: torn files may hold more of one array than of the other.
-        self._elements = 0
+        self.elements: int = 0
         if data is not None and indices is not None:
-            self._elements = indices.size if self.header.iso else min(indices.size, data.size)
+            self.elements = indices.size if self.header.iso else min(indices.size, data.size)
         own = weakref.proxy(self)  # lest an array that nobody has keeps its file open
         self.pointers = FilePointers(
-            self.where, n_major, self._elements, lambda: own.reader("indptr")
+            self.where, n_major, self.elements, lambda: own.reader("indptr")
         )
         self.dtype = self.header.dtype or np.dtype(np.float64)
         if data is not None and self.header.dtype is None:
@@ -303,7 +305,7 @@ class Source:
         if name == "data" and self.header.iso:
             value = np.empty(1, reader.dtype)
             reader.gather(plan_span(0, 1, np.array([0, 1])), value)
-            return ConstantReader(where, value[0], self._elements, "one value stands for all")
+            return ConstantReader(where, value[0], self.elements, "one value stands for all")
         return reader
 
     def _refuse_overlap(self, name: str, dset: h5py.Dataset, reader: Reader) -> None:

@@ -4,7 +4,6 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from ...streams.pieces import Piece, Stream
 from ..files.files import new_file, open_to_write
 from ..files.transactions import changing, check_writing, transaction
 from ..formats.conventions import ARRAYS, Header
-from ..formats.tags import check_tags, default_tags, stamp
+from ..formats.tags import default_tags, stamp
 from .arrays import ArrayWriter, create_array
+from .keywords import Storage
 
-__all__ = ["Storage", "chunk_length", "write_stream", "write_virtual"]
+__all__ = ["chunk_length", "write_stream", "write_virtual"]
 
 #: Elements of a chunk: 256 kB of float32 or int32.
 CHUNK = 1 << 16
@@ -37,24 +37,6 @@ _FEW_CHUNKS = 64
 _PAGE = 4096
 #: Datasets of a group that is being written: room that must stay taken meanwhile.
 _ROOM, _PAD = "room", "pad"
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How a matrix is stored; see `diskcsr.write` for the parameters."""
-
-    compression: str | None = None
-    compression_opts: Any = None
-    shuffle: bool | None = None
-    chunks: int | None = None
-    tags: str | None = None
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.tags is not None:
-            check_tags(self.tags)
-        if self.chunks is not None and (int(self.chunks) != self.chunks or self.chunks < 1):
-            raise ValueError(f"chunks must be a positive number of elements, not {self.chunks!r}")
 
 
 def write_stream(
