@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import interrupted
 import numpy as np
@@ -249,6 +250,65 @@ def test_a_protected_function_comes_to_its_end():
         stand_down()
     assert done == ["all of it"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_came_in_a_protected_function_ends_a_wait():
+    @protected
+    def work():
+        interrupted.send_signal()
+
+    stand_by()
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            work()
+            time.sleep(20)
+    finally:
+        stand_down()
+    assert time.monotonic() - began < 10
+
+
+def test_a_file_that_is_dropped_is_closed_and_the_signal_comes_out(tmp_path, monkeypatch):
+    file = diskcsr.File(tmp_path / "m.h5", "w")
+    file["y"] = np.arange(10)
+    real, before = os.unlink, interrupted.descriptors()
+
+    def unlink(path):
+        real(path)
+        interrupted.send_signal()
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        del file
+        time.sleep(20)
+    left = interrupted.descriptors()
+    assert (before - left).total() == 2, "the file and its journal"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def test_a_forked_child_leaves_to_its_parent_what_its_parent_noted():
+    @protected
+    def work():
+        interrupted.send_signal()
+        return os.fork()
+
+    stand_by()
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            child = work()
+            if child == 0:
+                try:
+                    time.sleep(0.1)
+                    with deferred():
+                        pass
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            time.sleep(20)
+    finally:
+        stand_down()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_handler_that_was_kept_elsewhere_passes_signals_on():

@@ -17,6 +17,7 @@ thread alone; in other threads all of this does nothing.
 import _thread
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -75,9 +76,14 @@ def _is_protected(frame: FrameType | None) -> bool:
 
 def _send_again(number: int) -> None:
     time.sleep(_SOON)
-    if number in _noted and not _depth:
-        _noted.pop(number, None)
-        _thread.interrupt_main(signal.Signals(number))
+    # A handler may have been taken away meanwhile: the signal was not for what stands there now.
+    if _depth or not callable(signal.getsignal(number)):
+        return
+    if _noted.pop(number, None) is not None:
+        # Of the system, so that it also ends what the main thread may wait for by now.
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, number)
 
 
 def protected(function: F) -> F:
@@ -186,9 +192,14 @@ def allowing(function: Callable[..., T], *args: Any) -> T:
 def check() -> None:
     """Handle the signals kept back so far: a good moment within a `deferred` block.
 
-    When one handler raises, those of the others are called all the same.
+    When one handler raises, those of the others are called all the same. In a protected function
+    none is called: what was noted comes again a moment later.
     """
     if _noted and _in_main_thread():
+        if _is_protected(sys._getframe()):
+            for number in tuple(_noted):
+                _thread.start_new_thread(_send_again, (number,))
+            return
         number = next(iter(_noted))
         handler, frame = _noted.pop(number)
         try:
@@ -212,9 +223,9 @@ def pulled(items: Iterable[T]) -> Iterator[T]:
 def _in_child() -> None:
     """In a forked child the thread that forked is the main one, and in no such block."""
     global _depth
+    _noted.clear()  # signals to the parent
     if _depth:
         _depth = 0
-        _noted.clear()
         _put_back()
 
 

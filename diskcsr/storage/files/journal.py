@@ -325,16 +325,18 @@ class Journal:
     def _release(self) -> None:
         """Close the descriptors, and with them the locks: a forked child's copies hold them too."""
         self.closed = True
-        if _open_files.pop(id(self), None) is not None:
-            stand_down()
         descriptors = self._journal, self._data
         self._journal = self._data = -1
         try:
             if descriptors[0] >= 0:
                 os.close(descriptors[0])
         finally:
-            if descriptors[1] >= 0:
-                os.close(descriptors[1])
+            try:
+                if descriptors[1] >= 0:
+                    os.close(descriptors[1])
+            finally:  # last: handlers may be called, and raise
+                if _open_files.pop(id(self), None) is not None:
+                    stand_down()
 
     @protected
     def __del__(self) -> None:
