@@ -1,10 +1,12 @@
 """HDF5 files with a journal: transactions, killed writers, readers beside writers."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 
 import diskcsr.storage.files.files as files
 import diskcsr.storage.files.rollback as rollback
-from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError
+from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError, WriteError
 from diskcsr.storage.files.fileobject import JournalFile
 from diskcsr.storage.files.files import open_to_read, open_to_write
 from diskcsr.storage.files.rollback import is_hot, settle
@@ -619,3 +621,62 @@ def test_errors_can_be_sent_to_other_processes():
     for kind in (LockedFileError, RollbackError):
         problem = pickle.loads(pickle.dumps(kind("m.h5: why")))
         assert (type(problem), str(problem)) == (kind, "m.h5: why")
+
+
+# ------------------------------------------------------------------------ names that are taken
+
+
+def test_a_name_taken_meanwhile_keeps_its_journal(tmp_path):
+    """The file of that name may be in the middle of a transaction, which is not ours to forget."""
+    path = tmp_path / "m.h5"
+    code = (
+        "import os, sys, numpy as np\n"
+        "from diskcsr.storage.files.files import open_to_write, transaction\n"
+        "file = open_to_write(sys.argv[1], 'x')\n"
+        "file['y'] = np.zeros(10_000)\n"
+        "with transaction(file):\n"
+        "    file['y'][...] = 1\n"
+        "    print('hot', flush=True)\n"
+        "    input()\n"
+    )
+    with contextlib.ExitStack() as stack:
+        with pytest.raises(FileExistsError) as caught, files.new_file(path):  # noqa: PT012
+            other = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", code, str(path)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            assert other.stdout.readline() == "hot\n"
+        assert caught.value.filename == str(path)
+        assert sorted(os.listdir(tmp_path)) == ["m.h5", "m.h5-journal"]
+        other.kill()
+    with open_to_read(path) as file:
+        assert not file["y"][:].any(), "the transaction was not undone"
+
+
+def test_the_journal_of_a_file_that_is_gone_is_in_nobodys_way(path):
+    with open_to_write(path) as file:
+        file["y"] = np.arange(5000)
+        left = path.with_name("left")
+        os.link(path.with_name("m.h5-journal"), left)
+    path.unlink()
+    left.rename(path.with_name("m.h5-journal"))
+    with files.new_file(path) as file:
+        file["y"] = 7
+    assert os.listdir(path.parent) == ["m.h5"]
+    with h5py.File(path, "r") as file:
+        assert file["y"][()] == 7
+
+
+def test_a_folder_that_vanishes_while_a_file_is_made(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(WriteError) as caught, files.new_file(folder / "m.h5") as file:  # noqa: PT012
+        file["y"] = 7
+        shutil.rmtree(folder)
+    assert caught.value.filename == str(folder / "m.h5")
+    assert caught.value.errno == errno.ENOENT
+    assert "nothing was left" in str(caught.value)

@@ -298,7 +298,7 @@ class Journal:
                 return
             try:
                 if self._header is None and os.getpid() == self.pid:
-                    self._remove_journal()
+                    self._remove_journal(self.path)
             finally:
                 self._release()
 
@@ -313,14 +313,14 @@ class Journal:
             finally:
                 self.close()
 
-    def _remove_journal(self) -> None:
-        name = journal_path(self.path)
+    def _remove_journal(self, path: str) -> None:
+        name = journal_path(path)
         with contextlib.suppress(OSError):
             # Another file may have been moved here, with its own journal.
             if os.path.samestat(os.stat(name), os.fstat(self._journal)):
                 os.unlink(name)
                 if self.durable:
-                    fsync_folder(self.path)
+                    fsync_folder(path)
 
     def _release(self) -> None:
         """Close the descriptors, and with them the locks: a forked child's copies hold them too."""
@@ -363,16 +363,19 @@ class Journal:
         with self._lock:
             old, path = self.path, os.path.realpath(path)
             # Without its journal, which is empty, a file is as good; so that goes first.
-            os.replace(journal_path(old), journal_path(path))
             try:
                 if replace:
+                    os.replace(journal_path(old), journal_path(path))
                     os.replace(old, path)
                 else:
-                    _rename_new(old, path)
+                    _remove_left_behind(path)
+                    _rename_new(journal_path(old), journal_path(path), path)
+                    _rename_new(old, path, path)
                 self.path = path
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(journal_path(path))
+            except BaseException as problem:
+                if isinstance(problem, OSError) and not isinstance(problem, FileExistsError):
+                    self._doom(problem)
+                self._remove_journal(path)
                 raise
             if self.durable:
                 fsync_folder(path)
@@ -393,19 +396,41 @@ class Journal:
         self._journal = -1
 
 
-def _rename_new(old: str, new: str) -> None:
-    """Rename a file, and raise `FileExistsError` when there is one of the new name."""
+def _remove_left_behind(path: str) -> None:
+    """Remove the journal of a file that is gone, and leave that of one that is there alone."""
+    name = journal_path(path)
+    try:
+        journal = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    try:
+        if not try_lock(journal) or os.path.exists(path):
+            raise _taken(path)
+        if os.fstat(journal).st_nlink:  # else removed just now
+            os.unlink(name)
+    finally:
+        os.close(journal)
+
+
+def _rename_new(old: str, new: str, path: str) -> None:
+    """Rename a file; raise `FileExistsError`, about `path`, when there is one of the new name."""
     try:
         os.link(old, new)
+    except FileExistsError:
+        raise _taken(path) from None
     except OSError as problem:
         # A file system without hard links.
         if problem.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
         if os.path.exists(new):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from problem
+            raise _taken(path) from problem
         os.rename(old, new)
     else:
         os.unlink(old)
+
+
+def _taken(path: str) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
 
 def _runs(pages: Any) -> list[tuple[int, int]]:
