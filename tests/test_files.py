@@ -680,3 +680,24 @@ def test_a_folder_that_vanishes_while_a_file_is_made(tmp_path):
     assert caught.value.filename == str(folder / "m.h5")
     assert caught.value.errno == errno.ENOENT
     assert "nothing was left" in str(caught.value)
+
+
+def test_writers_of_different_files_in_many_threads(tmp_path):
+    failed = []
+
+    def work(number):
+        try:
+            for _ in range(100):
+                open_to_write(tmp_path / f"{number}.h5", "w").close()
+        except BaseException as problem:
+            failed.append(problem)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        with h5py.File(tmp_path / "plain.h5", "w"):
+            pass
+    for thread in threads:
+        thread.join()
+    assert failed == []

@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 from h5py import h5f, h5fd
+from h5py._objects import phil
 
 from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
@@ -261,9 +262,10 @@ def new_file(path: Any, *, durable: bool = False, **keywords: Any) -> Iterator[J
 
 def _refuse_second_writer(path: str) -> None:
     """Raise when h5py has the file open for writing in this process, perhaps without a lock."""
-    for other in h5f.get_obj_ids(h5f.OBJ_ALL, h5f.OBJ_FILE):
-        if other.get_intent() == h5f.ACC_RDONLY or driver_of(other) != h5fd.SEC2:
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samefile(other.name, path):
-                raise LockedFileError(f"{path} is open for writing in this process, by h5py")
+    with phil:  # or other threads close meanwhile what is looked at
+        for other in h5f.get_obj_ids(h5f.OBJ_ALL, h5f.OBJ_FILE):
+            if other.get_intent() == h5f.ACC_RDONLY or driver_of(other) != h5fd.SEC2:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samefile(other.name, path):
+                    raise LockedFileError(f"{path} is open for writing in this process, by h5py")
