@@ -682,6 +682,28 @@ def test_a_folder_that_vanishes_while_a_file_is_made(tmp_path):
     assert "nothing was left" in str(caught.value)
 
 
+def test_a_folder_that_is_not_there_is_named_with_the_file(tmp_path):
+    path = tmp_path / "folder" / "m.h5"
+    with pytest.raises(FileNotFoundError) as caught:
+        open_to_write(path, "x")
+    assert caught.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as caught, files.new_file(path):
+        pass
+    assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize("mode", ["x", "w", "new"])
+@pytest.mark.parametrize("letter", ["a", "\u20ac"])
+def test_a_long_name(tmp_path, mode, letter):
+    length = 255 - len("-journal") - len(".h5")
+    path = tmp_path / (letter * (length // len(letter.encode())) + ".h5")
+    if mode == "w":
+        path.touch()
+    with files.new_file(path) if mode == "new" else open_to_write(path, mode) as file:
+        file["y"] = 7
+    assert os.listdir(tmp_path) == [path.name]
+
+
 def test_writers_of_different_files_in_many_threads(tmp_path):
     failed = []
 

@@ -201,7 +201,8 @@ def _begin(path: str, durable: bool, keywords: dict[str, Any]) -> tuple[Journale
     folder, name = os.path.split(path)
     # A new name: ext4 writes a file out at once when it is closed after having been made empty,
     # and that takes longer than all the rest.
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
+    # The beginning of a long one must do: file systems take 255 bytes.
+    temporary = os.path.join(folder, f".{name[:40]}.{uuid.uuid4().hex}")
     journal = JournalFile(temporary, "x", durable=durable, name=path)
     try:
         return _attach(journal, "w", keywords), journal

@@ -94,7 +94,11 @@ class Journal:
         self._lock = threading.RLock()
         self._header: Header | None = None
         flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if mode == "x" else 0)
-        self._data = os.open(self.path, flags, 0o666)
+        try:
+            self._data = os.open(self.path, flags, 0o666)
+        except OSError as problem:
+            problem.filename = self.name  # nobody knows the name for the time being
+            raise
         try:
             self._take(new=mode == "x")
         except BaseException as problem:
