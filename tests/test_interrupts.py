@@ -1,5 +1,6 @@
 """Signals and refused writes amid what writes: one exception, the old state or the new."""
 
+import fcntl
 import itertools
 import os
 import resource
@@ -285,6 +286,42 @@ def test_a_file_that_is_dropped_is_closed_and_the_signal_comes_out(tmp_path, mon
     assert (before - left).total() == 2, "the file and its journal"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def test_what_was_noted_keeps_nothing_open(tmp_path):
+    @protected
+    def work():
+        interrupted.send_signal()
+
+    def drop():
+        file = diskcsr.File(tmp_path / "m.h5", "w")
+        work()
+        return file.filename
+
+    done = []
+    with pytest.raises(KeyboardInterrupt), deferred():  # noqa: PT012
+        name = drop()
+        with open(name) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        done.append("closed")
+    assert done == ["closed"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGALRM", "SIGXCPU", "SIGCHLD"])
+def test_signals_for_which_programs_have_handlers_that_raise(name):
+    def handler(number, frame):
+        assert frame is not None
+        raise SystemExit(number)
+
+    number, done = getattr(signal, name), []
+    saved = signal.signal(number, handler)
+    try:
+        with pytest.raises(SystemExit), deferred():  # noqa: PT012
+            signal.raise_signal(number)
+            done.append("all of it")
+    finally:
+        signal.signal(number, saved)
+    assert done == ["all of it"]
 
 
 def test_a_forked_child_leaves_to_its_parent_what_its_parent_noted():

@@ -32,6 +32,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Signals for which programs install handlers that raise.
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGQUIT]
 _SIGNALS += [signal.SIGUSR1, signal.SIGUSR2, signal.SIGVTALRM, signal.SIGPROF]
+# Of schedulers, when time is up; and of PyTorch, when a process that loads data was killed.
+_SIGNALS += [signal.SIGXCPU, signal.SIGCHLD]
 #: Seconds until a signal that came within a protected function is handled, if it then can be.
 _SOON = 0.002
 
@@ -41,8 +43,9 @@ _depth = 0
 _code: set[CodeType] = set()
 #: How many users of protected functions there are.
 _standing_by = 0
-#: What arrived meanwhile, in order, each signal once, with the handler it was for.
-_noted: dict[int, tuple[Callable[..., Any], FrameType | None]] = {}
+#: What arrived meanwhile, in order, each signal once, with the handler it was for. Not the frame it
+#: came in: that would keep alive, and open, what the functions under way then let go of.
+_noted: dict[int, Callable[..., Any]] = {}
 
 
 class _Keeper:
@@ -53,9 +56,9 @@ class _Keeper:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if _depth:
-            _noted.setdefault(number, (self.handler, frame))
+            _noted.setdefault(number, self.handler)
         elif _is_protected(frame):
-            _noted.setdefault(number, (self.handler, frame))
+            _noted.setdefault(number, self.handler)
             _thread.start_new_thread(_send_again, (number,))
         else:
             # It also comes here when it was left behind, as by a program that keeps what it finds
@@ -201,9 +204,9 @@ def check() -> None:
                 _thread.start_new_thread(_send_again, (number,))
             return
         number = next(iter(_noted))
-        handler, frame = _noted.pop(number)
+        handler = _noted.pop(number)
         try:
-            handler(number, frame)
+            handler(number, sys._getframe())
         finally:
             check()
 
