@@ -631,7 +631,8 @@ def test_a_name_taken_meanwhile_keeps_its_journal(tmp_path):
     path = tmp_path / "m.h5"
     code = (
         "import os, sys, numpy as np\n"
-        "from diskcsr.storage.files.files import open_to_write, transaction\n"
+        "from diskcsr.storage.files.files import open_to_write\n"
+        "from diskcsr.storage.files.transactions import transaction\n"
         "file = open_to_write(sys.argv[1], 'x')\n"
         "file['y'] = np.zeros(10_000)\n"
         "with transaction(file):\n"
