@@ -140,6 +140,53 @@ def test_in_the_blocks_of_the_caller(tmp_path, act, error):
         assert file["X"].shape[0] in (3, 6)
 
 
+def change_dataset(file):
+    file["y"] = np.arange(3)
+
+
+def append_to_another(file):
+    file["A"].append(np.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("act", "error"),
+    [
+        (diskcsr.File.flush, None),
+        (change_dataset, None),
+        (append_to_another, ValueError),
+        (diskcsr.File.close, ValueError),
+    ],
+)
+def test_blocks_that_commit_the_file_they_go_to(tmp_path, act, error):
+    """What is half written of a matrix is in no commit, whoever asks for one."""
+    path = tmp_path / "m.h5"
+    diskcsr.write(path, sp.csr_array(np.eye(3)), name="A").close()
+    pid = os.fork()
+    if pid == 0:
+        file = diskcsr.File(path, "a")
+
+        def blocks():
+            yield sp.csr_array(np.eye(3))
+            try:
+                act(file)
+            except ValueError as problem:
+                if error is not None and str(path) in str(problem):
+                    os._exit(3)
+                os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        diskcsr.write(file, blocks(), name="X")
+        os._exit(2)
+    status = os.waitpid(pid, 0)[1]
+    if error is None:
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    else:
+        assert os.WEXITSTATUS(status) == 3
+    with diskcsr.File(path, "r") as file:
+        assert list(file) == ["A"]
+        assert file["A"].shape == (3, 3)
+
+
 def test_in_the_function_that_shows_progress(tmp_path):
     def progress(done, total):
         interrupted.send_signal()

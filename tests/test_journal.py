@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError
+from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError, WriteError
 from diskcsr.storage.files import journal as journal_module
 from diskcsr.storage.files.fileobject import JournalFile
 from diskcsr.storage.files.rollback import (
@@ -389,16 +389,32 @@ def test_who_may_not_write_is_told_who_may(path):
     kill(file)
     for each in (path, journal_of(path)):
         each.chmod(0o644)
+    with someone_else(path), pytest.raises(RollbackError, match="who may write to the file"):
+        settle(path)
+    assert is_hot(path)
+
+
+@contextlib.contextmanager
+def someone_else(path):
+    """Be a user who may read the folder of a file, and not write to it."""
     levels = 4 if "PYTEST_XDIST_WORKER" in os.environ else 3  # a worker has a folder of its own
     for folder in path.parents[:levels]:
         folder.chmod(0o755)
     os.seteuid(65534)
     try:
-        with pytest.raises(RollbackError, match="someone who may write to the file"):
-            settle(path)
+        yield
     finally:
         os.seteuid(0)
-    assert is_hot(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
+def test_a_folder_that_may_not_be_written_to(path, old):
+    path.chmod(0o666)
+    with someone_else(path), pytest.raises(WriteError) as caught:
+        JournalFile(path)
+    assert (caught.value.errno, caught.value.filename) == (13, str(path))
+    assert "its journal cannot be opened for writing, nothing was changed" in str(caught.value)
+    assert path.read_bytes() == old
 
 
 def test_the_journal_is_as_private_as_the_file(path):

@@ -85,7 +85,8 @@ class Journal:
         self.pid = os.getpid()
         #: Held by whoever is in a transaction; see `diskcsr.storage.files.transactions`.
         self.turn = threading.RLock()
-        self.depth = 0
+        #: How many transactions, and other changes, are under way within one another.
+        self.depth = self.changing = 0
         #: What went wrong first: nothing can be committed any more.
         self.problem: BaseException | None = None
         #: Whether HDF5 letting go of the file in good order means a commit.
@@ -106,8 +107,12 @@ class Journal:
                 self.discard()
             else:
                 self.close()
-            if isinstance(problem, OSError) and problem.filename is None and problem.strerror:
-                text = f"{problem.strerror}; it cannot be opened for writing, nothing was changed"
+            ours = (None, journal_path(self.path))  # names that say nothing to the caller
+            if isinstance(problem, OSError) and problem.strerror and problem.filename in ours:
+                what = "its journal" if problem.filename else "it"
+                text = (
+                    f"{problem.strerror}; {what} cannot be opened for writing, nothing was changed"
+                )
                 raise WriteError(problem.errno, text, self.name) from problem
             raise
         _open_files[id(self)] = weakref.ref(self)

@@ -114,16 +114,20 @@ def changing(group: h5py.Group) -> Iterator[None]:
             h5py.File.flush(file)
         return
     with journal.turn, deferred():
+        journal.changing += 1
         try:
             yield
             h5py.File.flush(file)
-            if not journal.depth:
+            # Of blocks within blocks the outermost commits: until then its work is half done.
+            if not journal.depth and journal.changing == 1:
                 journal.commit()
         except BaseException as problem:
-            if journal.problem is None or journal.depth:
+            if journal.problem is None or journal.depth or journal.changing > 1:
                 raise
             undo(file, journal)
             raise_cause(problem, journal, what_is_left(journal))
+        finally:
+            journal.changing -= 1
 
 
 def flush_file(file: h5py.File) -> None:
@@ -157,8 +161,9 @@ def close_file(file: h5py.File) -> None:
             h5py.File.close(file)
         return
     with journal.turn, deferred():
-        if journal.depth:
-            raise ValueError(f"{journal.path} cannot be closed in the middle of a transaction")
+        if journal.depth or journal.changing:
+            what = "a transaction" if journal.depth else "a change to it"
+            raise ValueError(f"{journal.path} cannot be closed in the middle of {what}")
         try:
             h5py.File.close(file)
             journal.commit()
@@ -238,6 +243,11 @@ def transaction(group: h5py.Group) -> Iterator[None]:
         if journal.depth:
             yield
             return
+        if journal.changing:
+            raise ValueError(
+                f"{journal.path} is being written to: what makes the blocks of a matrix that goes "
+                "there cannot change it"
+            )
         flush_file(file)  # what came before is not ours to undo
         journal.depth += 1
         try:
