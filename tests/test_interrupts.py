@@ -1,5 +1,6 @@
 """Signals and refused writes amid what writes: one exception, the old state or the new."""
 
+import asyncio
 import fcntl
 import itertools
 import os
@@ -369,6 +370,28 @@ def test_signals_for_which_programs_have_handlers_that_raise(name):
     finally:
         signal.signal(number, saved)
     assert done == ["all of it"]
+
+
+def test_a_loop_of_asyncio_hears_of_a_signal_once():
+    @protected
+    def work():
+        signal.raise_signal(signal.SIGUSR1)
+
+    called = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, called.append, 1)
+        stand_by()
+        work()
+        with deferred():
+            signal.raise_signal(signal.SIGUSR1)
+        await asyncio.sleep(0.1)
+        stand_down()
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    asyncio.run(main())
+    assert called == [1, 1]
 
 
 def test_a_forked_child_leaves_to_its_parent_what_its_parent_noted():

@@ -117,7 +117,10 @@ def stand_down() -> None:
 def _exchange() -> None:
     for number in _SIGNALS:
         handler = signal.getsignal(number)
-        if callable(handler) and not isinstance(handler, _Keeper):
+        if not callable(handler) or isinstance(handler, _Keeper):
+            continue
+        # asyncio's does nothing: its loop is woken by the system, and would be so again.
+        if getattr(handler, "__module__", None) != "asyncio.unix_events":
             signal.signal(number, _Keeper(handler))
 
 
