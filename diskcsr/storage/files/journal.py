@@ -316,11 +316,14 @@ class Journal:
         with self._lock:
             self.dead = True
             try:
-                for name in (self.path, journal_path(self.path)):
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path)
+            finally:  # each step is tried, whatever becomes of those before
+                try:
                     with contextlib.suppress(OSError):
-                        os.unlink(name)
-            finally:
-                self.close()
+                        os.unlink(journal_path(self.path))
+                finally:
+                    self.close()
 
     def _remove_journal(self, path: str) -> None:
         name = journal_path(path)
