@@ -43,6 +43,8 @@ _depth = 0
 _code: set[CodeType] = set()
 #: How many users of protected functions there are.
 _standing_by = 0
+#: Signals whose handlers may be exchanged: asking for all of them takes as long as all else.
+_exchanged: set[signal.Signals] = set()
 #: What arrived meanwhile, in order, each signal once, with the handler it was for. Not the frame it
 #: came in: that would keep alive, and open, what the functions under way then let go of.
 _noted: dict[int, Callable[..., Any]] = {}
@@ -117,20 +119,24 @@ def stand_down() -> None:
 def _exchange() -> None:
     for number in _SIGNALS:
         handler = signal.getsignal(number)
-        if not callable(handler) or isinstance(handler, _Keeper):
+        if not callable(handler):
             continue
         # asyncio's does nothing: its loop is woken by the system, and would be so again.
-        if getattr(handler, "__module__", None) != "asyncio.unix_events":
+        if getattr(handler, "__module__", None) == "asyncio.unix_events":
+            continue
+        _exchanged.add(number)
+        if not isinstance(handler, _Keeper):
             signal.signal(number, _Keeper(handler))
 
 
 def _put_back() -> None:
     """Put the handlers back, unless protected functions are in use, and handle what was noted."""
     if _standing_by <= 0:
-        for number in _SIGNALS:
+        for number in tuple(_exchanged):
             handler = signal.getsignal(number)
             if isinstance(handler, _Keeper):
                 signal.signal(number, handler.handler)
+            _exchanged.discard(number)
     check()
 
 
