@@ -57,7 +57,9 @@ def write_stream(
     advance : callable
         Is told of the bytes of values and indices that were written.
     """
-    chunks = 2 * (stream.nnz or 0) // (storage.chunks or CHUNK)
+    # Filtered chunks find room one by one when they are written: there is nothing to prepare.
+    raw = storage.compression in (None, "raw") and not storage.shuffle
+    chunks = 2 * (stream.nnz or 0) // (storage.chunks or CHUNK) if raw else 0
     with _target(file) as parent, _new_group(parent, name, storage, chunks) as group:
         shape = stream.axis.swap((_store(group, stream, storage, advance), stream.n_minor))
         _stamp(parent, group, stream.axis.format, shape, storage)
