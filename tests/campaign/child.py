@@ -15,6 +15,7 @@ import resource
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from collections import Counter
@@ -24,11 +25,13 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
-from trust_operations import LONGEST, Keys
+from trust_operations import Keys, make_keys
 
 from . import honest
 from .cases import Case
-from .operations import ROWS, Place, Row
+from .operations import EVERY, Place, Row
+from .pool import Over
+from .sources import Source, build
 
 #: Address space beyond what a process has when it is warm.
 _SPACE = 3 << 30
@@ -72,7 +75,7 @@ class Operating:
         self.shared: Any = None
 
     def __call__(self, name: str) -> dict[str, Any]:
-        row = ROWS[name]
+        row = EVERY[name]
         own = row.kind in ("change", "make") or self.case.mode == "r+"
         place = Place(self.folder / "case.h5", self.keys, self.case.mode)
         if own:
@@ -106,7 +109,7 @@ class Operating:
                 outcome["unfinished"] = True
             return outcome
         if row.kind == "change":
-            return {"value": value, "made": self._truth(place.path, row.group)}
+            return {"value": value, "made": self._truth(place.path, row.group, row.anew)}
         if row.kind == "make" and row.right is not None:
             return {"value": value, "made": honest.truth_of(place.out, "both", row.group)}
         return {"value": value}
@@ -121,9 +124,10 @@ class Operating:
             self.shared = place.open()
         yield self.shared
 
-    def _truth(self, path: Path, group: str) -> honest.Truth:
+    def _truth(self, path: Path, group: str, anew: bool = False) -> honest.Truth:
         assert self.case.source is not None
-        return honest.truth_of(path, self.case.source.convention if group == "X" else "both", group)
+        convention = "both" if anew or group != "X" else self.case.source.convention
+        return honest.truth_of(path, convention, group)
 
     def _left(self, place: Place, before: Counter[str], row: Row) -> list[str]:
         gc.collect()
@@ -213,19 +217,12 @@ def _warm_up(role: str) -> None:
 
         interrupted.warm_up()
         return
-    import tempfile
-
-    from .sources import Source, build
-
-    with tempfile.TemporaryDirectory() as base:
+    with tempfile.TemporaryDirectory() as base, diskcsr.options.set(num_threads=1):
         folder = Path(base)
-        for number, chunk in enumerate((0, 16)):
+        for chunk in (0, 16):
             source = Source(chunk=chunk, filter="gzip" if chunk else "none")
             build(folder / "case.h5", source)
-            names = [row.name for row in ROWS.values() if not row.slow]
-            case = Case("bytes", 0, number, source, [], names)
-            from trust_operations import make_keys
-
+            case = Case("bytes", 0, 0, source, [], ["A[rows]", "A[:, j]", "append", "save, turned"])
             for outcome in _operate(case, folder, make_keys(source.shape, 0)):
                 assert "value" in outcome, outcome["error"]["trace"]
 
@@ -234,9 +231,15 @@ def _size() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def main(role: str) -> None:
-    """Serve requests until standard input ends."""
+def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def main(role: str) -> None:
+    """Fork the worker that serves requests, and another one whenever that ends."""
+    _die_with(os.getppid())
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print there
     faulthandler.enable()
@@ -245,11 +248,26 @@ def main(role: str) -> None:
     _warm_up(role)
     gc.collect()
     gc.freeze()
+    ended = ""
+    while True:
+        parent, pid = os.getpid(), os.fork()
+        if pid == 0:
+            _die_with(parent)
+            _serve(role, answers)
+            os._exit(0)
+        _send(answers, Over(ended, pid) if ended else pid)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code == 0:
+            return
+        ended = signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+
+def _serve(role: str, answers: Any) -> None:
+    """Answer requests until standard input ends."""
     if role != "trial":
         resource.setrlimit(resource.RLIMIT_AS, (_size() + _SPACE,) * 2)
         resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE,) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _send(answers, "ready")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
         try:
             what, arguments = pickle.load(sys.stdin.buffer)
@@ -273,5 +291,7 @@ def _send(stream: Any, answer: Any) -> None:
 
 
 if __name__ == "__main__":
-    assert LONGEST
-    main(sys.argv[1])
+    # As a module of its own name, which is what is said in answers.
+    from campaign.child import main as serve
+
+    serve(sys.argv[1])

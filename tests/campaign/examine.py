@@ -13,7 +13,7 @@ from trust_operations import Keys, make_keys
 from .cases import OF_FILES, Case
 from .honest import Truth
 from .judge import Finding, Judge
-from .operations import ROWS
+from .operations import EVERY
 from .pool import Ended, Pool
 
 __all__ = ["Result", "examine"]
@@ -117,7 +117,7 @@ def _outcomes(case: Case, pool: Pool, folder: Path, keys: Keys) -> Iterator[tupl
 def _add_end(result: Result, judge: Judge, name: str, end: Ended, pool: Pool, folder: Path) -> None:
     """A crash or hang: of ours, or one that plain h5py has as well."""
     also = judge.truth[0] in ("crash", "hang")
-    if not also and (ROWS[name].kind == "change" or result.case.mode == "r+"):
+    if not also and (EVERY[name].kind == "change" or result.case.mode == "r+"):
         also = _writing_ends(pool, folder)
     if also:
         result.outcomes.append("also h5py")

@@ -10,7 +10,7 @@ from trust_operations import compare as compare_exactly
 
 from .cases import Case
 from .honest import Truth
-from .operations import ROWS, Row
+from .operations import EVERY, Row
 from .sources import in_memory
 from .structures import is_legal
 
@@ -63,7 +63,7 @@ class Judge:
 
     def __call__(self, name: str, outcome: dict[str, Any]) -> list[Finding]:
         """Return what is wrong with an outcome; most often nothing."""
-        row = ROWS[name]
+        row = EVERY[name]
         found = []
         if "error" in outcome:
             found += self._error(row, outcome["error"])

@@ -1,15 +1,18 @@
 """Making what failed smaller: fewer steps, single bits, one operation, a simpler file."""
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from .bits import apply, single_bits
 from .cases import OF_FILES, Case
 from .examine import examine
 from .judge import Finding
 from .pool import Pool
+from .sources import build
 
-__all__ = ["minimise", "shorter"]
+__all__ = ["minimise", "original", "shorter"]
 
 _ATTEMPTS = 60
 
@@ -70,20 +73,15 @@ def _as_bits(case: Case, finding: Finding, fails: Callable[[Case], bool]) -> Cas
     if case.kind != "bytes" or case.damage is None:
         return case
     case = _fewer_steps(case, finding, fails)
-    raw = _original(case)
+    raw = original(case)
     flips = single_bits(raw, case.damage or [])
     if flips is None or apply(raw, flips) != apply(raw, case.damage or []):
         return case
     return case.replace(damage=flips) if fails(case.replace(damage=flips)) else case
 
 
-def _original(case: Case) -> bytes:
+def original(case: Case) -> bytes:
     """The sound file, which plain h5py writes without harm."""
-    import tempfile
-    from pathlib import Path
-
-    from .sources import build
-
     assert case.source is not None
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder, "original.h5"), case.source)

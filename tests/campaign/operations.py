@@ -1,8 +1,12 @@
 """The table of what is done to a file: one row for each operation of the public face."""
 
 import contextlib
+import fcntl
 import io
+import os
 import pickle
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +17,7 @@ import scipy.sparse as sp
 from slow_reader import Slow
 from trust_operations import OPERATIONS, Keys, Operation
 
-__all__ = ["ROWS", "Place", "Row"]
+__all__ = ["EVERY", "FAULTY", "ROWS", "Place", "Row"]
 
 
 @dataclass
@@ -53,6 +57,8 @@ class Row:
         what is then in the file. None where there is nothing to compare.
     group : str
         Where in the file that is.
+    anew : bool
+        Whether that is written by the library, whatever convention was there.
     slow : bool
         Whether it starts processes of its own.
     """
@@ -63,6 +69,7 @@ class Row:
     operation: Operation | None = None
     right: Callable[..., Any] | None = None
     group: str = "X"
+    anew: bool = False
     slow: bool = field(default=False, compare=False)
 
 
@@ -384,7 +391,7 @@ _OTHERS = [
     Row("scale", "change", _scale, right=lambda dense, keys: dense * 2),
     Row("File", "change", _use_file, right=_same, group="Y"),
     Row("write a group", "change", _write_beside, right=_same, group="Y"),
-    Row("overwrite", "change", _replace, right=lambda dense, keys: np.eye(3)),
+    Row("overwrite", "change", _replace, right=lambda dense, keys: np.eye(3), anew=True),
     Row("check --repair", "change", _repair, right=_same, slow=True),
     Row("save", "make", _save, right=_same),
     Row("save, turned", "make", _save_turned, right=_same),
@@ -408,4 +415,62 @@ _OTHERS = [
     ),
 ]
 
+#: What is drawn from.
 ROWS = {row.name: row for row in [*_READING, *_OTHERS]}
+
+
+# ----------------------------------------------------------- that are wrong, so that this is seen
+
+
+def _crash(matrix: Any, keys: Keys) -> Any:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _hang(matrix: Any, keys: Keys) -> Any:
+    time.sleep(600)
+
+
+def _raise(matrix: Any, keys: Keys) -> Any:
+    raise AssertionError("of ours")
+
+
+def _refuse(matrix: Any, keys: Keys) -> Any:
+    import diskcsr
+
+    raise diskcsr.CorruptFileError("nothing is wrong")
+
+
+_open_files: list[int] = []
+
+
+def _leak(matrix: Any, keys: Keys) -> Any:
+    _open_files.append(os.open(matrix.filename, os.O_RDONLY))
+    fcntl.flock(_open_files[-1], fcntl.LOCK_SH)
+    return matrix[:]
+
+
+def _faulty(name: str, run: Callable[[Any, Keys], Any]) -> Row:
+    """An operation that is right on a matrix in memory."""
+    return _reading(name, lambda A, k: A[:] if _dense(A) else run(A, k))
+
+
+def _spoil(place: Place) -> None:
+    place.path.write_bytes(place.path.read_bytes()[:-100])
+    raise ValueError("half done")
+
+
+#: Never drawn: what the tests of the campaign have it find.
+FAULTY = {
+    row.name: row
+    for row in [
+        _faulty("wrong", lambda A, k: 3 * A[:]),
+        _faulty("wrong dtype", lambda A, k: A[:].astype("c8")),
+        _faulty("crash", _crash),
+        _faulty("hang", _hang),
+        _faulty("raw", _raise),
+        _faulty("refused", _refuse),
+        _faulty("leak", _leak),
+        Row("spoilt", "change", _spoil, right=_same),
+    ]
+}
+EVERY = {**ROWS, **FAULTY}

@@ -1,6 +1,5 @@
 """Child processes that are kept, asked, given up when they hang, and replaced when they end."""
 
-import contextlib
 import os
 import pickle
 import select
@@ -9,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import TESTS
 
-__all__ = ["Child", "Ended", "Pool"]
+__all__ = ["Child", "Ended", "Over", "Pool"]
 
 #: Seconds a child has to become ready: it imports and compiles.
 _START = 300
@@ -40,12 +40,24 @@ class Ended(Exception):
         super().__init__(f"{how} ({signal})")
 
 
+@dataclass(frozen=True)
+class Over:
+    """Sent in place of an answer: the worker ended, of a signal, and there is another."""
+
+    signal: str
+    successor: int
+
+
 class Child:
-    """One process of a role, started when first asked."""
+    """One process of a role, started when first asked.
+
+    It is warm, and forks the one that does the work: when that ends there is another at once.
+    """
 
     def __init__(self, role: str, folder: Path) -> None:
         self.role, self.errors = role, folder / f"{role}.err"
         self.process: subprocess.Popen | None = None
+        self.worker = 0
         self.asked = 0
 
     def ask(self, what: str, *arguments: Any, limit: float) -> Iterator[Any]:
@@ -62,13 +74,24 @@ class Child:
             self.close()
         process = self._running()
         self.asked += 1
+        begin = self.errors.stat().st_size
         assert process.stdin is not None
         process.stdin.write(pickle.dumps((what, arguments)))
         process.stdin.flush()
-        while (answer := self._answer(limit)) is not None:
-            if isinstance(answer, dict) and "failed" in answer:
-                raise RuntimeError(answer["failed"]["trace"] or answer["failed"]["text"])
-            yield answer
+        whole = False
+        try:
+            while (answer := self._answer(limit, begin)) is not None:
+                if isinstance(answer, dict) and "failed" in answer:
+                    whole = True
+                    raise RuntimeError(answer["failed"]["trace"] or answer["failed"]["text"])
+                yield answer
+            whole = True
+        except Ended:
+            whole = True
+            raise
+        finally:
+            if not whole:  # what is still to come would be taken for answers to something else
+                self.close()
 
     def _running(self) -> subprocess.Popen:
         if self.process is None:
@@ -88,13 +111,35 @@ class Child:
                     env=environment,
                 )
             self.asked = 0
-            assert self._answer(_START) == "ready"
+            self.worker = self._message(_START)
         return self.process
 
-    def _answer(self, limit: float) -> Any:
-        head = self._bytes(8, time.monotonic() + limit)
-        body = self._bytes(int.from_bytes(head, "little"), time.monotonic() + 60)
-        return pickle.loads(body)
+    def _answer(self, limit: float, begin: int) -> Any:
+        """Return an answer of the worker; raise `Ended` when it gives none."""
+        try:
+            answer = self._message(limit)
+        except TimeoutError:
+            hung = True
+            os.kill(self.worker, signal.SIGABRT)  # has it say where it is
+            try:
+                answer = self._message(5)
+            except TimeoutError:
+                os.kill(self.worker, signal.SIGKILL)
+                answer = self._message(60)
+        else:
+            hung = False
+        if not isinstance(answer, Over):
+            return answer
+        self.worker = answer.successor
+        with self.errors.open(errors="replace") as file:
+            file.seek(begin)
+            trace = file.read(6000)
+        raise Ended("hang" if hung else "crash", answer.signal, trace)
+
+    def _message(self, limit: float) -> Any:
+        deadline = time.monotonic() + limit
+        head = self._bytes(8, deadline)
+        return pickle.loads(self._bytes(int.from_bytes(head, "little"), deadline + 60))
 
     def _bytes(self, count: int, deadline: float) -> bytes:
         assert self.process is not None
@@ -103,28 +148,17 @@ class Child:
         while len(out) < count:
             ready, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0))
             if not ready:
-                raise self._ended(hung=True)
+                raise TimeoutError(self.role)
             part = os.read(fd, count - len(out))
             if not part:
-                raise self._ended(hung=False)
+                text = self.errors.read_text(errors="replace")[-4000:]
+                self.close()
+                raise RuntimeError(f"the process of the {self.role} ended: {text}")
             out += part
         return out
 
-    def _ended(self, hung: bool) -> Ended:
-        assert self.process is not None
-        if hung:
-            self.process.send_signal(signal.SIGABRT)  # has it say where it is
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)
-            self.process.kill()
-        code = self.process.wait()
-        trace = self.errors.read_text(errors="replace")[-4000:]
-        self.close()
-        name = signal.Signals(-code).name if code < 0 else f"exit {code}"
-        return Ended("hang" if hung else "crash", name, trace)
-
     def close(self) -> None:
-        """End the process, if there is one."""
+        """End the process, if there is one, and with it its worker."""
         if self.process is not None:
             self.process.kill()
             self.process.communicate()

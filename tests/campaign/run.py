@@ -1,6 +1,7 @@
 """The program: cases one after the other, in as many jobs as asked for, until time is up."""
 
 import argparse
+import contextlib
 import itertools
 import sys
 import tempfile
@@ -10,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .cases import KINDS, Case, draw, kind_of, load
-from .examine import examine
+from .examine import Result, examine
+from .judge import Finding
 from .minimise import minimise
 from .pool import Pool
 from .records import Records
@@ -66,15 +68,21 @@ class _Jobs:
 
     def _do(self, case: Case, pool: Pool) -> None:
         start = time.monotonic()
-        result = examine(case, pool)
+        try:
+            result = examine(case, pool)
+        except RuntimeError as problem:  # of the campaign itself
+            finding = Finding("raw", "the campaign", str(problem).strip()[-80:], str(problem))
+            result = Result(case, ["raw"], [finding])
         with self.lock:
             self.records.add(result, time.monotonic() - start)
         for finding in result.findings:
             print(f"{case.name} {case.kind}: {finding.operation}: {finding.signature}", flush=True)
             if self.records.wanted(finding):
                 place = self.records.place(case, finding)
-                small = minimise(result.case, finding, pool)
-                examine(small, pool, keep=place)
+                small = result.case
+                with contextlib.suppress(RuntimeError):
+                    small = minimise(result.case, finding, pool)
+                    examine(small, pool, keep=place)
                 self.records.keep(place, small, finding)
 
 

@@ -4,6 +4,7 @@ Each kind of step is a row of `MUTATIONS`. A legal one leaves the matrix what it
 HDF5 allows: then nothing but the right answer will do.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,16 +112,16 @@ def is_legal(damage: list[list[Any]]) -> bool:
     return len(damage) == 1 and MUTATIONS[damage[0][0]].legal
 
 
+#: How h5py refuses.
+_REFUSALS = (TypeError, ValueError, OSError, KeyError, AttributeError, RuntimeError)
+
+
 def apply(path: Path, source: Source, damage: list[list[Any]]) -> None:
     """Change a file. What h5py refuses to write is left as it is."""
     for name, *arguments in damage:
-        with h5py.File(path, "r+", libver=source.libver) as file:
-            try:
-                MUTATIONS[name].apply(file["X"], *arguments)
-            except (TypeError, ValueError, UnicodeError, OSError, KeyError, AttributeError):
-                continue
-            except RuntimeError:
-                continue
+        file = h5py.File(path, "r+", libver=source.libver)
+        with file, contextlib.suppress(*_REFUSALS):
+            MUTATIONS[name].apply(file["X"], *arguments)
 
 
 # -------------------------------------------------------------------------------------- arguments
