@@ -61,6 +61,8 @@ def report(work, path=None):
     print(json.dumps([results, told, *counts()]))
 """
 FETCH, LOOK = "report(fetch, sys.argv[1])", "report(look)"
+#: Leaves the temporary folders of this machine out, which the tests are not to write to.
+NOWHERE = "from diskcsr.kernels import kept\nkept.TEMPORARY = ()\n"
 LOOKED = [1, 0, 2, 4, 6, 1, 3, 5, 7]
 
 
@@ -174,8 +176,7 @@ def test_among_temporary_files_with_one_warning(place, path, fetched):
 
 def test_nowhere_with_one_warning(place):
     read_only(place / "site/diskcsr/kernels", place / "home", place / "temp")
-    nowhere = "import tempfile\nfrom diskcsr.kernels import kept\nkept.TEMPORARY = ()\n"
-    results, told, hits, misses = run(place, nowhere + LOOK)
+    results, told, hits, misses = run(place, NOWHERE + LOOK)
     assert (results, hits) == ([LOOKED] * 2, 0)
     assert misses == 3
     ((category, message, _),) = told
@@ -252,7 +253,7 @@ def small_files():
 
 def test_a_limit_on_the_size_of_files(place):
     # The folder takes files, and then refuses the kernels.
-    results, told, _, _ = run(place, LOOK, limits=small_files)
+    results, told, _, _ = run(place, NOWHERE + LOOK, limits=small_files)
     assert results == [LOOKED] * 2
     ((category, message, _),) = told
     assert category == "KernelCacheWarning"
@@ -264,8 +265,7 @@ def test_a_limit_on_the_size_of_files(place):
 def test_a_full_disk(place):
     before = in_a_namespace(f"mount -t tmpfs -o size=8k none {place / 'home'}")
     read_only(place / "site/diskcsr/kernels", place / "temp")
-    nowhere = "from diskcsr.kernels import kept\nkept.TEMPORARY = ()\n"
-    results, told, _, _ = run(place, nowhere + LOOK, before=before)
+    results, told, _, _ = run(place, NOWHERE + LOOK, before=before)
     assert results == [LOOKED] * 2
     ((category, message, _),) = told
     assert category == "KernelCacheWarning"
