@@ -8,6 +8,7 @@ from .errors import (
     CorruptFileError,
     DiskCSRError,
     FormatError,
+    KernelCacheWarning,
     LockedFileError,
     MemoryBudgetError,
     ReadOnlyError,
@@ -57,4 +58,5 @@ __all__ = [
     "RollbackError",
     "WriteError",
     "MemoryBudgetError",
+    "KernelCacheWarning",
 ]

@@ -5,7 +5,8 @@ would warn.
 """
 
 import numpy as np
-from numba import njit
+
+from .caching import njit
 
 __all__ = ["checksum"]
 

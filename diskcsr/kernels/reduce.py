@@ -4,7 +4,7 @@ All are ``nogil`` (they run in a thread pool) and cached on disk. With ``NUMBA_D
 run as plain Python.
 """
 
-from numba import njit
+from .caching import njit
 
 __all__ = ["is_canonical"]
 
