@@ -43,11 +43,14 @@ class Folder(NamedTuple):
         nobody else may write to it.
     lasting : bool
         Whether what is put there can be expected to be found again; else the user is warned.
+    chosen : bool
+        Whether the user named it: as long as it can be written to, no other is looked at.
     """
 
     path: Path
     private: bool
     lasting: bool
+    chosen: bool = False
 
 
 def usual_folders(source: Path, chosen: str) -> list[Folder]:
@@ -62,7 +65,7 @@ def usual_folders(source: Path, chosen: str) -> list[Folder]:
     """
     # Two installations do not overwrite each other's kernels.
     name = f"diskcsr-kernels-{hashlib.sha256(os.fsencode(source)).hexdigest()[:16]}"
-    folders = [Folder(Path(chosen).absolute() / name, False, True)] if chosen else []
+    folders = [Folder(Path(chosen).absolute() / name, False, True, True)] if chosen else []
     folders.append(Folder(source / "__pycache__", False, True))
     home = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(home))
@@ -75,7 +78,7 @@ def usual_folders(source: Path, chosen: str) -> list[Folder]:
 
 
 class Store:
-    """Compiled kernels on disk: read from every folder, written to the first that takes them.
+    """Compiled kernels on disk: read from all folders, written to the first that takes them.
 
     No method raises what the system says of a file: what cannot be read is compiled again, and what
     cannot be kept costs one `KernelCacheWarning` in the life of the process.
@@ -111,6 +114,8 @@ class Store:
                 payload = kept[2 * _STAMP :]
                 if kept[: 2 * _STAMP] == self._stamp + hashlib.sha256(payload).digest():
                     return payload
+            if folder.chosen and not self._writing:
+                break
         return None
 
     def prepare(self) -> None:
