@@ -8,6 +8,7 @@ import h5py
 
 from ...errors import FormatError, ReadOnlyError
 from ..files.files import open_to_read, open_to_write
+from ..files.peek import note_bytes
 from ..files.transactions import close_file
 from . import detect as formats
 
@@ -60,6 +61,7 @@ def open_group(
     try:
         if hasattr(file, "read"):
             owned = h5py.File(file, "r+" if write else "r")
+            note_bytes(owned, file)
         else:
             owned = open_to_write(file, "r+") if write else open_to_read(file)
     except OSError as problem:

@@ -25,6 +25,7 @@ from ...keys.widths import index_dtype
 from ...machine.options import require_memory
 from ..files.chunks import refuse_overlap
 from ..files.files import open_to_read
+from ..files.peek import note_bytes
 from ..files.transactions import close_file
 from ..formats.conventions import ARRAYS, Header
 from ..formats.detect import detect
@@ -197,6 +198,7 @@ class Source:
             self._fileobj = io.FileIO(self.filename)
             weakref.finalize(self, self._fileobj.close)
             file = h5py.File(self._fileobj, "r")
+            note_bytes(file, self._fileobj)
         try:
             return open_group(file, self.name)[0], file
         except (KeyError, FormatError) as problem:
