@@ -35,6 +35,10 @@ class Options:
         Threads that read and decode, for the whole process; 1 does everything in the calling
         thread. Default: the cores this process may use, or ``DISKCSR_NUM_THREADS``.
         `diskcsr.set_num_threads` sets it, too.
+    untrusted_seconds : float
+        How long a file opened with ``untrusted=True`` may be looked at; default 60.
+    untrusted_bytes : int
+        The most memory that may take, beyond what a process needs to begin; default 1 GiB.
 
     Examples
     --------
@@ -45,7 +49,14 @@ class Options:
     """
 
     # A setting that does not exist cannot be set: a misspelt one would do nothing.
-    __slots__ = ("_memory_budget", "_num_threads", "cache_bytes", "memory_map")
+    __slots__ = (
+        "_memory_budget",
+        "_num_threads",
+        "cache_bytes",
+        "memory_map",
+        "untrusted_bytes",
+        "untrusted_seconds",
+    )
 
     def __init__(self) -> None:
         budget = _from_environment("DISKCSR_MEMORY_BUDGET", self._checked_budget)
@@ -54,6 +65,8 @@ class Options:
         self.cache_bytes = 64 << 20
         threads = _from_environment("DISKCSR_NUM_THREADS", self._checked_threads)
         self._num_threads = threads or _usable_cores()
+        self.untrusted_seconds = 60.0
+        self.untrusted_bytes = 1 << 30
 
     @property
     def memory_budget(self) -> int | float:
@@ -90,7 +103,14 @@ class Options:
                 setattr(self, name, value)
 
     def __repr__(self) -> str:
-        names = ("memory_budget", "memory_map", "cache_bytes", "num_threads")
+        names = (
+            "memory_budget",
+            "memory_map",
+            "cache_bytes",
+            "num_threads",
+            "untrusted_seconds",
+            "untrusted_bytes",
+        )
         return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @staticmethod

@@ -12,7 +12,7 @@ from ..files.peek import note_bytes
 from ..files.transactions import close_file
 from . import detect as formats
 
-__all__ = ["is_file_like", "open_group"]
+__all__ = ["find_group", "is_file_like", "open_group"]
 
 
 def is_file_like(candidate: Any) -> bool:
@@ -55,7 +55,7 @@ def open_group(
         if write and file and file.file.mode == "r":
             raise ReadOnlyError(f"{file.file.filename} is open read-only: no mode 'r+' over it")
         # A subclass of h5py's may give anything for a name.
-        return _find(h5py.Group(file.id), name), None
+        return find_group(h5py.Group(file.id), name), None
     if isinstance(file, bytes):
         file = os.fsdecode(file)
     try:
@@ -71,7 +71,7 @@ def open_group(
             raise FormatError(f"{file!r} is not an HDF5 file") from problem
         raise
     try:
-        return _find(owned, name), owned
+        return find_group(owned, name), owned
     except BaseException:
         close_file(owned)
         raise
@@ -83,7 +83,8 @@ def _is_hdf5(file: Any) -> bool:
     return bool(h5py.is_hdf5(os.fspath(file)))
 
 
-def _find(group: h5py.Group, name: str | None) -> h5py.Group:
+def find_group(group: h5py.Group, name: str | None) -> h5py.Group:
+    """Return the group of the matrix `name`, or of the only one; raises as `open_group` does."""
     where = group.file.filename
     if name is None:
         names = formats.find(group)
