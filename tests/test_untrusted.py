@@ -1,5 +1,6 @@
 """Files that may be meant to do harm: another process looks first, and this one lives on."""
 
+import io
 import os
 import pickle
 import signal
@@ -352,3 +353,100 @@ def test_the_command_line_follows_links_unless_told_otherwise(tmp_path, capsys):
     assert main(["info", str(path), "X", "--untrusted"]) == 2
     assert "link to another file" in capsys.readouterr().err
     assert Path(path).exists()
+
+
+# -------------------------------------------------------------------- what remains: examples/trust
+
+OPEN_BY_CORE = """
+import h5py, sys, diskcsr
+diskcsr.open(h5py.File(sys.argv[1], driver="core")["X"])
+"""
+OPEN_BY_FILE_OBJECT = """
+import h5py, sys, diskcsr
+diskcsr.open(h5py.File(open(sys.argv[1], "rb"))["X"])
+"""
+READ_AN_ATTRIBUTE = """
+import h5py, sys, diskcsr
+h5py.Group(h5py.h5o.open(diskcsr.File(sys.argv[1]).id, b"X")).attrs["h5sparse_format"]
+"""
+
+
+def endless_strings(path, table):
+    """Make the heap of strings of a file go round in circles; `table`: have many attributes."""
+    stored(path, libver="latest" if table else "earliest")
+    with h5py.File(path, "r+", libver="latest" if table else "earliest") as file:
+        for number in range(20 * table):
+            file["X"].attrs[f"more{number:02}"] = "x"
+        del file["X"].attrs["h5sparse_format"]
+        file["X"].attrs["h5sparse_format"] = "csr"
+    raw = path.read_bytes()
+    for heap in _places(raw, b"GCOL"):
+        at = heap + 16
+        while int.from_bytes(raw[at : at + 2], "little"):
+            length = int.from_bytes(raw[at + 8 : at + 16], "little")
+            at += 16 + length + -length % 8
+        overwrite(path, at + 8, bytes(8))
+    return path
+
+
+def _places(raw, part):
+    return [at for at in range(len(raw)) if raw.startswith(part, at)]
+
+
+def _flipped(part, bit):
+    return (int.from_bytes(part, "little") ^ 1 << bit).to_bytes(len(part), "little")
+
+
+def hangs(code, path):
+    return run(f"import signal; signal.alarm(10)\n{code}", path).returncode == -signal.SIGALRM
+
+
+def test_a_table_of_attributes_is_left_to_hdf5_unless_the_file_is_untrusted(tmp_path):
+    path = endless_strings(tmp_path / "m.h5", table=True)
+    if not hangs(OPEN_PLAINLY, path):
+        pytest.skip("this HDF5 does not hang on it")
+    with options.set(untrusted_seconds=3), pytest.raises(diskcsr.CorruptFileError, match="3 s"):
+        diskcsr.open(path, untrusted=True)
+
+
+@pytest.mark.parametrize("code", [OPEN_BY_CORE, OPEN_BY_FILE_OBJECT, READ_AN_ATTRIBUTE])
+def test_what_only_hdf5_has_the_bytes_of_is_left_to_it(tmp_path, code):
+    path = endless_strings(tmp_path / "m.h5", table=False)
+    if not hangs(code, path):
+        pytest.skip("this HDF5 does not hang on it")
+    for file in (path, io.BytesIO(path.read_bytes())):
+        with pytest.raises(diskcsr.FormatError, match="a string claims"):
+            diskcsr.open(file)
+
+
+@pytest.mark.parametrize("how", ["contiguous", "chunked", "gzip"])
+def test_an_address_that_leads_to_other_bytes_is_read_as_hdf5_reads_it(tmp_path, how):
+    """Of the bits of an address, some lead to where nothing is that is known."""
+    path, matrix = tmp_path / "m.h5", count_matrix()
+    keywords = {
+        "contiguous": {},
+        "chunked": {"chunks": (50,)},
+        "gzip": {"chunks": (50,), "compression": "gzip"},
+    }
+    with h5py.File(path, "w", libver="earliest") as file:
+        group = file.create_group("X")
+        group.create_dataset("room", data=np.arange(4000.0))  # bytes that nobody looks at
+        for name in ("data", "indices", "indptr"):
+            group.create_dataset(name, data=getattr(matrix, name), **keywords[how])
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", matrix.shape
+        data = group["data"].id
+        address = data.get_chunk_info(1).byte_offset if keywords[how] else data.get_offset()
+    raw = path.read_bytes()
+    silent = 0
+    for at in _places(raw, address.to_bytes(8, "little")):
+        for bit in range(64):
+            path.write_bytes(raw[:at] + _flipped(raw[at : at + 8], bit) + raw[at + 8 :])
+            try:
+                with diskcsr.open(path) as A:
+                    read = A.to_memory()
+            except (diskcsr.CorruptFileError, OSError):
+                continue
+            with h5py.File(path) as file:
+                assert file["X/data"][: read.nnz].tobytes() == read.data.tobytes()
+            silent += read.data.tobytes() != matrix.data.tobytes()
+    assert bool(silent) == (how != "gzip")
