@@ -38,8 +38,8 @@ class DiskCSR(Conversion, Changing, csr_array):  # type: ignore[misc]
     mode : {"r", "r+", "c"}
         "r" refuses assignment; "r+" writes assignments and appended rows to the file; "c" is
         copy-on-write: changes stay in memory.
-    format, shape : optional
-        What the file leaves open; see `diskcsr.open`.
+    format, shape, untrusted : optional
+        What the file leaves open, and whether to be careful with it; see `diskcsr.open`.
 
     Raises
     ------
@@ -163,6 +163,7 @@ def open(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: Literal[False] = False,
+    untrusted: bool = False,
 ) -> DiskCSR | DiskCSC: ...
 @overload
 def open(
@@ -173,6 +174,7 @@ def open(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: Literal[True],
+    untrusted: bool = False,
 ) -> DiskCSRMatrix | DiskCSCMatrix: ...
 def open(
     file: Any,
@@ -182,6 +184,7 @@ def open(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
+    untrusted: bool = False,
 ) -> DiskCSR | DiskCSC | DiskCSRMatrix | DiskCSCMatrix:
     """Open a stored sparse matrix; nothing but attributes is read.
 
@@ -201,6 +204,13 @@ def open(
         columns) of a file that an interrupted writer left.
     spmatrix : bool
         Return the older matrix flavour, for code that refuses `scipy.sparse.csr_array`.
+    untrusted : bool
+        Whether the file may be meant to do harm, as one that was uploaded. There is damage on which
+        HDF5 crashes, never returns or takes all memory; so a process with limits
+        (`diskcsr.options.untrusted_seconds`, `untrusted_bytes`) opens and reads it first, and again
+        whenever it is opened anew: by `refresh`, and for a pickle. Files that lead to others are
+        refused. It must be a path, and `mode` not "r+". Costs the start of a process, and that all
+        that is compressed is decoded once.
 
     Returns
     -------
@@ -212,7 +222,8 @@ def open(
     FormatError
         A `ValueError`: there is no sparse matrix, or several, or its tags contradict each other.
     CorruptFileError
-        A `ValueError`: its parts do not fit together.
+        A `ValueError`: its parts do not fit together; or looking at an `untrusted` file crashed
+        that process, or exceeded its limits.
     OSError
         The file cannot be opened.
     KeyError
@@ -227,7 +238,7 @@ def open(
     Read are: h5sparse, AnnData (all versions), binsparse 0.1, MATLAB v7.3, h5io, 10x Genomics v2
     and v3, and untagged groups of three arrays, where `format` and `shape` may be needed.
     """
-    return open_array(file, name, mode, format, shape, spmatrix)
+    return open_array(file, name, mode, format, shape, spmatrix, untrusted)
 
 
 @takes_storage

@@ -1,5 +1,6 @@
 """A handle on a stored matrix: opening, closing, handing arrays out, pickling, refusing changes."""
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -18,6 +19,7 @@ from .storage.formats.conventions import ARRAYS
 from .storage.formats.opening import is_file_like, open_group
 from .storage.read.readers import Readers
 from .storage.read.source import Source, shared_source
+from .storage.read.untrusted import open_untrusted
 
 if TYPE_CHECKING:
     from .array import DiskCSC, DiskCSR
@@ -46,26 +48,52 @@ def open_array(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
+    untrusted: bool = False,
 ) -> "DiskCSR | DiskCSC":
     """Open a stored matrix as the array that it is; see `diskcsr.open`."""
-    source = _open_source(file, name, mode, format, shape)
+    source = _open_source(file, name, mode, format, shape, untrusted)
     return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
 
 
 def _open_source(
-    file: Any, name: str | None, mode: str, format: str | None, shape: tuple[int, int] | None
+    file: Any,
+    name: str | None,
+    mode: str,
+    format: str | None,
+    shape: tuple[int, int] | None,
+    untrusted: bool,
 ) -> Source:
     """Check the mode and open what `file` holds."""
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
+    hints: dict[str, Any] = {"format": format, "shape": shape}
+    if untrusted:
+        return _open_looked_at(file, name, mode, hints)
     with deferred():
         group, owned = open_group(file, name, mode == "r+")
         try:
-            return shared_source(group, owned, format=format, shape=shape)
+            return shared_source(group, owned, **hints)
         except BaseException:
             if owned is not None:
                 close_file(owned)
             raise
+
+
+def _open_looked_at(file: Any, name: str | None, mode: str, hints: dict[str, Any]) -> Source:
+    """Open a file once another process looked at all of it. Signals are not kept back."""
+    if not isinstance(file, str | bytes | os.PathLike):
+        raise TypeError(f"untrusted=True needs the path of a file, not {type(file).__name__}")
+    if mode == "r+":
+        raise ValueError(
+            "untrusted=True is for reading: to write, HDF5 uses parts of a file that reading does "
+            "not touch. Convert the matrix to a file of your own"
+        )
+    group, owned, guard = open_untrusted(os.fsdecode(file), name, hints)
+    try:
+        return shared_source(group, owned, guard, **hints)
+    except BaseException:
+        close_file(owned)
+        raise
 
 
 class _StoredArray:
@@ -126,8 +154,9 @@ class Handle:
         mode: str = "r",
         format: str | None = None,
         shape: tuple[int, int] | None = None,
+        untrusted: bool = False,
     ) -> Any:
-        source = _open_source(file, name, mode, format, shape)
+        source = _open_source(file, name, mode, format, shape, untrusted)
         if source.axis is not cls._axis:
             source.close()
             raise FormatError(

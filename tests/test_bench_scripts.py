@@ -165,7 +165,7 @@ def test_opening(tmp_path):
     assert results["versions"]["diskcsr"] == diskcsr.__version__
     assert results["machine"]["cpu"] in stdout
     beginning = {**results["opening_ms"], **results["start_up_ms"]}
-    assert len(beginning) == 8
+    assert len(beginning) == 10
     for step, taken in beginning.items():
         assert math.isfinite(taken)
         assert taken > 0

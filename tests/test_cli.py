@@ -110,7 +110,7 @@ def test_an_interrupt_is_quiet(monkeypatch, path, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "info", interrupted)
+    monkeypatch.setattr(cli, "info_apart", interrupted)
     assert cli.main(["info", str(path)]) == 130
     assert capsys.readouterr() == ("", "")
 

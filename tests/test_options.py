@@ -45,8 +45,8 @@ def test_defaults(monkeypatch):
     assert fresh.num_threads == len(os.sched_getaffinity(0))
     threads = fresh.num_threads
     assert repr(fresh) == (
-        "Options(memory_budget=0.5, memory_map=True, cache_bytes=67108864, "
-        f"num_threads={threads}, progress=None)"
+        f"Options(memory_budget=0.5, memory_map=True, cache_bytes=67108864, num_threads={threads}, "
+        "progress=None, untrusted_seconds=60.0, untrusted_bytes=1073741824)"
     )
 
 
@@ -56,7 +56,7 @@ def test_the_representation_shows_every_setting():
     with options.set(memory_budget=10**9, memory_map=False, cache_bytes=0, num_threads=3):
         assert repr(options) == (
             "Options(memory_budget=1000000000, memory_map=False, cache_bytes=0, num_threads=3, "
-            "progress=None)"
+            "progress=None, untrusted_seconds=60.0, untrusted_bytes=1073741824)"
         )
 
 

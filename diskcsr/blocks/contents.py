@@ -23,6 +23,7 @@ from ..storage.formats.opening import open_group
 from ..storage.read.pointers import ArrayPointers, RowPointers
 from ..storage.read.readers import ArrayReader, Reader, Wanted, gather_together
 from ..storage.read.source import INSTEAD, Source, shared_source
+from ..storage.read.untrusted import open_untrusted
 from .walk import Block
 
 __all__ = ["Address", "Contents"]
@@ -42,6 +43,7 @@ class Address(NamedTuple):
     shape: tuple[int, int]
     dtype: np.dtype
     state: tuple[int, int] | None
+    untrusted: bool
 
     def open(self) -> Source:
         """Open the matrix for reading.
@@ -51,9 +53,13 @@ class Address(NamedTuple):
         StaleFileError
             When it has another format, shape or dtype now.
         """
-        group, owned = open_group(self.path, self.name, False)
+        guard, owned = None, None
+        if self.untrusted:
+            group, owned, guard = open_untrusted(self.path, self.name, self.hints)
+        else:
+            group, owned = open_group(self.path, self.name, False)
         try:
-            source = shared_source(group, owned, **self.hints)
+            source = shared_source(group, owned, guard, **self.hints)
             found = (source.axis.format, source.shape, source.dtype)
             if found != (self.format, self.shape, self.dtype):
                 raise StaleFileError(
@@ -309,7 +315,10 @@ class Contents:
             return None
         state = source.freshness.now()
         format, shape, dtype = source.axis.format, source.shape, source.dtype
-        return Address(source.path, source.name, source.hints, format, shape, dtype, state)
+        untrusted = source.guard is not None
+        return Address(
+            source.path, source.name, source.hints, format, shape, dtype, state, untrusted
+        )
 
     def __reduce__(self) -> Any:
         address = self.address()

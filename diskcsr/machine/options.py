@@ -40,6 +40,10 @@ class Options:
     progress : None, bool or callable
         True shows a bar (tqdm's) of each sum, product or statistic that goes over a whole matrix; a
         function is called with bytes done and bytes in all; default None.
+    untrusted_seconds : float
+        How long a file opened with ``untrusted=True`` may be looked at; default 60.
+    untrusted_bytes : int
+        The most memory that may take, beyond what a process needs to begin; default 1 GiB.
 
     Examples
     --------
@@ -50,7 +54,15 @@ class Options:
     """
 
     # A setting that does not exist cannot be set: a misspelt one would do nothing.
-    __slots__ = ("_memory_budget", "_num_threads", "cache_bytes", "memory_map", "progress")
+    __slots__ = (
+        "_memory_budget",
+        "_num_threads",
+        "cache_bytes",
+        "memory_map",
+        "progress",
+        "untrusted_bytes",
+        "untrusted_seconds",
+    )
 
     def __init__(self) -> None:
         budget = _from_environment("DISKCSR_MEMORY_BUDGET", self._checked_budget)
@@ -60,6 +72,8 @@ class Options:
         self.progress: Any = None
         threads = _from_environment("DISKCSR_NUM_THREADS", self._checked_threads)
         self._num_threads = threads or _usable_cores()
+        self.untrusted_seconds = 60.0
+        self.untrusted_bytes = 1 << 30
 
     @property
     def memory_budget(self) -> int | float:
@@ -96,7 +110,15 @@ class Options:
                 setattr(self, name, value)
 
     def __repr__(self) -> str:
-        names = ("memory_budget", "memory_map", "cache_bytes", "num_threads", "progress")
+        names = (
+            "memory_budget",
+            "memory_map",
+            "cache_bytes",
+            "num_threads",
+            "progress",
+            "untrusted_seconds",
+            "untrusted_bytes",
+        )
         return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @staticmethod

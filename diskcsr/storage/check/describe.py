@@ -10,6 +10,7 @@ import numpy as np
 from ...blocks.contents import Contents
 from ...errors import FormatError
 from ...keys.widths import INT32_MAX
+from ...machine.options import options
 from ..codecs.pipeline import pipeline_of
 from ..codecs.table import faster_decoders
 from ..files.files import open_to_read
@@ -17,9 +18,10 @@ from ..formats.conventions import ARRAYS
 from ..formats.detect import describe, find
 from ..read.readers import DirectReader
 from ..read.source import Source
+from ..read.untrusted import call_apart, check_alone
 from .scan import is_sorted
 
-__all__ = ["array_facts", "info"]
+__all__ = ["array_facts", "info", "info_apart"]
 
 #: Elements whose order is looked at without being asked for: a moment's work.
 _CHEAP = 1 << 20
@@ -27,7 +29,9 @@ _CHEAP = 1 << 20
 _CHUNK, _TINY, _HUGE = 1 << 16, 1 << 12, 1 << 20
 
 
-def info(file: Any, name: str | None = None, *, deep: bool = False) -> dict[str, Any]:
+def info(
+    file: Any, name: str | None = None, *, deep: bool = False, untrusted: bool = False
+) -> dict[str, Any]:
     """Say which sparse matrices a file holds, how they are stored and what reads them.
 
     Parameters
@@ -38,6 +42,9 @@ def info(file: Any, name: str | None = None, *, deep: bool = False) -> dict[str,
         One group only.
     deep : bool
         Read all indices to say whether they are sorted, however many there are.
+    untrusted : bool
+        Have all of it done by a process with limits, as in `diskcsr.open`: this one does not open
+        the file at all. Files that lead to others are refused.
 
     Returns
     -------
@@ -52,6 +59,8 @@ def info(file: Any, name: str | None = None, *, deep: bool = False) -> dict[str,
     ------
     OSError, FormatError, KeyError
         When the file cannot be opened or has no object `name`.
+    CorruptFileError
+        When an `untrusted` file crashed that process, or exceeded its limits.
 
     See Also
     --------
@@ -73,9 +82,27 @@ def info(file: Any, name: str | None = None, *, deep: bool = False) -> dict[str,
     path = os.fsdecode(os.fspath(file))
     with open(path, "rb"):
         pass  # the system's own words for what is missing or forbidden
+    if untrusted:
+        limits = {"seconds": options.untrusted_seconds, "memory": options.untrusted_bytes}
+        found: dict[str, Any] = call_apart(_facts, path, name, deep, True, **limits)
+        return found
+    return _facts(path, name, deep)
+
+
+def info_apart(file: str, name: str | None, deep: bool, silence: float) -> dict[str, Any]:
+    """Do what `info` does in a process that HDF5 may crash, without a limit but on silence."""
+    with open(file, "rb"):
+        pass
+    found: dict[str, Any] = call_apart(_facts, file, name, deep, silence=silence)
+    return found
+
+
+def _facts(path: str, name: str | None, deep: bool, alone: bool = False) -> dict[str, Any]:
     if not h5py.is_hdf5(path):
         raise FormatError(f"{path} is not an HDF5 file")
     with open_to_read(path) as opened:
+        if alone:
+            check_alone(opened)
         names = find(opened) if name is None else [name]
         matrices = [_matrix(opened, one, deep) for one in names]
         instead = None if matrices else describe(opened)
@@ -155,13 +182,13 @@ def array_facts(source: Source, part: str) -> dict[str, Any]:
         return facts
     dset = source.group[name]
     memory, stored = reader.size * reader.dtype.itemsize, int(dset.id.get_storage_size())
-    options = [{"id": f.id, "name": f.name, "options": list(f.cd)} for f in _filters(dset)]
+    filters = [{"id": f.id, "name": f.name, "options": list(f.cd)} for f in _filters(dset)]
     return facts | {
         "dtype": str(dset.dtype),
         "size": int(dset.size),
         "chunks": int(dset.chunks[0]) if dset.chunks else None,
         "maxshape": dset.maxshape[0],
-        "filters": options,
+        "filters": filters,
         "extents": len(reader.extent_offset) if isinstance(reader, DirectReader) else None,
         "stored_bytes": stored,
         "memory_bytes": memory,

@@ -185,6 +185,16 @@ class Journal:
             raise
         return len(view)
 
+    @property
+    def size(self) -> int:
+        """Bytes the file has now."""
+        return self._size
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Read what the file has at `offset` now."""
+        self._check_open()
+        return os.pread(self._data, length, offset)
+
     def _doom(self, problem: BaseException) -> None:
         """Note what went wrong: from then on the transaction can only be rolled back."""
         self.problem = self.problem or problem
