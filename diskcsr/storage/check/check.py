@@ -11,7 +11,8 @@ import h5py
 
 from ...errors import DiskCSRError
 from ...machine.apart import Ended, run_apart
-from ..files.rollback import is_hot, journal_path, settle
+from ..files.records import journal_path
+from ..files.rollback import is_hot, settle
 from ..formats.detect import describe, find
 from ..formats.fields import locate
 from .problems import Problem, Scan

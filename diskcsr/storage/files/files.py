@@ -16,7 +16,8 @@ from h5py._objects import phil
 from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
-from .rollback import is_hot, journal_path, settle
+from .records import journal_path
+from .rollback import is_hot, settle
 from .transactions import (
     close_file,
     driver_of,
