@@ -1,12 +1,10 @@
 """A file that keeps a rollback journal while it is written to: all of a transaction or nothing."""
 
 import contextlib
-import errno
 import io
 import os
 import stat
 import threading
-import uuid
 import weakref
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from ...errors import DiskCSRError, LockedFileError, WriteError
 from ...machine.interrupts import protected, stand_by, stand_down
+from .naming import open_journal, remove_left_behind, rename_new
 from .records import (
     COLD,
     HEADER,
@@ -32,8 +31,6 @@ __all__ = ["Journal"]
 _PIECE = 4 * MAX_RECORD
 #: HDF5 rewrites its superblock when it closes a file, also when nothing has changed.
 _SMALL = PAGE
-#: How often a journal that vanishes is looked for again.
-_TRIES = 100
 
 #: All that have descriptors, by their `id`; no callbacks, in which a signal would be lost.
 _open_files: dict[int, "weakref.ref[Journal]"] = {}
@@ -130,7 +127,7 @@ class Journal:
         if not ignored and not try_lock(self._data, BRIEFLY):
             raise self._locked()
         while self._journal < 0:
-            journal = self._open_journal(new)
+            journal = open_journal(self.path, new=new, durable=self.durable)
             try:
                 if not try_lock(journal, BRIEFLY):
                     raise self._locked()
@@ -153,39 +150,6 @@ class Journal:
             os.fsync(self._journal)
             fsync_folder(self.path)
         self._size = self._committed = os.fstat(self._data).st_size
-
-    def _open_journal(self, new: bool) -> int:
-        """Open the journal, and make one if there is none."""
-        name = journal_path(self.path)
-        if new:  # a file that is not yet anyone's
-            return os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
-        for _ in range(_TRIES):  # others may make and remove it meanwhile
-            with contextlib.suppress(FileNotFoundError):
-                return os.open(name, os.O_RDWR)
-            # It has its header before it has its name: one that is cut off can be told.
-            with contextlib.suppress(FileExistsError):
-                self._make_journal(name)
-        raise self._locked()
-
-    def _make_journal(self, name: str) -> None:
-        folder, own = os.path.split(self.path)
-        aside = os.path.join(folder, f".{own[:40]}.{uuid.uuid4().hex}-journal")
-        try:
-            journal = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        except OSError as problem:
-            problem.filename = name
-            raise
-        try:
-            pwrite_all(journal, COLD, 0)
-            if self.durable:
-                os.fsync(journal)
-            _rename_new(aside, name, self.path)
-        finally:
-            try:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(aside)
-            finally:
-                os.close(journal)
 
     def _locked(self) -> LockedFileError:
         return LockedFileError(
@@ -429,9 +393,9 @@ class Journal:
                     os.replace(journal_path(old), journal_path(path))
                     os.replace(old, path)
                 else:
-                    _remove_left_behind(path)
-                    _rename_new(journal_path(old), journal_path(path), path)
-                    _rename_new(old, path, path)
+                    remove_left_behind(path)
+                    rename_new(journal_path(old), journal_path(path), path)
+                    rename_new(old, path, path)
                 self.path = path
             except BaseException as problem:
                 if isinstance(problem, OSError) and not isinstance(problem, FileExistsError):
@@ -455,43 +419,6 @@ class Journal:
         os.close(inherited)
         os.close(self._journal)
         self._journal = -1
-
-
-def _remove_left_behind(path: str) -> None:
-    """Remove the journal of a file that is gone, and leave that of one that is there alone."""
-    name = journal_path(path)
-    try:
-        journal = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return
-    try:
-        if not try_lock(journal) or os.path.exists(path):
-            raise _taken(path)
-        if os.fstat(journal).st_nlink:  # else removed just now
-            os.unlink(name)
-    finally:
-        os.close(journal)
-
-
-def _rename_new(old: str, new: str, path: str) -> None:
-    """Rename a file; raise `FileExistsError`, about `path`, when there is one of the new name."""
-    try:
-        os.link(old, new)
-    except FileExistsError:
-        raise _taken(path) from None
-    except OSError as problem:
-        # A file system without hard links.
-        if problem.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        if os.path.exists(new):
-            raise _taken(path) from problem
-        os.rename(old, new)
-    else:
-        os.unlink(old)
-
-
-def _taken(path: str) -> FileExistsError:
-    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
 
 def _runs(pages: Any) -> list[tuple[int, int]]:

@@ -26,7 +26,7 @@ from .records import (
     sample_offsets,
 )
 
-__all__ = ["fsync_folder", "is_hot", "pwrite_all", "roll_back", "settle", "try_lock"]
+__all__ = ["damage_of", "fsync_folder", "is_hot", "pwrite_all", "roll_back", "settle", "try_lock"]
 
 #: A reader waits so long, in seconds, for a transaction to end; a writer for a reader's look.
 PATIENCE, BRIEFLY = 1.0, 0.25
@@ -141,6 +141,24 @@ def is_hot(path: Any) -> bool:
         return not is_cold(os.pread(journal, HEADER.size, 0))
     finally:
         os.close(journal)
+
+
+def damage_of(path: Any) -> str | None:
+    """Say what is wrong with the journal of a file; None when nothing is, or it is written to."""
+    try:
+        journal = os.open(journal_path(path), os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        if try_lock(journal):
+            header = Header.read(journal, os.fsdecode(path))
+            if header is not None:
+                find_records(journal, header, os.fsdecode(path))
+    except RollbackError as problem:
+        return str(problem)
+    finally:
+        os.close(journal)
+    return None
 
 
 def settle(path: Any) -> None:
