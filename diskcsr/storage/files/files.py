@@ -17,7 +17,8 @@ from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
 from .headers import check_superblock
-from .rollback import is_hot, journal_path, settle
+from .records import journal_path
+from .rollback import is_hot, settle
 from .transactions import (
     close_file,
     driver_of,
