@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 
 import numpy as np
-from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
+from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix, spmatrix
 
+from .arithmetic import Arithmetic
 from .axis import CSC, CSR
 from .changing import Changing
 from .convert import Conversion, store
 from .handle import open_array, use_classes
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
+from .whole import Whole
 
 if TYPE_CHECKING:
-    from scipy.sparse import coo_array, sparray, spmatrix
+    from scipy.sparse import coo_array, sparray
 
     from .machine.buffers import Buffers
 
@@ -26,7 +28,7 @@ _Lines: TypeAlias = slice | list[int] | list[bool] | np.ndarray
 
 
 # Of mypy's errors: `_shape` is an attribute of scipy's classes, and a property of ours for it.
-class DiskCSR(Conversion, Changing, csr_array):  # type: ignore[misc]
+class DiskCSR(Conversion, Changing, Arithmetic, Whole, csr_array):  # type: ignore[misc]
     """A `scipy.sparse.csr_array` whose contents stay in an HDF5 file.
 
     Parameters
@@ -91,7 +93,7 @@ class DiskCSR(Conversion, Changing, csr_array):  # type: ignore[misc]
         def copy(self) -> csr_array: ...
 
 
-class DiskCSC(Conversion, Changing, csc_array):  # type: ignore[misc]
+class DiskCSC(Conversion, Changing, Arithmetic, Whole, csc_array):  # type: ignore[misc]
     """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`.
 
     Notes
@@ -130,6 +132,12 @@ class DiskCSC(Conversion, Changing, csc_array):  # type: ignore[misc]
 class _MatrixFlavour:
     """Of the older interface: methods that would go past the engine."""
 
+    def __mul__(self, other: Any) -> Any:
+        return spmatrix.__mul__(self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return spmatrix.__rmul__(self, other)
+
     def getrow(self, i: int) -> Any:
         """Return row `i` as a (1, n) matrix; csr, as scipy gives it for csc too."""
         return self[i, :].tocsr()  # type: ignore[index]
@@ -139,13 +147,13 @@ class _MatrixFlavour:
         return self[:, j]  # type: ignore[index]
 
 
-class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, csr_matrix):  # type: ignore[misc]
+class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, Arithmetic, Whole, csr_matrix):  # type: ignore[misc]
     """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
 
     _axis, _memory = CSR, csr_matrix
 
 
-class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):  # type: ignore[misc]
+class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, Arithmetic, Whole, csc_matrix):  # type: ignore[misc]
     """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
 
     _axis, _memory = CSC, csc_matrix

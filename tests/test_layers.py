@@ -34,17 +34,20 @@ ROOMS = {
     "storage.files storage.formats storage.codecs storage.read storage.write blocks",
     "storage.check": "errors axis machine keys "
     "storage.files storage.formats storage.codecs storage.read blocks",
+    "compute": "axis machine keys blocks",
     # What users hold.
     "interop": "",
     "display": "errors machine storage.formats storage.check blocks",
     "handle": "errors axis machine "
     "storage.files storage.formats storage.read blocks interop display",
     "reading": "axis machine keys blocks handle",
+    "arithmetic": "compute handle",
+    "whole": "axis display compute handle",
     "matrices": "axis machine streams storage.formats storage.read blocks handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading matrices",
-    "array": "axis storage.write handle changing convert",
+    "array": "axis storage.write handle arithmetic whole changing convert",
     "h5": "machine storage.files storage.formats handle array",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks convert array h5",

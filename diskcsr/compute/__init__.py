@@ -1,0 +1,1 @@
+"""What is computed of a stored matrix: block by block, in bounded memory."""
