@@ -91,9 +91,7 @@ def _named(name: str, function: Any) -> Any:
 
 def _method_of_one(name: str) -> Callable:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._elementwise(
-            _named(name, lambda block: getattr(block, name)(*args, **kwargs))
-        )
+        return self._elementwise(_named(name, lambda block: getattr(block, name)(*args, **kwargs)))
 
     method.__doc__ = getattr(csr_array, name).__doc__
     return _named(name, method)

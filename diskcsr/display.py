@@ -1,6 +1,5 @@
 """How an array shows itself: in a notebook without being read, as text by its first and last."""
 
-from functools import partial
 from html import escape
 from typing import Any
 
@@ -122,8 +121,7 @@ def to_text(header: str, shown: Contents, most: int) -> str:
     last = max(nnz - (most - most // 2), most // 2 + 1)
     spans = [(0, nnz)] if nnz <= most else [(0, most // 2 + 1), (last, nnz)]
     data, minors, majors = (
-        np.concatenate([get(*span) for span in spans])
-        for get in (partial(shown.part, "data"), partial(shown.part, "indices"), partial(_lines_of, shown))
+        np.concatenate([get(shown, *span) for span in spans]) for get in (_data, _minors, _majors)
     )
     coords = shown.axis.swap((majors, minors.astype(np.int64)))
     few = coo_array((data.astype(shown.dtype), coords), shape=shown.shape)
@@ -131,7 +129,15 @@ def to_text(header: str, shown: Contents, most: int) -> str:
     return header + str(few).removeprefix(repr(few))
 
 
-def _lines_of(shown: Contents, lo: int, hi: int) -> np.ndarray:
+def _data(shown: Contents, lo: int, hi: int) -> np.ndarray:
+    return shown.part("data", lo, hi)
+
+
+def _minors(shown: Contents, lo: int, hi: int) -> np.ndarray:
+    return shown.part("indices", lo, hi)
+
+
+def _majors(shown: Contents, lo: int, hi: int) -> np.ndarray:
     """Return the line that each of the stored elements ``lo:hi`` lies in."""
     found = []
     first, last = _line_at(shown, lo), _line_at(shown, hi - 1) + 1

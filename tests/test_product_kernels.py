@@ -1,6 +1,6 @@
 """The kernels that multiply blocks, against their naive twins."""
 
-import naive
+import naive_products
 import numpy as np
 import pytest
 from hypothesis import given
@@ -28,7 +28,7 @@ def both(name, block, *arguments, out):
     """Run a kernel and its twin on what is in `out`; compare, and return the result."""
     arrays = block.data, block.indices, block.indptr
     expected = out.copy()
-    getattr(naive, name)(*arrays, *arguments, expected)
+    getattr(naive_products, name)(*arrays, *arguments, expected)
     getattr(kernels.products, name)(*arrays, *arguments, out)
     assert out.dtype == expected.dtype
     np.testing.assert_array_equal(out, expected)

@@ -1,1 +1,1 @@
-"""What is computed of a stored matrix: block by block, in bounded memory."""
+"""Arithmetic on stored matrices: folds over their blocks, in bounded memory."""

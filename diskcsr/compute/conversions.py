@@ -75,7 +75,9 @@ def require(shown: Contents, name: str, *details: Any) -> None:
     if name in _BY_COORDINATES:
         scratch += 2 * _coordinates(shown)
     result = _RESULTS[name](shown, *details)
-    Estimate(result, scratch).require(f"{shown.source.where}: the result of {name}", _instead(shown))
+    Estimate(result, scratch).require(
+        f"{shown.source.where}: the result of {name}", _instead(shown)
+    )
 
 
 def _instead(shown: Contents) -> str:

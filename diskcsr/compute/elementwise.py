@@ -13,9 +13,8 @@ from scipy.sparse import issparse
 
 from ..axis import Axis
 from ..blocks.contents import Contents
+from ..blocks.walk import blocks
 from ..keys.widths import index_dtype
-from ..machine.options import options
-from ..machine.threads import ordered_map
 from .estimates import BLOCK_BYTES, Estimate, block_scratch, compressed_bytes, matrix_bytes
 
 __all__ = ["Lines", "elementwise", "loaded", "matrix_blocks"]
@@ -40,14 +39,10 @@ def matrix_blocks(shown: Contents, container: Any) -> Iterator[tuple[int, int, A
     block : matrix of class `container`
     """
 
-    def read(job: Any) -> tuple[int, int, Any]:
-        first, last, plan = job
-        shape = shown.axis.swap((last - first, shown.n_minor))
-        return first, last, container(shown.read(plan), shape=shape)
-
-    most = max(1, BLOCK_BYTES // (shown.dtype.itemsize + 4))
-    walk = shown.walk(range(shown.n_major), most)
-    yield from ordered_map(read, walk, ahead=options.num_threads)
+    for block in blocks(shown, max_bytes=BLOCK_BYTES):
+        shape = shown.axis.swap((block.last - block.first, shown.n_minor))
+        arrays = block.data, block.indices, block.indptr
+        yield block.first, block.last, container(arrays, shape=shape)
 
 
 def loaded(shown: Contents, container: Any) -> Any:

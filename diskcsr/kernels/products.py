@@ -18,7 +18,7 @@ __all__ = ["add_lines", "add_lines_dense", "gram", "gram_product", "lines_dense"
 
 @njit(cache=True, nogil=True)
 def lines_dot(data, indices, indptr, x, zero, out):
-    """Set ``out[r]`` to the product of line r and the vector `x`, added up in the type of `zero`."""
+    """Set ``out[r]`` to the product of line r and the vector `x`, summed in the type of `zero`."""
     for r in range(indptr.size - 1):
         total = zero
         for i in range(np.uint64(indptr[r]), np.uint64(indptr[r + 1])):
@@ -50,7 +50,7 @@ def lines_dense(data, indices, indptr, dense, out):
 
 @njit(cache=True, nogil=True)
 def add_lines_dense(data, indices, indptr, dense, out):
-    """Add to ``out[j, :]`` the elements at j of all lines, each times its line's ``dense[r, :]``."""
+    """Add to ``out[j, :]`` the elements at j, each multiplied by its line's ``dense[r, :]``."""
     width = dense.shape[1]
     for r in range(indptr.size - 1):
         line = dense[r]

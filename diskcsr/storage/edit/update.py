@@ -77,10 +77,12 @@ def _new_values(
     step = max(1, 4 * _BLOCK // per_row)
     for begin in range(0, change.major.size, step):
         rows = change.major[begin : begin + step]
-        for first, last, plan in contents.walk(rows, _BLOCK):
-            block = contents.read(plan)
-            new = apply_change(change, begin + first, block, contents.n_minor, describe)
-            yield *contents.spans(rows[first:last]), new
+        # One after the other: nothing may be read ahead of what is written meanwhile.
+        for first, plan in contents.plans(rows, _BLOCK * (contents.dtype.itemsize + 4)):
+            new = apply_change(
+                change, begin + first, contents.read(plan), contents.n_minor, describe
+            )
+            yield *contents.spans(rows[first : first + plan.indptr.size - 1]), new
 
 
 def _write_runs(
