@@ -8,12 +8,12 @@ import numpy as np
 from .axis import axis_of
 from .blocks.batches import Batches
 from .blocks.walk import Block, blocks
-from .handle import Handle
 from .keys.keep import Keep
 from .keys.selection import Selection, normalize, outer
 from .keys.widths import index_dtype
 from .machine.buffers import Buffers
 from .machine.options import require_memory
+from .reducing import Reducing
 
 __all__ = ["Reading"]
 
@@ -32,7 +32,7 @@ class _Outer:
         return array._take(outer(key, array.shape, array._axis))
 
 
-class Reading(Handle):
+class Reading(Reducing):
     """The part of a disk array that reads: `normalize` the key, plan, have the source read."""
 
     # ------------------------------------------------------------------------------ indexing
