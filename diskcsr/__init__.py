@@ -21,6 +21,7 @@ from .machine.buffers import Buffers
 from .machine.cache import cache
 from .machine.options import options
 from .machine.threads import set_num_threads
+from .reducing import describe
 from .storage.check.check import Problem, Report, check
 from .storage.check.describe import info
 
@@ -39,6 +40,7 @@ __all__ = [
     "write",
     "check",
     "info",
+    "describe",
     "Report",
     "Problem",
     "convert",

@@ -10,6 +10,7 @@ from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix, spmatrix
 from .arithmetic import Arithmetic
 from .axis import CSC, CSR
 from .changing import Changing
+from .compute.statistics import stored_of
 from .convert import Conversion, store
 from .handle import open_array, use_classes
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
@@ -137,6 +138,10 @@ class _MatrixFlavour:
 
     def __rmul__(self, other: Any) -> Any:
         return spmatrix.__rmul__(self, other)
+
+    def getnnz(self, axis: Any = None) -> Any:
+        """Count what is stored, as in scipy; no values are read, and of rows no indices."""
+        return stored_of(self._contents(), self._memory, axis)  # type: ignore[attr-defined]
 
     def getrow(self, i: int) -> Any:
         """Return row `i` as a (1, n) matrix; csr, as scipy gives it for csc too."""

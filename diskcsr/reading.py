@@ -7,11 +7,11 @@ import numpy as np
 
 from .blocks.batches import Batches
 from .blocks.walk import Block, blocks
-from .handle import Handle
 from .keys.keep import Keep
 from .keys.selection import Selection, normalize, outer
 from .keys.widths import index_dtype
 from .machine.buffers import Buffers
+from .reducing import Reducing
 
 __all__ = ["Reading"]
 
@@ -30,7 +30,7 @@ class _Outer:
         return array._take(outer(key, array.shape, array._axis))
 
 
-class Reading(Handle):
+class Reading(Reducing):
     """The part of a disk array that reads: `normalize` the key, plan, have the source read."""
 
     # ------------------------------------------------------------------------------ indexing
