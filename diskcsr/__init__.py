@@ -21,6 +21,7 @@ from .machine.buffers import Buffers
 from .machine.cache import cache
 from .machine.options import options
 from .machine.threads import set_num_threads
+from .multiplying import gram_product
 from .reducing import describe
 from .storage.check.check import Problem, Report, check
 from .storage.check.describe import info
@@ -41,6 +42,7 @@ __all__ = [
     "check",
     "info",
     "describe",
+    "gram_product",
     "Report",
     "Problem",
     "convert",

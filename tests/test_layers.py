@@ -43,16 +43,17 @@ ROOMS = {
     "storage.files storage.formats storage.read blocks interop display",
     "reducing": "compute handle",
     "arithmetic": "compute handle",
+    "multiplying": "machine compute handle",
     "whole": "axis display compute handle",
-    "reading": "axis machine keys blocks handle reducing",
+    "reading": "machine keys blocks reducing",
     "matrices": "axis machine streams storage.formats storage.read blocks handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading matrices",
-    "array": "axis storage.write compute handle arithmetic whole changing convert",
+    "array": "axis storage.write compute handle arithmetic multiplying whole changing convert",
     "h5": "machine storage.files storage.formats handle array",
     # The package itself: public names only.
-    "diskcsr": "errors machine storage.check blocks reducing convert array h5",
+    "diskcsr": "errors machine storage.check blocks reducing multiplying convert array h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
     "__main__": "errors machine storage.check diskcsr bench",

@@ -18,7 +18,7 @@ from ..machine.options import options
 from ..machine.progress import Progress, reporting
 from ..machine.threads import ordered_map, run_in_steps
 
-__all__ = ["STATES", "Block", "BlockSource", "Transform", "blocks", "fold"]
+__all__ = ["STATES", "Block", "BlockSource", "Transform", "affordable", "blocks", "fold"]
 
 S = TypeVar("S")
 
@@ -134,6 +134,11 @@ def blocks(
     yield from ordered_map(read, source.plans(majors, max_bytes), ahead=options.num_threads)
 
 
+def affordable(max_bytes: int) -> int:
+    """Return the size of blocks to be walked over: less where the memory budget is very small."""
+    return max(1, min(max_bytes, options.memory_limit() // 4))
+
+
 def _changed(block: Block, through: Sequence[Transform]) -> Block:
     for transform in through:
         block = transform(block)
@@ -202,6 +207,7 @@ def fold(
     nbytes = source.nnz * item
     count = min(cuts, STATES // max(1, state_bytes), -(-nbytes // max_bytes))
     runs = source.cuts(max(1, count))
+    max_bytes = affordable(max_bytes)
     spare: deque[Buffers] = deque()
 
     def work(run: range) -> Generator[int, None, S]:

@@ -13,7 +13,7 @@ from scipy.sparse import issparse
 
 from ..axis import Axis
 from ..blocks.contents import Contents
-from ..blocks.walk import blocks
+from ..blocks.walk import affordable, blocks
 from ..keys.widths import index_dtype
 from .estimates import BLOCK_BYTES, Estimate, block_scratch, compressed_bytes, matrix_bytes
 
@@ -29,7 +29,9 @@ class Lines:
         self.container = container
 
 
-def matrix_blocks(shown: Contents, container: Any) -> Iterator[tuple[int, int, Any]]:
+def matrix_blocks(
+    shown: Contents, container: Any, most: int | None = None
+) -> Iterator[tuple[int, int, Any]]:
     """Walk the lines of a matrix as scipy's matrices, the next ones read while one is used.
 
     Yields
@@ -39,7 +41,7 @@ def matrix_blocks(shown: Contents, container: Any) -> Iterator[tuple[int, int, A
     block : matrix of class `container`
     """
 
-    for block in blocks(shown, max_bytes=BLOCK_BYTES):
+    for block in blocks(shown, max_bytes=affordable(most or BLOCK_BYTES)):
         shape = shown.axis.swap((block.last - block.first, shown.n_minor))
         arrays = block.data, block.indices, block.indptr
         yield block.first, block.last, container(arrays, shape=shape)
