@@ -22,6 +22,8 @@ from .machine.buffers import Buffers
 from .machine.cache import cache
 from .machine.options import options
 from .machine.threads import set_num_threads
+from .multiplying import gram_product
+from .reducing import describe
 from .storage.check.check import Problem, Report, check
 from .storage.check.describe import info
 
@@ -40,6 +42,8 @@ __all__ = [
     "write",
     "check",
     "info",
+    "describe",
+    "gram_product",
     "Report",
     "Problem",
     "convert",

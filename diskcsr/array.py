@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 import numpy as np
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
+from .arithmetic import Arithmetic
 from .axis import CSC, CSR
 from .changing import Changing
+from .compute.statistics import stored_of
 from .convert import Conversion, store
 from .handle import open_array, use_classes
+from .multiplying import Multiplying
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
+from .whole import Whole
 
 if TYPE_CHECKING:
     from scipy.sparse import coo_array, sparray, spmatrix
@@ -26,7 +30,7 @@ _Lines: TypeAlias = slice | list[int] | list[bool] | np.ndarray
 
 
 # Of mypy's errors: `_shape` is an attribute of scipy's classes, and a property of ours for it.
-class DiskCSR(Conversion, Changing, csr_array):  # type: ignore[misc]
+class DiskCSR(Conversion, Changing, Arithmetic, Multiplying, Whole, csr_array):  # type: ignore[misc]
     """A `scipy.sparse.csr_array` whose contents stay in an HDF5 file.
 
     Parameters
@@ -91,7 +95,7 @@ class DiskCSR(Conversion, Changing, csr_array):  # type: ignore[misc]
         def copy(self) -> csr_array: ...
 
 
-class DiskCSC(Conversion, Changing, csc_array):  # type: ignore[misc]
+class DiskCSC(Conversion, Changing, Arithmetic, Multiplying, Whole, csc_array):  # type: ignore[misc]
     """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`.
 
     Notes
@@ -127,8 +131,22 @@ class DiskCSC(Conversion, Changing, csc_array):  # type: ignore[misc]
         def copy(self) -> csc_array: ...
 
 
+def _is_number(other: Any) -> bool:
+    return np.isscalar(other) or (isinstance(other, np.ndarray) and other.ndim == 0)
+
+
 class _MatrixFlavour:
     """Of the older interface: methods that would go past the engine."""
+
+    def __mul__(self, other: Any) -> Any:
+        return self.multiply(other) if _is_number(other) else self @ other  # type: ignore
+
+    def __rmul__(self, other: Any) -> Any:
+        return self.multiply(other) if _is_number(other) else other @ self  # type: ignore
+
+    def getnnz(self, axis: Any = None) -> Any:
+        """Count what is stored, as in scipy; no values are read, and of rows no indices."""
+        return stored_of(self._contents(), self._memory, axis)  # type: ignore[attr-defined]
 
     def getrow(self, i: int) -> Any:
         """Return row `i` as a (1, n) matrix; csr, as scipy gives it for csc too."""
@@ -139,13 +157,17 @@ class _MatrixFlavour:
         return self[:, j]  # type: ignore[index]
 
 
-class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, csr_matrix):  # type: ignore[misc]
+class DiskCSRMatrix(
+    _MatrixFlavour, Conversion, Changing, Arithmetic, Multiplying, Whole, csr_matrix
+):  # type: ignore[misc]
     """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
 
     _axis, _scipy_class = CSR, csr_matrix
 
 
-class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):  # type: ignore[misc]
+class DiskCSCMatrix(
+    _MatrixFlavour, Conversion, Changing, Arithmetic, Multiplying, Whole, csc_matrix
+):  # type: ignore[misc]
     """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
 
     _axis, _scipy_class = CSC, csc_matrix

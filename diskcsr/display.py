@@ -1,7 +1,10 @@
-"""How an array shows itself in a notebook, from what is known without reading any of it."""
+"""How an array shows itself: in a notebook without being read, as text by its first and last."""
 
 from html import escape
 from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_array
 
 from .blocks.contents import Contents
 from .errors import DiskCSRError
@@ -9,8 +12,10 @@ from .machine.options import format_bytes
 from .storage.check.describe import array_facts
 from .storage.formats.conventions import ARRAYS
 
-__all__ = ["to_html"]
+__all__ = ["to_html", "to_text"]
 
+#: Lines whose pointers are read at a time, to print elements of them.
+_SOME = 1 << 16
 _COLUMNS = ("array", "dtype", "read by", "filters", "on disk", "in memory")
 #: What HDF5 and h5py raise of a file that changed or is damaged; of the latter nearly anything.
 _UNKNOWN = (DiskCSRError, KeyError, OSError, RuntimeError, TypeError, ValueError)
@@ -96,3 +101,59 @@ def _cell(text: str) -> str:
 
 def _table(rows: Any) -> str:
     return "<table>" + "".join(f"<tr>{''.join(row)}</tr>" for row in rows) + "</table>"
+
+
+def to_text(header: str, shown: Contents, most: int) -> str:
+    """Return what scipy prints of a matrix, from the elements that are printed alone.
+
+    Parameters
+    ----------
+    header : str
+        The matrix in a line: its ``repr``.
+    shown : Contents
+    most : int
+        How many elements are printed; of more, the first half and the last.
+    """
+    nnz = shown.nnz
+    if nnz == 0:
+        return header
+    # One more than is printed, so that scipy leaves it out and says so.
+    last = max(nnz - (most - most // 2), most // 2 + 1)
+    spans = [(0, nnz)] if nnz <= most else [(0, most // 2 + 1), (last, nnz)]
+    data, minors, majors = (
+        np.concatenate([get(shown, *span) for span in spans]) for get in (_data, _minors, _majors)
+    )
+    coords = shown.axis.swap((majors, minors.astype(np.int64)))
+    few = coo_array((data.astype(shown.dtype), coords), shape=shown.shape)
+    few.maxprint = most
+    return header + str(few).removeprefix(repr(few))
+
+
+def _data(shown: Contents, lo: int, hi: int) -> np.ndarray:
+    return shown.part("data", lo, hi)
+
+
+def _minors(shown: Contents, lo: int, hi: int) -> np.ndarray:
+    return shown.part("indices", lo, hi)
+
+
+def _majors(shown: Contents, lo: int, hi: int) -> np.ndarray:
+    """Return the line that each of the stored elements ``lo:hi`` lies in."""
+    found = []
+    first, last = _line_at(shown, lo), _line_at(shown, hi - 1) + 1
+    for begin in range(first, last, _SOME):
+        lines = range(begin, min(begin + _SOME, last))
+        starts, stops = shown.spans(lines)
+        counts = np.minimum(stops, hi) - np.maximum(starts, lo)
+        found.append(np.repeat(np.array(lines), np.maximum(counts, 0)))
+    return np.concatenate(found)
+
+
+def _line_at(shown: Contents, element: int) -> int:
+    """Find the line of an element, by halving: the row pointers of a few lines are read."""
+    low, high = 0, shown.n_major
+    while high - low > 1:
+        middle = (low + high) // 2
+        starts, _ = shown.spans(range(middle, middle + 1))
+        low, high = (middle, high) if starts[0] <= element else (low, middle)
+    return low

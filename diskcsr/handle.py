@@ -358,9 +358,21 @@ class Handle:
                     nnz = self._contents().nnz
                     # Changes of it would not reach the file, which mode "r+" promises.
                     writeable = self._mode != "r+"
-                    self._shared[name] = self._source.whole(name, nnz, writeable=writeable)
+                    try:
+                        self._source.require_whole(nnz, self._held(), name)
+                        self._shared[name] = self._source.whole(name, nnz, writeable=writeable)
+                    except MemoryError:
+                        self._forget_loaded()
+                        raise
                 self.__dict__[name] = self._shared[name]
             return self.__dict__[name]
+
+    def _forget_loaded(self) -> None:
+        """Give back arrays that were loaded and not changed: what they were loaded for failed."""
+        for name, array in self._held().items():
+            if self._source.is_loaded_alike(name, array):
+                self._shared.pop(name, None)
+                self.__dict__.pop(name, None)
 
     def release(self) -> None:
         """Forget `data`, `indices` and `indptr` as handed out; the file is the truth again.

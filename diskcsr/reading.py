@@ -1,19 +1,17 @@
-"""Reading: indexing, blocks, batches of rows, and conversion to arrays in memory."""
+"""Reading: indexing, blocks, and batches of rows."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from .axis import axis_of
 from .blocks.batches import Batches
 from .blocks.walk import Block, blocks
-from .handle import Handle
 from .keys.keep import Keep
 from .keys.selection import Selection, normalize, outer
 from .keys.widths import index_dtype
 from .machine.buffers import Buffers
-from .machine.options import require_memory
+from .reducing import Reducing
 
 __all__ = ["Reading"]
 
@@ -32,7 +30,7 @@ class _Outer:
         return array._take(outer(key, array.shape, array._axis))
 
 
-class Reading(Handle):
+class Reading(Reducing):
     """The part of a disk array that reads: `normalize` the key, plan, have the source read."""
 
     # ------------------------------------------------------------------------------ indexing
@@ -246,62 +244,3 @@ class Reading(Handle):
             np.concatenate(counts).astype(index),
         )
         return self._in_memory(arrays, len(selection.wanted))
-
-    # --------------------------------------------------------------------------- into memory
-
-    def copy(self) -> Any:
-        """Load the matrix: a copy is in memory and detached from the file. See `to_memory`."""
-        return self.to_memory()
-
-    def __copy__(self) -> Any:
-        return self.to_memory()
-
-    def __deepcopy__(self, memo: dict) -> Any:
-        return self.to_memory()
-
-    def toarray(
-        self, order: Literal["C", "F"] | None = None, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return a dense array, filled block by block.
-
-        Parameters
-        ----------
-        order : {"C", "F"}, optional
-        out : ndarray, optional
-            Filled and returned; as in scipy.
-
-        Raises
-        ------
-        MemoryBudgetError
-            When the dense array does not fit the budget.
-        """
-        if out is not None:
-            return self.to_memory().toarray(order=order, out=out)
-        nbytes = self._shape[0] * self._shape[1] * self.dtype.itemsize
-        what = f"{self._source.where}: a dense array of shape {self._shape}"
-        instead = f"Convert some {self._axis.majors} at a time, or raise the budget."
-        require_memory(nbytes, what, instead)
-        dense = np.zeros(self._shape, self.dtype, order=order or self._axis.dense_order)
-        for first, block in self.iter_blocks():
-            last = first + block.shape[self._axis.major]
-            dense[self._axis.swap((slice(first, last), slice(None)))] = block.toarray()
-        return dense
-
-    def _convert(self, name: str, copy: bool) -> Any:
-        if self._axis is axis_of(name):
-            return self.to_memory() if copy else self
-        return getattr(self.to_memory(), "to" + name)()
-
-    def tocsr(self, copy: bool = False) -> Any:
-        """Return self when this is a CSR and `copy` is false, else an in-memory csr_array."""
-        return self._convert("csr", copy)
-
-    def tocsc(self, copy: bool = False) -> Any:
-        """Return self when this is a CSC and `copy` is false, else an in-memory csc_array."""
-        return self._convert("csc", copy)
-
-    def astype(self, dtype: Any, casting: str = "unsafe", copy: bool = True) -> Any:
-        """Cast the values, in memory; self when there is nothing to do and `copy` is false."""
-        if not copy and np.dtype(dtype) == self.dtype:
-            return self
-        return self.to_memory().astype(dtype, casting=casting, copy=False)

@@ -845,11 +845,11 @@ def test_compressed_arrays_over_the_budget(store, wide, part):
     with diskcsr.options.set(memory_budget=BUDGET):
         with pytest.raises(diskcsr.MemoryBudgetError, match=r"iter_blocks") as caught:
             getattr(A, part)
-        size = wide.nnz * getattr(wide, part).itemsize
+        # With the others: what is done with one of the arrays is done with all.
+        size = wide.nnz * (8 + 4) + 8 * (wide.shape[0] + 1)
         assert f"({size} bytes)" in str(caught.value)
         assert repr(part) in str(caught.value)
-        with pytest.raises(MemoryError):
-            A @ np.ones(50)
+        assert_array_equal(A @ np.ones(50), wide @ np.ones(50))
         assert A.T[0, 3] == wide[3, 0]
     assert_array_equal(getattr(A, part), getattr(wide, part))
 

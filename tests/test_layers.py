@@ -35,21 +35,25 @@ ROOMS = {
     "storage.check": "errors axis machine keys "
     "storage.files storage.formats storage.codecs storage.read blocks",
     # Sums, products and statistics of all that there is.
-    "compute": "",
+    "compute": "axis kernels machine keys blocks",
     # What users hold.
     "interop": "",
     "display": "errors machine storage.formats storage.check blocks",
     "handle": "errors axis machine "
     "storage.files storage.formats storage.read blocks interop display",
-    "reading": "axis machine keys blocks handle",
+    "reducing": "compute handle",
+    "arithmetic": "compute handle",
+    "multiplying": "machine compute handle",
+    "whole": "axis display compute handle",
+    "reading": "machine keys blocks reducing",
     "matrices": "axis machine streams storage.formats storage.read blocks handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading matrices",
-    "array": "axis storage.write handle changing convert",
+    "array": "axis storage.write compute handle arithmetic multiplying whole changing convert",
     "h5": "machine storage.files storage.formats handle array",
     # The package itself: public names only.
-    "diskcsr": "errors machine storage.check blocks convert array h5",
+    "diskcsr": "errors machine storage.check blocks reducing multiplying convert array h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
     "__main__": "errors machine storage.check diskcsr bench",

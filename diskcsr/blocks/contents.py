@@ -216,11 +216,15 @@ class Contents:
                 place = slice(first, last)
                 yield begin + first, _planned(some[place], starts[place], stops[place])
 
-    def block(self, first: int, plan: Plan, buffers: Buffers | None = None) -> Block:
-        """Read the block of a plan, into `buffers` where given; see `read`."""
-        return Block(first, *self.read(plan, buffers))
+    def block(
+        self, first: int, plan: Plan, buffers: Buffers | None = None, only: str | None = None
+    ) -> Block:
+        """Read the block of a plan; see `read`."""
+        return Block(first, *self.read(plan, buffers, only))
 
-    def walk(self, majors: range, max_bytes: int, buffers: Buffers) -> Iterator[Block]:
+    def walk(
+        self, majors: range, max_bytes: int, buffers: Buffers, only: str | None = None
+    ) -> Iterator[Block]:
         """Give whole lines, one block after the other in the same memory.
 
         Parameters
@@ -230,6 +234,7 @@ class Contents:
         max_bytes : int
             As of `plans`.
         buffers : Buffers
+        only : {"data", "indices"}, optional
 
         Yields
         ------
@@ -237,18 +242,19 @@ class Contents:
             Its `first` is a major index.
         """
         for first, plan in self.plans(majors, max_bytes):
-            yield self.block(majors.start + first, plan, buffers)
+            yield self.block(majors.start + first, plan, buffers, only)
 
     def read(
-        self, plan: Plan, buffers: Buffers | None = None
+        self, plan: Plan, buffers: Buffers | None = None, only: str | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Carry out a plan, into `buffers` where given.
+        """Carry out a plan, into `buffers` where given; of "data" or "indices" `only` if asked.
 
         Returns
         -------
         data, indices, indptr : array
             A compressed block: the values in `self.dtype`; both index arrays int32 where that
-            holds every index and the number of elements, else int64.
+            holds every index and the number of elements, else int64. What was not to be read is
+            empty.
 
         Raises
         ------
@@ -262,15 +268,20 @@ class Contents:
         nbytes = plan.size * (self.source.dtype.itemsize + 4) + 8 * plan.indptr.size
         what = f"{self.source.where}: reading {plan.indptr.size - 1} rows"
         require_memory(nbytes, what, INSTEAD)
-        data = self._wanted("data", plan, None, buffers)
-        indices = self._wanted("indices", plan, n_minor, buffers)
-        gather_together((data, indices))
+        wanted = {
+            name: self._wanted(name, plan, limit, buffers)
+            for name, limit in (("data", None), ("indices", n_minor))
+            if only in (None, name)
+        }
+        gather_together(tuple(wanted.values()))
         index = index_dtype(plan.size, n_minor)
-        return (
-            _converted(data.out, self.dtype, "own data", buffers),
-            _converted(indices.out, index, "own indices", buffers),
-            _converted(plan.indptr, index, "indptr", buffers),
+        data, indices = (
+            _converted(wanted[name].out, dtype, f"own {name}", buffers)
+            if name in wanted
+            else np.empty(0, dtype)
+            for name, dtype in (("data", self.dtype), ("indices", index))
         )
+        return data, indices, _converted(plan.indptr, index, "indptr", buffers)
 
     def element(self, major: int, minor: int) -> np.generic:
         """Return one element: duplicates added up, 0 where nothing is stored.

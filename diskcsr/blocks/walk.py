@@ -18,7 +18,7 @@ from ..machine.options import options
 from ..machine.progress import Progress, reporting
 from ..machine.threads import ordered_map, run_in_steps
 
-__all__ = ["STATES", "Block", "BlockSource", "Transform", "blocks", "fold"]
+__all__ = ["STATES", "Block", "BlockSource", "Transform", "affordable", "blocks", "fold"]
 
 S = TypeVar("S")
 
@@ -88,10 +88,14 @@ class BlockSource(Protocol):
     def plans(self, majors: Any, max_bytes: int) -> Iterator[tuple[int, Plan]]:
         """Plan blocks of at most `max_bytes`, or of one line: the place of each, and its plan."""
 
-    def block(self, first: int, plan: Plan, buffers: Buffers | None = None) -> Block:
+    def block(
+        self, first: int, plan: Plan, buffers: Buffers | None = None, only: str | None = None
+    ) -> Block:
         """Read a block that was planned, into `buffers` where given; in any thread."""
 
-    def walk(self, majors: range, max_bytes: int, buffers: Buffers) -> Iterator[Block]:
+    def walk(
+        self, majors: range, max_bytes: int, buffers: Buffers, only: str | None = None
+    ) -> Iterator[Block]:
         """Give the blocks of `majors` one after the other, each in the memory of the last."""
 
 
@@ -101,6 +105,7 @@ def blocks(
     *,
     through: Sequence[Transform] = (),
     max_bytes: int,
+    only: str | None = None,
 ) -> Iterator[Block]:
     """Walk over lines in order; the next blocks are read while one is used.
 
@@ -113,6 +118,8 @@ def blocks(
         What becomes of each block, in this order.
     max_bytes : int
         The most bytes of values and indices a block holds, unless one line holds more.
+    only : {"data", "indices"}, optional
+        Read only the one; the other is empty.
 
     Yields
     ------
@@ -122,9 +129,14 @@ def blocks(
     majors = range(source.n_major) if majors is None else majors
 
     def read(planned: tuple[int, Plan]) -> Block:
-        return _changed(source.block(*planned), through)
+        return _changed(source.block(*planned, only=only), through)
 
     yield from ordered_map(read, source.plans(majors, max_bytes), ahead=options.num_threads)
+
+
+def affordable(max_bytes: int) -> int:
+    """Return the size of blocks to be walked over: less where the memory budget is very small."""
+    return max(1, min(max_bytes, options.memory_limit() // 4))
 
 
 def _changed(block: Block, through: Sequence[Transform]) -> Block:
@@ -143,6 +155,7 @@ def fold(
     max_bytes: int = 1 << 22,
     cuts: int = 16,
     state_bytes: int = 0,
+    only: str | None = None,
     progress: Progress = None,
 ) -> S:
     """Put all blocks of a matrix together to one state, several cuts of it at a time.
@@ -168,6 +181,8 @@ def fold(
     state_bytes : int
         Bytes a state takes: there are the fewer cuts, the larger it is, so that all states
         together take no more than 128 MiB (`STATES`), or one state if that takes more.
+    only : {"data", "indices"}, optional
+        Read only the one; the other is empty.
     progress : None, bool or callable, optional
         Told of the bytes done and in all; default ``diskcsr.options.progress``.
 
@@ -192,22 +207,23 @@ def fold(
     nbytes = source.nnz * item
     count = min(cuts, STATES // max(1, state_bytes), -(-nbytes // max_bytes))
     runs = source.cuts(max(1, count))
+    max_bytes = affordable(max_bytes)
     spare: deque[Buffers] = deque()
 
     def work(run: range) -> Generator[int, None, S]:
         state = start()
         # One cut alone is read ahead, by other threads: they have nothing else to do.
-        some: Iterator[Block] = blocks(source, run, max_bytes=max_bytes)
+        some: Iterator[Block] = blocks(source, run, max_bytes=max_bytes, only=only)
         buffers = None
         if len(runs) > 1:
             buffers = spare.pop() if spare else Buffers()
-            some = source.walk(run, max_bytes, buffers)
+            some = source.walk(run, max_bytes, buffers, only)
         for block in some:
-            nbytes = block.data.size * item
+            done = max(block.data.size, block.indices.size) * item
             if buffers is None:
                 block = block._replace(first=run.start + block.first)
             state = step(state, _changed(block, through))
-            yield nbytes
+            yield done
         if buffers is not None:
             spare.append(buffers)
         return state

@@ -1,12 +1,21 @@
 """Kernels of sums and statistics over blocks of whole lines.
 
 All are ``nogil`` (they run in a thread pool) and cached on disk. With ``NUMBA_DISABLE_JIT=1`` they
-run as plain Python.
+run as plain Python. Indices are in range: they were checked when they were read.
 """
 
 from .caching import njit
 
-__all__ = ["is_canonical"]
+__all__ = [
+    "add_at",
+    "add_exactly",
+    "add_lines",
+    "first_extremes_at",
+    "first_extremes_of_lines",
+    "is_canonical",
+    "summarize_at",
+    "summarize_lines",
+]
 
 
 @njit(cache=True, nogil=True)
@@ -19,3 +28,192 @@ def is_canonical(indices, indptr):
         if descends:
             return False
     return True
+
+
+# ------------------------------------------------------------------------------------------ sums
+
+
+# The order of additions is free here: where it matters, `add_exactly` is used.
+@njit(cache=True, nogil=True, fastmath={"reassoc"})
+def add_lines(values, indptr, out):
+    """Add the values of line k to ``out[k]``, whose type they are added up in."""
+    for line in range(indptr.size - 1):
+        total = out[line]
+        for i in range(indptr[line], indptr[line + 1]):
+            total += values[i]
+        out[line] = total
+
+
+@njit(cache=True, nogil=True)
+def _two_sum(a, b):
+    """Return ``a + b`` as it is rounded, and what was lost (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+@njit(cache=True, nogil=True)
+def add_exactly(values, indptr, out, lost):
+    """Add the values of line k to ``out[k] + lost[k]``: as if with twice the digits.
+
+    What is lost in each addition is added up beside the sum. Four sums run side by side, so that
+    none waits for the last addition.
+    """
+    for line in range(indptr.size - 1):
+        a, e = out[line], lost[line]
+        b = c = d = f = g = h = a - a
+        lo, hi = indptr[line], indptr[line + 1]
+        whole = lo + (hi - lo) // 4 * 4
+        for i in range(lo, whole, 4):
+            a, x = _two_sum(a, values[i])
+            b, y = _two_sum(b, values[i + 1])
+            c, z = _two_sum(c, values[i + 2])
+            d, w = _two_sum(d, values[i + 3])
+            e += x
+            f += y
+            g += z
+            h += w
+        for i in range(whole, hi):
+            a, x = _two_sum(a, values[i])
+            e += x
+        a, x = _two_sum(a, b)
+        c, y = _two_sum(c, d)
+        a, z = _two_sum(a, c)
+        out[line] = a
+        lost[line] = (e + f) + (g + h) + ((x + y) + z)
+
+
+@njit(cache=True, nogil=True)
+def add_at(values, indices, out):
+    """Add each value to ``out[its index]``."""
+    for i in range(indices.size):
+        out[indices[i]] += values[i]
+
+
+# ------------------------------------------------------------------------------------- statistics
+
+
+@njit(cache=True, nogil=True)
+def summarize_lines(values, indptr, counts, sums, extremes, spread):
+    """Take the values of line k into row k of each state; see `summarize_at`."""
+    for line in range(indptr.size - 1):
+        lo, hi = indptr[line], indptr[line + 1]
+        if lo == hi:
+            continue
+        if counts[line, 0] == 0:
+            spread[line, 0] = values[lo]
+        zeros, nans, total = counts[line, 1], counts[line, 2], sums[line]
+        least, most = extremes[line, 0], extremes[line, 1]
+        shift, first, second = spread[line, 0], spread[line, 1], spread[line, 2]
+        for i in range(lo, hi):
+            x = values[i]
+            zeros += x == 0
+            nans += x != x
+            least = x if x < least else least
+            most = x if x > most else most
+            total += x
+            d = x - shift
+            first += d
+            second += d * d
+        counts[line, 0] += hi - lo
+        counts[line, 1], counts[line, 2], sums[line] = zeros, nans, total
+        extremes[line, 0], extremes[line, 1] = least, most
+        spread[line, 1], spread[line, 2] = first, second
+
+
+@njit(cache=True, nogil=True)
+def summarize_at(values, indices, counts, sums, extremes, spread):
+    """Take each value into the state of its index.
+
+    Parameters
+    ----------
+    values, indices : (k,) array
+    counts : (n, 3) int64 array
+        How many values there are; how many of them are 0, and how many NaN.
+    sums : (n,) array
+    extremes : (n, 2) array
+        The least and the largest; NaN is neither.
+    spread : (n, 3) float64 array
+        One of the values, the first that came; the sum of what the values differ from it, and the
+        sum of the squares of that. Differences from a value of their own are small, so what the
+        variance is made of does not cancel out.
+    """
+    for i in range(indices.size):
+        at, x = indices[i], values[i]
+        if counts[at, 0] == 0:
+            spread[at, 0] = x
+        counts[at, 0] += 1
+        counts[at, 1] += x == 0
+        counts[at, 2] += x != x
+        if x < extremes[at, 0]:
+            extremes[at, 0] = x
+        if x > extremes[at, 1]:
+            extremes[at, 1] = x
+        sums[at] += x
+        d = x - spread[at, 0]
+        spread[at, 1] += d
+        spread[at, 2] += d * d
+
+
+# --------------------------------------------------------------------------- where the largest is
+
+
+@njit(cache=True, nogil=True)
+def first_extremes_of_lines(values, indices, indptr, largest, best, where):
+    """Find the first of the largest values of each line, and the first place without a value.
+
+    Parameters
+    ----------
+    values, indices, indptr : arrays
+        A canonical block of k lines.
+    largest : bool
+        Else the first of the least values. NaN is taken for more extreme than all.
+    best : (k,) array
+        Filled, where a line has values.
+    where : (k, 4) int64 array
+        Filled: the index of the first of the extreme values, where a line has values; how many
+        values stand before it in the line; the least index without a value; how many values there
+        are.
+    """
+    for line in range(indptr.size - 1):
+        lo, hi = indptr[line], indptr[line + 1]
+        found, missing = lo, 0
+        for i in range(lo, hi):
+            missing += indices[i] == missing
+            x, y = values[i], values[found]
+            if y == y and (x != x or (x > y if largest else x < y)):
+                found = i
+        if lo < hi:
+            best[line] = values[found]
+            where[line, 0] = indices[found]
+        where[line, 1] = found - lo
+        where[line, 2] = missing
+        where[line, 3] = hi - lo
+
+
+@njit(cache=True, nogil=True)
+def first_extremes_at(values, indices, indptr, first, largest, best, where):
+    """Take each value of a block into the state of its index; the block begins with line `first`.
+
+    Parameters
+    ----------
+    values, indices, indptr : arrays
+        A canonical block.
+    first : int
+    largest : bool
+        As of `first_extremes_of_lines`.
+    best : (n,) array
+    where : (n, 4) int64 array
+        The line of the first of the extreme values; how many values came before it; the first line
+        without a value; how many values there are.
+    """
+    for line in range(indptr.size - 1):
+        for i in range(indptr[line], indptr[line + 1]):
+            at, x = indices[i], values[i]
+            y = best[at]
+            if where[at, 3] == 0 or (y == y and (x != x or (x > y if largest else x < y))):
+                best[at] = x
+                where[at, 0] = first + line
+                where[at, 1] = where[at, 3]
+            where[at, 2] += where[at, 2] == first + line
+            where[at, 3] += 1

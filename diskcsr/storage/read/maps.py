@@ -8,7 +8,7 @@ import numpy as np
 
 from .readers import DirectReader
 
-__all__ = ["is_untouched", "map_private"]
+__all__ = ["is_map", "is_untouched", "map_private"]
 
 # mmap(2). Python names it from 3.13 on. Without it the kernel sets memory aside for the whole map,
 # in case all of it were written to, and refuses maps larger than RAM.
@@ -42,13 +42,18 @@ def map_private(reader: DirectReader, size: int) -> np.ndarray | None:
     return np.frombuffer(mapped, reader.dtype, size, offset - begin)
 
 
+def is_map(array: np.ndarray) -> bool:
+    """Whether an array is one that `map_private` made."""
+    return isinstance(getattr(array.base, "obj", array.base), mmap.mmap)
+
+
 def is_untouched(array: np.ndarray) -> bool:
     """Whether a mapped array surely still holds what the file holds.
 
     Linux counts the pages of a private map that were written to ("Anonymous" in /proc/self/smaps,
     proc(5)). Elsewhere, and for arrays that are no map, the answer is no.
     """
-    if not isinstance(getattr(array.base, "obj", array.base), mmap.mmap):
+    if not is_map(array):
         return False
     address = array.ctypes.data
     inside = False

@@ -7,7 +7,8 @@ and minor only.
 import io
 import threading
 import weakref
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeGuard
 
 import h5py
 import numpy as np
@@ -48,6 +49,8 @@ __all__ = ["INSTEAD", "Source", "shared_source"]
 
 #: What to do instead of a load that does not fit the memory budget.
 INSTEAD = "Select less, walk the matrix with iter_blocks(), or raise diskcsr.options.memory_budget."
+#: Elements that are compared at a time.
+_COMPARED = 1 << 16
 #: scipy.sparse has no half floats; single ones hold their values exactly.
 _WIDENED = {np.dtype(np.float16): np.dtype(np.float32)}
 
@@ -379,28 +382,68 @@ class Source:
             When it is not what the kernels of scipy can be trusted with.
         """
         self.check_open()
-        n_minor = self.axis.swap(self.shape)[1]
-        small = self.reader("indices").dtype != np.int64
-        index = index_dtype(nnz, n_minor) if small else np.dtype(np.int64)
+        dtype = self._dtype_of(name, nnz)
         if name == "indptr":
             # scipy copies `indices` on every call when the two index arrays differ in dtype.
-            array = self.pointers.whole().astype(index)
+            array = self.pointers.whole().astype(dtype)
         else:
-            array = self._load(name, nnz, self.dtype if name == "data" else index)
+            array = self._load(name, nnz, dtype)
         array.flags.writeable = writeable
         known = [one for one in self._made.get(name, ()) if one[0]() is not None]
         self._made[name] = [*known, (weakref.ref(array), writeable)]
         return array
 
+    def require_whole(self, nnz: int, held: Mapping[str, np.ndarray], name: str) -> None:
+        """Refuse to load an array when it and the rest of the matrix do not fit together.
+
+        What scipy does with one of the arrays it does with all: better none is loaded than two.
+
+        Parameters
+        ----------
+        nnz : int
+            How many elements there are.
+        held : mapping
+            The arrays that are in memory already.
+        name : str
+            The array that is asked for.
+
+        Raises
+        ------
+        MemoryBudgetError
+            Nothing was loaded.
+        """
+        missing = {part: self._bytes_to_load(part, nnz) for part in ARRAYS if part not in held}
+        if missing.get(name) and name != "indptr":
+            what = f"{self.where}: loading {name!r} and what belongs to it"
+            require_memory(sum(missing.values()), what, INSTEAD)
+
+    def _bytes_to_load(self, name: str, nnz: int) -> int:
+        if name == "indptr":
+            return 8 * (self.axis.swap(self.shape)[0] + 1)
+        dtype, reader = self._dtype_of(name, nnz), self.reader(name)
+        if self._can_map(reader, dtype) and reader.contiguous_offset() is not None:
+            return 0
+        converted = 0 if reader.dtype == dtype else dtype.itemsize
+        return nnz * (reader.dtype.itemsize + converted)
+
+    def _dtype_of(self, name: str, nnz: int) -> np.dtype:
+        """Return the dtype that an array has when it is handed out."""
+        if name == "data":
+            return self.dtype
+        n_minor = self.axis.swap(self.shape)[1]
+        small = self.reader("indices").dtype != np.int64
+        return index_dtype(nnz, n_minor) if small else np.dtype(np.int64)
+
+    @staticmethod
+    def _can_map(reader: Reader, dtype: np.dtype) -> TypeGuard[DirectReader]:
+        return isinstance(reader, DirectReader) and reader.dtype == dtype and dtype != np.bool_
+
     def _load(self, name: str, size: int, dtype: np.dtype) -> np.ndarray:
         reader = self.reader(name)
-        array = None
-        if isinstance(reader, DirectReader) and reader.dtype == dtype and dtype != np.bool_:
-            array = maps.map_private(reader, size)
+        array = maps.map_private(reader, size) if self._can_map(reader, dtype) else None
         if array is None:
             what = f"{self.where}: loading {name!r}"
-            converted = 0 if reader.dtype == dtype else dtype.itemsize
-            require_memory(size * (reader.dtype.itemsize + converted), what, INSTEAD)
+            require_memory(self._bytes_to_load(name, size), what, INSTEAD)
             array = np.empty(size, reader.dtype)
             reader.gather(plan_span(0, size, np.array([0, size])), array)
         if name == "indices":
@@ -413,6 +456,26 @@ class Source:
         step = 1 << 18  # checked while it is in the cache
         for first in range(0, indices.size, step):
             check_indices(indices[first : first + step], limit, where)
+
+    def is_loaded_alike(self, name: str, array: np.ndarray) -> bool:
+        """Whether an array was loaded by `whole` and still is, bit for bit, what the file holds.
+
+        The file is read again, a little at a time. What cannot be read counts as different.
+        """
+        made = any(one() is array for one, _ in self._made.get(name, ()))
+        if not made or name == "indptr" or maps.is_map(array):
+            return False
+        try:
+            for lo in range(0, array.size, _COMPARED):
+                some = array[lo : lo + _COMPARED]
+                read = np.empty(some.size, self.reader(name).dtype)
+                span = plan_span(lo, lo + some.size, np.array([0, some.size]))
+                self.reader(name).gather(span, read)
+                if read.astype(array.dtype).tobytes() != some.tobytes():
+                    return False
+        except (DiskCSRError, MemoryError, OSError):
+            return False
+        return True
 
     def is_as_stored(self, name: str, array: np.ndarray) -> bool:
         """Whether an array surely is what `whole` made of the file, and was not written to since.

@@ -1,0 +1,172 @@
+"""Products with dense arrays: folds over the blocks of a matrix, which is never loaded.
+
+Lines are multiplied by a dense array whose rows are minor ("along lines": each line gives a row of
+the result), or by one whose rows are major ("across lines": each line adds to all of the result).
+Which of the two a product is depends on the format and on the side that the array stands on.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..axis import CSR
+from ..blocks.canonical import FEW
+from ..blocks.contents import Contents
+from ..blocks.walk import STATES, Block, BlockSource, fold
+from ..machine.progress import Progress
+from .answers import empty
+from .estimates import Estimate
+
+__all__ = ["gram_product", "times_dense"]
+
+
+def times_dense(shown: Contents, container: Any, other: Any, reflected: bool = False) -> Any:
+    """Return the product of a matrix and a dense array, or of anything that scipy takes for one.
+
+    Parameters
+    ----------
+    shown : Contents
+    container : type
+        scipy's class of the matrix in memory.
+    other : array_like
+    reflected : bool
+        Whether `other` stands on the left.
+
+    Returns
+    -------
+    array, matrix or NotImplemented
+        As scipy has it; what scipy raises is raised before anything is read.
+    """
+    none = empty(container, shown.shape, shown.dtype)
+    form = none.__rmatmul__(other) if reflected else none.__matmul__(other)
+    if not isinstance(form, np.ndarray):
+        return form
+    along = shown.axis.keeps_rows is not reflected
+    _require(shown, form.nbytes, 0 if along else _states(form))
+    dense, out = np.asarray(other), np.asarray(form)
+    if reflected:
+        dense, out = dense.T, out.T
+    (_along if along else _across)(shown, dense, out)
+    return form
+
+
+def gram_product(shown: Contents, container: Any, dense: Any, progress: Progress) -> Any:
+    """Return ``A.T @ (A @ dense)``: of rows in one pass over them, of columns in two."""
+    none = empty(container, shown.shape, shown.dtype)
+    form = none.T @ (none @ dense)
+    out, dense = np.asarray(form), np.asarray(dense)
+    _require(shown, form.nbytes, _states(form))
+    if not shown.axis.keeps_rows:
+        between = np.zeros((shown.n_minor, *dense.shape[1:]), (none @ dense).dtype)
+        _across(shown, dense, between, progress)
+        _along(shown, between, out, progress)
+        return form
+    factor, by_scipy = _prepared(shown, dense, out.dtype)
+
+    def start() -> np.ndarray:
+        return np.zeros(factor.shape, out.dtype)
+
+    def step(state: np.ndarray, block: Block) -> np.ndarray:
+        if by_scipy:
+            lines = _lines(shown, block)
+            state += lines.T @ (lines @ factor)
+        else:
+            kernels.products.gram_product(*_arrays(block, out.dtype), factor, state)
+        return state
+
+    size = factor.size * out.dtype.itemsize
+    found = fold(shown, start, step, _add, state_bytes=size, progress=progress)
+    out[...] = found.reshape(out.shape)
+    return form
+
+
+def _states(form: np.ndarray) -> int:
+    """Return what the states of all cuts take, where each is as large as the result."""
+    state = form.size * _widened(form.dtype).itemsize
+    return max(state, min(16 * state, STATES))
+
+
+def _require(shown: Contents, result: int, scratch: int) -> None:
+    what = f"{shown.source.where}: a dense product"
+    instead = "Multiply by fewer columns at a time, or raise diskcsr.options.memory_budget."
+    Estimate(result, scratch).require(what, instead)
+
+
+def _prepared(source: BlockSource, dense: np.ndarray, dtype: np.dtype) -> tuple:
+    """Return a factor as kernels want it, and whether scipy's own code is to be used instead."""
+    by_scipy = source.nnz <= FEW or dtype.char in "?gG"
+    return np.ascontiguousarray(_columns(dense), None if by_scipy else dtype), by_scipy
+
+
+def _columns(array: np.ndarray) -> np.ndarray:
+    return array[:, None] if array.ndim == 1 else array
+
+
+def _arrays(block: Block, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return block.data.astype(dtype, copy=False), block.indices, block.indptr
+
+
+def _lines(source: BlockSource, block: Block) -> Any:
+    """Return a block as a csr_array of its lines."""
+    shape = (block.last - block.first, source.n_minor)
+    return CSR.array((block.data, block.indices, block.indptr), shape=shape)
+
+
+def _add(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    left += right
+    return left
+
+
+def _along(
+    source: BlockSource, dense: np.ndarray, out: np.ndarray, progress: Progress = None
+) -> None:
+    """Multiply each line by `dense`: its row of `out` is written, and nothing else kept."""
+    factor, by_scipy = _prepared(source, dense, out.dtype)
+    rows = _columns(out)
+    vector, zero = factor[:, 0] if factor.shape[1] == 1 else None, _widened(out.dtype).type(0)
+
+    def step(state: None, block: Block) -> None:
+        some = rows[block.first : block.last]
+        if by_scipy:
+            some[...] = _lines(source, block) @ factor
+        elif vector is not None:
+            arrays = _arrays(block, out.dtype)
+            kernels.products.lines_dot(*arrays, vector, zero, some[:, 0])
+        else:
+            kernels.products.lines_dense(*_arrays(block, out.dtype), factor, some)
+
+    fold(source, lambda: None, step, lambda left, right: None, progress=progress)
+
+
+def _across(
+    source: BlockSource, dense: np.ndarray, out: np.ndarray, progress: Progress = None
+) -> None:
+    """Add up the lines, each multiplied by its own row of `dense`."""
+    one = dense.ndim == 1 or dense.shape[1] == 1
+    dtype = _widened(out.dtype) if one else out.dtype
+    factor, by_scipy = _prepared(source, dense, dtype)
+    shape = (source.n_minor,) if one else (source.n_minor, factor.shape[1])
+
+    def start() -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    def step(state: np.ndarray, block: Block) -> np.ndarray:
+        some = factor[block.first : block.last]
+        some = some[:, 0] if one else some
+        if by_scipy:
+            state += _lines(source, block).T @ some
+        elif one:
+            kernels.products.add_lines(*_arrays(block, out.dtype), some, state)
+        else:
+            kernels.products.add_lines_dense(*_arrays(block, out.dtype), some, state)
+        return state
+
+    size = dtype.itemsize * source.n_minor * factor.shape[1]
+    found = fold(source, start, step, _add, state_bytes=size, progress=progress)
+    out[...] = found.reshape(out.shape)
+
+
+def _widened(dtype: np.dtype) -> np.dtype:
+    """The type in which a product with a vector is added up: double precision where it is less."""
+    return np.result_type(dtype, np.float64) if dtype.kind in "fc" else dtype

@@ -1,0 +1,84 @@
+"""The kernels that multiply blocks, against their naive twins."""
+
+import naive_products
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import matrices
+
+from diskcsr import kernels
+
+#: What products come in; scipy's own code multiplies the other types of values.
+DTYPES = tuple(np.dtype(code) for code in "bHiILfdFD")
+
+
+@st.composite
+def blocks(draw):
+    """A csr matrix with small whole numbers, so that every order of adding up gives the same."""
+    return draw(matrices(formats=("csr",), dtypes=DTYPES))
+
+
+def whole(rng, shape, dtype):
+    numbers = rng.integers(0, 4, shape).astype(dtype)
+    return numbers - 1j * numbers[::-1] if dtype.kind == "c" else numbers
+
+
+def both(name, block, *arguments, out):
+    """Run a kernel and its twin on what is in `out`; compare, and return the result."""
+    arrays = block.data, block.indices, block.indptr
+    expected = out.copy()
+    getattr(naive_products, name)(*arrays, *arguments, expected)
+    getattr(kernels.products, name)(*arrays, *arguments, out)
+    assert out.dtype == expected.dtype
+    np.testing.assert_array_equal(out, expected)
+    return out
+
+
+@given(blocks(), st.integers(0, 99))
+def test_products_with_vectors(block, seed):
+    rng, (n, m) = np.random.default_rng(seed), block.shape
+    x, y = whole(rng, m, block.dtype), whole(rng, n, block.dtype)
+    out = both("lines_dot", block, x, block.dtype.type(0), out=whole(rng, n, block.dtype))
+    np.testing.assert_array_equal(out, block @ x)
+    before = whole(rng, m, block.dtype)
+    out = both("add_lines", block, y, out=before.copy())
+    np.testing.assert_array_equal(out, before + block.T @ y)
+
+
+@given(blocks(), st.integers(0, 3), st.integers(0, 99))
+def test_products_with_dense_matrices(block, width, seed):
+    rng, (n, m) = np.random.default_rng(seed), block.shape
+    wide, tall = whole(rng, (m, width), block.dtype), whole(rng, (n, width), block.dtype)
+    out = both("lines_dense", block, wide, out=tall.copy())
+    np.testing.assert_array_equal(out, block @ wide)
+    before = whole(rng, (m, width), block.dtype)
+    out = both("add_lines_dense", block, tall, out=before.copy())
+    np.testing.assert_array_equal(out, before + block.T @ tall)
+    out = both("gram_product", block, wide, out=before.copy())
+    np.testing.assert_array_equal(out, before + block.T @ (block @ wide))
+
+
+@given(blocks(), st.data())
+def test_gram(block, data):
+    m = block.shape[1]
+    cut = data.draw(st.integers(0, m))
+    out = np.zeros((m, m), block.dtype)
+    both("gram", block, cut, m, out=out)
+    assert not out[:cut].any()
+    both("gram", block, 0, cut, out=out)
+    np.testing.assert_array_equal(out, (block.T @ block).toarray())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_a_vector_product_is_added_up_in_the_type_asked_for(dtype):
+    """1 + 2**-24 is 1 in single precision, and so would be any number of additions."""
+    n = 1 << 10
+    data = np.append(dtype(1), np.full(n, 2.0**-24, dtype))
+    indices, indptr = np.arange(n + 1, dtype=np.int32), np.array([0, n + 1], np.int32)
+    x, out = np.ones(n + 1, dtype), np.zeros(1, dtype)
+    zero = np.result_type(dtype, np.float64).type(0)
+    kernels.products.lines_dot(data, indices, indptr, x, zero, out)
+    assert out[0] == dtype(1 + n * 2.0**-24)
+    kernels.products.lines_dot(data, indices, indptr, x, dtype(0), out)
+    assert out[0] == 1
