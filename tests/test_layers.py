@@ -42,7 +42,7 @@ ROOMS = {
     "handle": "errors axis machine "
     "storage.files storage.formats storage.read blocks interop display",
     "reducing": "compute handle",
-    "reading": "axis machine keys blocks handle reducing",
+    "reading": "axis machine keys blocks reducing",
     "matrices": "axis machine streams storage.formats storage.read blocks handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "
