@@ -214,7 +214,9 @@ def _next_result(pending: "deque[Future[R]]") -> R:
 
 
 def run_in_steps(
-    work: Callable[[T], Generator[int, None, R]], items: Sequence[T], told: Callable[[int], None]
+    work: Callable[[T], Generator[int, None, R]],
+    items: Sequence[T],
+    told: Callable[[int], None] | None = None,
 ) -> list[R]:
     """Work on items in all threads, this one among them, and see to signals between the steps.
 
@@ -224,7 +226,7 @@ def run_in_steps(
         Of an item; a generator that yields the size of each step, and returns the item's result.
     items : sequence
         Those that come first are begun first.
-    told : callable
+    told : callable, optional
         Is told of the sizes, in this thread; of the user's making, so signals are let through.
 
     Returns
@@ -273,7 +275,7 @@ class _Steps(Generic[T, R]):
         self,
         work: Callable[[T], Generator[int, None, R]],
         items: Sequence[T],
-        told: Callable[[int], None],
+        told: Callable[[int], None] | None,
     ) -> None:
         self._work, self._items, self._told = work, items, told
         self._lock = threading.Lock()
@@ -327,7 +329,8 @@ class _Steps(Generic[T, R]):
     def watch(self) -> None:
         """Handle signals, and tell what was done since the last time."""
         check()
-        with self._lock:
-            done, self._done = self._done, 0
-        if done:
-            allowing(self._told, done)
+        if self._told is not None:
+            with self._lock:
+                done, self._done = self._done, 0
+            if done:
+                allowing(self._told, done)
