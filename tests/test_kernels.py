@@ -1,4 +1,4 @@
-"""Every kernel of diskcsr.kernels.rows gives what its plain-Python twin in naive.py gives."""
+"""Every kernel of the row fetch gives what its plain-Python twin in naive.py gives."""
 
 import mmap
 import os
@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 from numba import config
 from strategies import indptrs, major_indices
 
+from diskcsr.kernels import ranges, transpose
 from diskcsr.kernels import rows as kernels
-from diskcsr.kernels import transpose
 
 NO_WINDOW = (0, 0, np.zeros(0, np.uint8))
 binary = st.integers(0, 1)
@@ -44,7 +44,7 @@ def spans_of_rows(draw, max_rows=12):
 
 
 def test_every_public_kernel_has_a_twin():
-    names = [(module, name) for module in (kernels, transpose) for name in module.__all__]
+    names = [(module, name) for module in (kernels, ranges, transpose) for name in module.__all__]
     functions = {name for module, name in names if callable(getattr(module, name))}
     assert {name for name in functions if not hasattr(naive, name)} == set()
 
@@ -60,7 +60,7 @@ def test_every_public_kernel_has_a_twin():
 # What follows a row that was cut off like this is measured from that row on.
 @example(spans(np.arange(0, 50, 5), np.array([*range(6), 5, 7, 6, 8])), 0, 15)
 def test_plan_ranges(rows, max_gap, max_range):
-    got = kernels.plan_ranges(*rows, max_gap, max_range)
+    got = ranges.plan_ranges(*rows, max_gap, max_range)
     equal(got, naive.plan_ranges(*rows, max_gap, max_range))
 
 
@@ -68,7 +68,7 @@ def test_plan_ranges_keeps_scratch_small_when_a_row_repeats():
     # The whole matrix, and its last row once more: only that row needs scratch space.
     indptr = np.arange(0, 1010, 10)
     rows = np.array([*range(100), 99])
-    plan = kernels.plan_ranges(*spans(indptr, rows), 0, 64)
+    plan = ranges.plan_ranges(*spans(indptr, rows), 0, 64)
     assert plan[0].tolist() == [0, 990]
     assert plan[1].tolist() == [990, 1000]
     assert plan[2].tolist() == [0, 1, 3]
@@ -78,7 +78,7 @@ def test_plan_ranges_keeps_scratch_small_when_a_row_repeats():
 @given(spans_of_rows(), st.integers(0, 12), st.integers(1, 40), st.integers(1, 9))
 def test_split_ranges(rows, max_gap, max_range, longest):
     plan = naive.plan_ranges(*rows, max_gap, max_range)
-    equal(kernels.split_ranges(*plan, longest), naive.split_ranges(*plan, longest))
+    equal(ranges.split_ranges(*plan, longest), naive.split_ranges(*plan, longest))
 
 
 # ------------------------------------------------------------------------------------ gathering

@@ -130,8 +130,8 @@ def plan_reads(
         order = np.argsort(starts, kind="stable")
         # Empty rows share a start with the row behind them; they give no piece, so order is moot.
         lo, hi, dst = starts[order], stops[order], dst[order]
-    planned: Any = kernels.rows.plan_ranges(lo, hi, dst, max_gap, max_range)
-    split: Any = kernels.rows.split_ranges
+    planned: Any = kernels.ranges.plan_ranges(lo, hi, dst, max_gap, max_range)
+    split: Any = kernels.ranges.split_ranges
     range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst = split(*planned, max_segment)
     return Plan(range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst, indptr)
 
