@@ -7,6 +7,7 @@ import numpy as np
 
 from .axis import CSR, axis_of
 from .blocks.batches import Batches
+from .breakeven import BLOCK_ELEMENTS
 from .handle import Handle
 from .keys.keep import Keep
 from .keys.plan import Plan
@@ -17,9 +18,6 @@ from .machine.options import options, require_memory
 from .machine.threads import ordered_map
 
 __all__ = ["Reading"]
-
-#: Stored elements of one block when a matrix is walked: a few MB, so several fit any cache.
-BLOCK = 1 << 20
 
 
 class _Outer:
@@ -235,7 +233,7 @@ class Reading(Handle):
         """Some entries of some rows: rows are read in blocks, and what is not wanted is dropped."""
         counts, indices, data = [np.zeros(1, np.int64)], [], []
         total, n_major = 0, len(selection.stored)
-        for _, _, block in self._blocks(selection, BLOCK * 8):
+        for _, _, block in self._blocks(selection, BLOCK_ELEMENTS * 8):
             counts.append(block.indptr[1:].astype(np.int64) + total)
             indices.append(block.indices)
             data.append(block.data)

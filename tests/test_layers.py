@@ -16,6 +16,7 @@ ROOT = Path(diskcsr.__file__).parent
 ROOMS = {
     "errors": "",
     "axis": "",
+    "breakeven": "",
     "loading": "",
     "kernels": "loading",
     "machine": "errors",
@@ -25,12 +26,13 @@ ROOMS = {
     "storage": "",
     "storage.files": "errors machine",
     "storage.formats": "errors axis storage.files",
-    "storage.codecs": "errors loading kernels",
-    "storage.read": "errors axis kernels machine keys storage.files storage.formats storage.codecs",
+    "storage.codecs": "errors breakeven loading kernels",
+    "storage.read": "errors axis breakeven kernels machine keys "
+    "storage.files storage.formats storage.codecs",
     "storage.write": "machine keys streams storage.files storage.formats storage.codecs",
     # Whole lines of what an array shows; what edits and checks a file walks over them, too.
     "blocks": "errors axis machine keys storage.files storage.formats storage.read",
-    "storage.edit": "errors axis keys "
+    "storage.edit": "errors axis breakeven keys "
     "storage.files storage.formats storage.codecs storage.read storage.write blocks",
     "storage.check": "errors axis machine keys "
     "storage.files storage.formats storage.codecs storage.read blocks",
@@ -39,7 +41,7 @@ ROOMS = {
     "display": "errors machine storage.formats storage.check blocks",
     "handle": "errors axis machine "
     "storage.files storage.formats storage.read blocks interop display",
-    "reading": "axis machine keys blocks handle",
+    "reading": "axis breakeven machine keys blocks handle",
     "matrices": "axis machine streams storage.formats storage.read blocks handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "

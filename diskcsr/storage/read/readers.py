@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from ... import kernels
+from ...breakeven import FEW_PIECES, LONG_RANGE
 from ...errors import CorruptFileError, FormatError
 from ...keys.plan import Plan
 from ...machine.interrupts import deferred
@@ -37,11 +38,6 @@ __all__ = [
     "native_dtype",
 ]
 
-#: Up to this many ranges are read and scattered from Python: no kernel is needed, so reading an
-#: element or a slice imports no compiler.
-FEW = 8
-#: Bytes a range, on average, from which on a plan is read and not copied from the map.
-LONG_RANGE = 1 << 19
 #: Elements that h5py reads at a time where the dataset has chunks.
 H5_BLOCK = 1 << 21
 
@@ -183,7 +179,7 @@ def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
 
 def _scatter(block: np.ndarray, block_lo: int, plan: Plan, out: np.ndarray) -> None:
     """Copy to their places in `out` the wanted elements that lie in `block`."""
-    if plan.piece_lo.size > FEW:
+    if plan.piece_lo.size > FEW_PIECES:
         pieces = (plan.piece_lo, plan.piece_hi, plan.piece_dst)
         size = out.itemsize
         kernels.rows.scatter(block.view(np.uint8), block_lo, size, *pieces, out.view(np.uint8))
@@ -309,7 +305,7 @@ class DirectReader(Reader):
     def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         self._descriptor.check_unchanged()
         self._count(plan.range_lo.size, plan.elements_read * self.dtype.itemsize)
-        if plan.range_lo.size <= FEW and plan.piece_lo.size == plan.range_lo.size:
+        if plan.range_lo.size <= FEW_PIECES and plan.piece_lo.size == plan.range_lo.size:
             return [partial(self._read_few, plan, out, limit)] if plan.size else []
         # Rows are read from two arrays at once: each gets half of the threads.
         parts = plan.parts(max(1, (threads + 1) // 2))
