@@ -56,6 +56,11 @@ def _pieces(rows):
     return pieces[1:]
 
 
+def plan_rows(lo, hi, dst, max_gap, max_range, longest):
+    """Twin of `ranges.plan_rows`."""
+    return split_ranges(*plan_ranges(lo, hi, dst, max_gap, max_range), longest)
+
+
 def split_ranges(range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst, longest):
     """Twin of `ranges.split_ranges`."""
     ranges = []

@@ -28,6 +28,10 @@ class Options:
         Whether parts of an uncompressed file that were read before are then copied from a memory
         map, without a system call; default true. A file that another program shortens while it is
         being read from a map ends the process (SIGBUS); set this to False where that may happen.
+    map_bytes : int
+        The most bytes of such maps, of all files together, that count as memory of this process;
+        default 128 MiB. What was read first stays mapped, the rest is read each time. More makes
+        fetching the same rows again faster, 0 maps nothing.
     cache_bytes : int
         The most bytes of decoded chunks kept for the next call (`diskcsr.cache`); default 64 MiB,
         0 keeps none.
@@ -45,12 +49,13 @@ class Options:
     """
 
     # A setting that does not exist cannot be set: a misspelt one would do nothing.
-    __slots__ = ("_memory_budget", "_num_threads", "cache_bytes", "memory_map")
+    __slots__ = ("_memory_budget", "_num_threads", "cache_bytes", "map_bytes", "memory_map")
 
     def __init__(self) -> None:
         budget = _from_environment("DISKCSR_MEMORY_BUDGET", self._checked_budget)
         self._memory_budget = budget or 0.5
         self.memory_map = True
+        self.map_bytes = 128 << 20
         self.cache_bytes = 64 << 20
         threads = _from_environment("DISKCSR_NUM_THREADS", self._checked_threads)
         self._num_threads = threads or _usable_cores()
@@ -90,7 +95,7 @@ class Options:
                 setattr(self, name, value)
 
     def __repr__(self) -> str:
-        names = ("memory_budget", "memory_map", "cache_bytes", "num_threads")
+        names = ("memory_budget", "memory_map", "map_bytes", "cache_bytes", "num_threads")
         return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @staticmethod
