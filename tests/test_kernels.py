@@ -13,7 +13,16 @@ from hypothesis.extra import numpy as hnp
 from numba import config
 from strategies import indptrs, major_indices
 
-from diskcsr.kernels import LEDGER, MAY_ENTER, MAY_WAIT, WAS_READ, planning, ranges, transpose
+from diskcsr.kernels import (
+    CHARGE_SHIFT,
+    LEDGER,
+    MAY_ENTER,
+    MAY_WAIT,
+    WAS_READ,
+    planning,
+    ranges,
+    transpose,
+)
 from diskcsr.kernels import rows as kernels
 
 
@@ -24,7 +33,8 @@ def ledger(may_enter=1 << 20):
     return entries
 
 
-NO_WINDOW = (0, 0, np.zeros(0, np.uint8), ledger(0))
+NONE = np.zeros(0, np.uint8)
+NO_WINDOW = (0, 0, NONE, NONE, ledger(0))
 binary = st.integers(0, 1)
 BLOCK = 1 << kernels.WINDOW_SHIFT
 
@@ -160,7 +170,8 @@ def window(fd, size):
     """A map of the first `size` bytes of a file, as the kernels take it; nothing is warm."""
     view = np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8)
     warm = np.zeros((size >> kernels.WINDOW_SHIFT) + 1, np.uint8)
-    yield view.ctypes.data, size, warm, ledger()
+    charged = np.zeros((size >> CHARGE_SHIFT) + 1, np.uint8)
+    yield view.ctypes.data, size, warm, charged, ledger()
 
 
 def noise(size, seed=0):
@@ -266,34 +277,39 @@ def test_gather_reads_on_when_the_system_gives_less_than_asked_for(monkeypatch):
         )
         out = np.zeros(80, np.uint8)
         with stored(content) as fd:
-            file = (fd, 0, 0, np.zeros(0, np.uint8), ledger(0))
+            file = (fd, 0, 0, NONE, NONE, ledger(0))
             status = kernels.gather(file, extents, 1, plan_of(10, 90), 0, 1, out)
         assert tuple(status) == (0, 0)
         assert out.tobytes() == content[50:] + content[:30]
-        assert (file[4][MAY_WAIT], file[4][WAS_READ]) == (at_hand == 0, 80)
+        assert (file[5][MAY_WAIT], file[5][WAS_READ]) == (at_hand == 0, 80)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2, 3, 9])
-def test_gather_enters_no_more_blocks_than_it_may(allowed):
-    content = noise(5 * BLOCK)
-    extents = np.array([0, 5 * BLOCK], np.int64), np.array([0], np.int64)
-    # One range in the first block, one in the second, one over the two behind.
-    lo, hi = np.array([1, BLOCK + 5, 3 * BLOCK - 4]), np.array([9, BLOCK + 6, 3 * BLOCK + 4])
-    dst = np.array([0, 8, 9])
-    plan = (lo, hi, np.arange(4), lo, hi, dst)
+def test_gather_enters_no_more_than_it_may(allowed):
+    unit = 1 << CHARGE_SHIFT
+    content = noise(4 * unit)
+    extents = np.array([0, 4 * unit], np.int64), np.array([0], np.int64)
+    # One range in the first unit, one in the second, one over the two behind, one in the first.
+    places = [(unit // 2, 8), (unit + 5, 1), (3 * unit - 4, 8), (unit - 9, 9)]
+    lo = np.array([place for place, _ in places])
+    size = np.array([size for _, size in places])
+    dst = np.cumsum(size) - size
+    plan = (lo, lo + size, np.arange(5), lo, lo + size, dst)
+    want = b"".join(content[a : a + n] for a, n in places)
     with stored(content) as fd, window(fd, len(content)) as mapped:
-        entries = mapped[3]
+        warm, charged, entries = mapped[2:]
         entries[MAY_ENTER] = allowed
-        for repeat in range(2):
+        # What lies in units that were entered is not read again.
+        left = [8 * (allowed < 1), 1 * (allowed < 2), 8 * (allowed < 4), 9 * (allowed < 1)]
+        for was_read in (26, sum(left)):
             entries[WAS_READ] = 0
-            out = np.zeros(17, np.uint8)
-            assert tuple(kernels.gather((fd, *mapped), extents, 1, plan, 0, 3, out)) == (0, 0)
-            assert out.tobytes() == b"".join(content[a:b] for a, b in zip(lo, hi, strict=True))
-            assert mapped[2].sum() == min(allowed, 4)
+            out = np.zeros(26, np.uint8)
+            assert tuple(kernels.gather((fd, *mapped), extents, 1, plan, 0, 4, out)) == (0, 0)
+            assert out.tobytes() == want
+            assert charged.sum() == min(allowed, 4)
+            assert warm.sum() == min(allowed, 4) + (allowed > 0)
             assert entries[MAY_ENTER] == allowed - min(allowed, 4)
-            # What lies in blocks that were entered is not read again.
-            left = [8 * (allowed < 1), 1 * (allowed < 2), 8 * (allowed < 4)]
-            assert entries[WAS_READ] == (sum(left) if repeat else 17)
+            assert entries[WAS_READ] == was_read
 
 
 def test_gather_beyond_the_end_of_the_map():
@@ -392,7 +408,7 @@ def test_advise(case, data):
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_fadvise", lambda *arguments: calls.append(arguments))
-        kernels.advise((5, 0, 0, warm, ledger()), extents, itemsize, *plan[:2])
+        kernels.advise((5, 0, 0, warm, NONE, ledger()), extents, itemsize, *plan[:2])
     want = naive.advise(extents, itemsize, *plan[:2], warm, kernels.WINDOW_SHIFT)
     assert calls == [(5, begin, size, os.POSIX_FADV_WILLNEED) for begin, size in want]
 

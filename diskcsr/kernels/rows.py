@@ -10,7 +10,7 @@ import os
 import numpy as np
 from numba import config, njit, types
 
-from . import _VECTOR, MAY_ENTER, MAY_WAIT, WAS_READ, WINDOW_SHIFT
+from . import _VECTOR, CHARGE_SHIFT, MAY_ENTER, MAY_WAIT, WAS_READ, WINDOW_SHIFT
 
 __all__ = [
     "OUT_OF_RANGE",
@@ -77,7 +77,7 @@ else:
 @njit(cache=True, nogil=True)
 def _is_warm(file, offset, size):
     """Whether ``size`` bytes of a file are mapped, and all their blocks were read before."""
-    _, window, mapped, warm, _ = file
+    _, window, mapped, warm, _, _ = file
     last = (offset + size - 1) >> WINDOW_SHIFT
     if window == 0 or offset < 0 or last >= warm.size or offset + size > mapped:
         return False
@@ -106,7 +106,7 @@ if _CAN_ASK:
     @njit(cache=True, nogil=True)
     def _read_at_hand(file, address, size, offset):
         """Read what of some bytes is in memory, and return how many; 0 or less for none."""
-        fd, ledger = file[0], file[4]
+        fd, ledger = file[0], file[5]
         ledger[_VECTOR] = address
         ledger[_VECTOR + 1] = size
         return _preadv2(fd, ledger.ctypes.data + 8 * _VECTOR, 1, offset, _NOWAIT)
@@ -123,11 +123,11 @@ else:
 def _copy_bytes(file, offset, size, address):
     """Copy ``size`` bytes of a file to a memory address; False when they cannot be had.
 
-    `file` is (descriptor, address of a map of the file or 0, bytes mapped, warm, ledger). A block
-    of ``1 << WINDOW_SHIFT`` bytes that was entered before is copied from the map: its pages are in
-    memory, so that costs no system call. The rest is read, which many threads can do at once.
+    A block of ``1 << WINDOW_SHIFT`` bytes that was entered before is copied from the map: its pages
+    are in memory, so that costs no system call. The rest is read, which many threads can do at
+    once.
     """
-    fd, window, mapped, _, ledger = file
+    fd, window, mapped, _, _, ledger = file
     if _is_warm(file, offset, size):
         _memcpy(address, window + offset, size)
         return True
@@ -141,7 +141,7 @@ def _copy_bytes(file, offset, size, address):
             return False
         done += n
     ledger[WAS_READ] += size
-    if window != 0 and ledger[MAY_ENTER] > 0 and offset >= 0 and offset + size <= mapped:
+    if window != 0 and offset >= 0 and offset + size <= mapped:
         _enter(file, offset, size)
     return True
 
@@ -153,13 +153,19 @@ def _enter(file, offset, size):
     Touching the map now, when the pages are surely in memory, has the kernel enter all pages of a
     block at once; the byte goes where the mark goes.
     """
-    _, window, _, warm, ledger = file
+    _, window, _, warm, charged, ledger = file
     marks = np.int64(warm.ctypes.data)
     for block in range(offset >> WINDOW_SHIFT, ((offset + size - 1) >> WINDOW_SHIFT) + 1):
-        if warm[block] == 0 and ledger[MAY_ENTER] > 0:
-            _memcpy(marks + block, window + max(offset, block << WINDOW_SHIFT), 1)
-            warm[block] = 1
+        if warm[block]:
+            continue
+        charge = block >> (CHARGE_SHIFT - WINDOW_SHIFT)
+        if charged[charge] == 0:
+            if ledger[MAY_ENTER] <= 0:
+                continue
             ledger[MAY_ENTER] -= 1
+            charged[charge] = 1
+        _memcpy(marks + block, window + max(offset, block << WINDOW_SHIFT), 1)
+        warm[block] = 1
 
 
 @njit(cache=True, nogil=True)
@@ -185,7 +191,7 @@ def advise(file, extents, itemsize, range_lo, range_hi):
     A disk serves many requests at a time; reading the ranges one by one would wait for each
     (posix_fadvise, POSIX_FADV_WILLNEED = 3).
     """
-    fd, _, _, warm, _ = file
+    fd, _, _, warm, _, _ = file
     start, offset = extents
     for r in range(range_lo.size):
         e = np.searchsorted(start, range_lo[r], side="right") - 1
@@ -199,7 +205,7 @@ def advise(file, extents, itemsize, range_lo, range_hi):
 @njit(cache=True, nogil=True)
 def _may_wait_now(file, extents, itemsize, range_lo, range_hi):
     """From now on wait for the disk, which is told of what is to come; False when it was before."""
-    ledger = file[4]
+    ledger = file[5]
     if ledger[MAY_WAIT]:
         return False
     ledger[MAY_WAIT] = 1
@@ -247,10 +253,11 @@ def gather(file, extents, itemsize, plan, first, last, out):
 
     Parameters
     ----------
-    file : (int, int, int, uint8 array, int64 array)
+    file : (int, int, int, uint8 array, uint8 array, int64 array)
         Descriptor; address and size of a map of the file (0 and 0 without); which blocks of
-        ``1 << WINDOW_SHIFT`` bytes of it are in the page table; the ledger, see
-        `diskcsr.kernels.LEDGER`. The last two are updated.
+        ``1 << WINDOW_SHIFT`` bytes of it are in the page table, and which of ``1 << CHARGE_SHIFT``
+        bytes were charged for; the ledger, see `diskcsr.kernels.LEDGER`. The last three are
+        updated.
     extents : (e + 1,) int64 array, (e,) int64 array
         First element of each run of bytes that lies in one piece in the file, and at the end the
         length of the dataset; where each run begins in the file, in bytes.

@@ -30,7 +30,7 @@ class Options:
         being read from a map ends the process (SIGBUS); set this to False where that may happen.
     map_bytes : int
         The most bytes of such maps, of all files together, that count as memory of this process;
-        default 128 MiB. What was read first stays mapped, the rest is read each time. More makes
+        default 64 MiB. What was read first stays mapped, the rest is read each time. More makes
         fetching the same rows again faster, 0 maps nothing.
     cache_bytes : int
         The most bytes of decoded chunks kept for the next call (`diskcsr.cache`); default 64 MiB,
@@ -55,7 +55,7 @@ class Options:
         budget = _from_environment("DISKCSR_MEMORY_BUDGET", self._checked_budget)
         self._memory_budget = budget or 0.5
         self.memory_map = True
-        self.map_bytes = 128 << 20
+        self.map_bytes = 64 << 20
         self.cache_bytes = 64 << 20
         threads = _from_environment("DISKCSR_NUM_THREADS", self._checked_threads)
         self._num_threads = threads or _usable_cores()

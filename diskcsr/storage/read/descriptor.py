@@ -9,7 +9,7 @@ from typing import Literal
 import h5py
 
 from ...errors import StaleFileError
-from ...kernels import WINDOW_SHIFT
+from ...kernels import CHARGE_SHIFT
 from ...machine.options import available_memory, options
 from .windows import Window, mapped_pages
 
@@ -67,7 +67,7 @@ class Descriptor:
 
         A file that is a large part of the memory there is has none: little of it would be found.
         """
-        if not options.memory_map or options.map_bytes < 1 << WINDOW_SHIFT:
+        if not options.memory_map or options.map_bytes < 1 << CHARGE_SHIFT:
             return None
         if self._window is None:
             with self._lock:

@@ -40,7 +40,7 @@ __all__ = [
 
 #: Reads only what is in memory (preadv2(2)); 0 where the system cannot.
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-_NOTHING_WARM = np.zeros(0, np.uint8)
+_NONE = np.zeros(0, np.uint8)
 #: Elements that h5py reads at a time where the dataset has chunks.
 H5_BLOCK = 1 << 21
 
@@ -415,13 +415,16 @@ class DirectReader(Reader):
         window = None if long else self._descriptor.window()
         ledger = np.zeros(kernels.LEDGER, np.int64)
         if window is None:
-            file = (self._descriptor.fd, 0, 0, _NOTHING_WARM, ledger)
+            file = (self._descriptor.fd, 0, 0, _NONE, _NONE, ledger)
             self._gather_part(file, plan, part, out, limit)
             return
-        # A range touches one block more than its length would need, or two.
-        blocks = (nbytes >> kernels.WINDOW_SHIFT) + 2 * (part[1] - part[0])
-        ledger[kernels.MAY_ENTER] = mapped_pages.reserve(window, blocks)
-        file = (self._descriptor.fd, window.address, window.size, window.warm, ledger)
+        # No more than the ranges touch, nor than lie between the first and the last.
+        span = int(plan.range_hi[part[1] - 1] - plan.range_lo[part[0]]) * out.itemsize
+        units = (min(nbytes, span) >> kernels.CHARGE_SHIFT) + 2 * (part[1] - part[0])
+        units = min(units, (span >> kernels.CHARGE_SHIFT) + 2 * self.extent_offset.size)
+        ledger[kernels.MAY_ENTER] = mapped_pages.reserve(window, units)
+        marks = window.warm, window.charged
+        file = (self._descriptor.fd, window.address, window.size, *marks, ledger)
         try:
             self._gather_part(file, plan, part, out, limit)
         finally:

@@ -8,7 +8,6 @@ All is given back, and entered anew, once so much was read beside the maps that 
 again costs next to nothing of that: maybe other rows, or other files, are in use by now.
 """
 
-import contextlib
 import mmap
 import os
 import threading
@@ -16,7 +15,7 @@ import weakref
 
 import numpy as np
 
-from ...kernels import WINDOW_SHIFT
+from ...kernels import CHARGE_SHIFT, WINDOW_SHIFT
 from ...machine.options import options
 
 __all__ = ["MappedPages", "Window", "mapped_pages"]
@@ -41,8 +40,10 @@ class Window:
         Where the map lies in memory, and its length in bytes.
     warm : uint8 array
         1 for each block of ``1 << WINDOW_SHIFT`` bytes that is entered in the page table.
+    charged : uint8 array
+        1 for each unit of ``1 << CHARGE_SHIFT`` bytes of which some may be.
     entered : int
-        Blocks that are entered or may be by a call that is under way; `MappedPages` keeps it.
+        Units charged, or reserved by a call that is under way; `MappedPages` keeps it.
 
     Raises
     ------
@@ -52,17 +53,16 @@ class Window:
 
     def __init__(self, fd: int, size: int) -> None:
         self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ)
-        # Else the kernel may enter 2 MB at a time, and nobody would know how much is entered.
-        with contextlib.suppress(OSError, AttributeError):
-            self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self._bytes = np.frombuffer(self._map, np.uint8)
         self.address, self.size = self._bytes.ctypes.data, size
         self.warm = np.zeros((size >> WINDOW_SHIFT) + 1, np.uint8)
+        self.charged = np.zeros((size >> CHARGE_SHIFT) + 1, np.uint8)
         self.entered = 0
 
     def give_back(self) -> None:
         """Take all pages out of the page table; who reads from the map meanwhile enters them."""
         self.warm[:] = 0
+        self.charged[:] = 0
         self.entered = 0
         self._map.madvise(mmap.MADV_DONTNEED)
 
@@ -73,7 +73,7 @@ class MappedPages:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._windows: weakref.WeakSet[Window] = weakref.WeakSet()
-        #: Blocks entered, more when windows are gone since it was counted; bytes read since all
+        #: Units entered, more when windows are gone since it was counted; bytes read since all
         #: were given back.
         self._entered = self._read = 0
         #: How many windows there were when it was counted last.
@@ -84,16 +84,17 @@ class MappedPages:
         with self._lock:
             self._windows.add(window)
 
-    def reserve(self, window: Window, blocks: int) -> int:
-        """Return how many blocks, of the `blocks` that a call might enter, it may: `settle` them.
+    def reserve(self, window: Window, units: int) -> int:
+        """Return how many units, of the `units` that a call might enter, it may: `settle` them.
 
         A call that is ended by a signal in between leaves them reserved until all are given back.
         """
-        budget = max(0, options.map_bytes) >> WINDOW_SHIFT
+        budget = max(0, options.map_bytes) >> CHARGE_SHIFT
         with self._lock:
-            if self._entered + blocks > budget:
+            units = max(0, min(units, window.charged.size - window.entered))
+            if self._entered + units > budget:
                 self._make_room(budget)
-            granted = max(0, min(blocks, budget - self._entered))
+            granted = max(0, min(units, budget - self._entered))
             window.entered += granted
             self._entered += granted
             return granted
@@ -122,7 +123,7 @@ class MappedPages:
     def entered_bytes(self) -> int:
         """Return how many bytes of maps are in the page table, at most."""
         with self._lock:
-            return sum(window.entered for window in self._windows) << WINDOW_SHIFT
+            return sum(window.entered for window in self._windows) << CHARGE_SHIFT
 
     def _after_fork(self) -> None:
         """In a forked child: a thread of the parent may have held the lock."""
