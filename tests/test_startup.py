@@ -79,6 +79,7 @@ def test_there_are_no_other_kernels():
         "A.nnz, repr(A)",
         "A[5, 6], A[-1, -1], A.T[3, 4]",
         "A[7], A[3:9]",
+        "A[[1, 5, 10, 13]], A[[7, 1, 7]], A.fetch([3, 250])",
         "A.to_memory()",
         "A.data, A.indices, A.indptr",
         "A @ __import__('numpy').ones(40), A.sum()",
@@ -90,6 +91,24 @@ def test_simple_use_needs_no_compiler(path, use):
         f"import sys, diskcsr\nA = diskcsr.open(sys.argv[1], 'X')\n{use}\nA.close()\n{LOADED}", path
     )
     assert not HEAVY & {module.split(".")[0] for module in loaded}
+
+
+RESIDENT = """
+import json, sys
+import numpy, h5py, scipy.sparse, diskcsr
+def resident():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+before = resident()
+A = diskcsr.open(sys.argv[1], "X")
+A[[1, 5, 10, 13]]
+print(json.dumps(resident() - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone")
+def test_a_few_rows_take_little_memory(path):
+    assert 0 < run(RESIDENT, path) < 20e6
 
 
 FETCH = """

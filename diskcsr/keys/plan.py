@@ -141,7 +141,8 @@ def plan_reads(
     planner: Any = kernels.planning if few else kernels.ranges
     if few:
         lo, hi, dst = lo.tolist(), hi.tolist(), dst.tolist()
-    return Plan(*planner.plan_rows(lo, hi, dst, max_gap, max_range, max_segment), indptr)
+    arrays: list[Any] = [*planner.plan_rows(lo, hi, dst, max_gap, max_range, max_segment), indptr]
+    return Plan(*arrays)
 
 
 def plan_batches(lengths: np.ndarray, max_elements: int) -> Iterator[tuple[int, int]]:
