@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 
 from .compute.elementwise import Lines, elementwise
-from .handle import Handle, contents_of
+from .handle import Handle
 
 __all__ = ["Arithmetic"]
 
@@ -69,7 +69,7 @@ class Arithmetic(Handle):
             operation = _named(operation.__name__, partial(_with_itself, operation))
             others = ()
         rest = (_beside(other, self) if isinstance(other, Handle) else other for other in others)
-        return elementwise(self._contents(), self._memory, operation, *rest, joins=joins)
+        return elementwise(self._contents(), self._scipy_class, operation, *rest, joins=joins)
 
 
 def _with_itself(operation: Callable, block: Any) -> Any:
@@ -80,8 +80,8 @@ def _beside(other: Any, array: Any) -> Any:
     """Return another array on disk as what may lie beside this one's lines."""
     if other._axis is not array._axis or other.shape != array.shape:
         return other.to_memory()
-    shown = contents_of(other)
-    return Lines(lambda first, last: other._rows(range(first, last)), shown, other._memory)
+    shown = other._contents()
+    return Lines(lambda first, last: other._rows(range(first, last)), shown, other._scipy_class)
 
 
 def _named(name: str, function: Any) -> Any:

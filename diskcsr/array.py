@@ -29,8 +29,12 @@ __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "writ
 _Lines: TypeAlias = slice | list[int] | list[bool] | np.ndarray
 
 
+class _Sides(Conversion, Changing, Arithmetic, Multiplying, Whole):
+    """All that arrays on disk do otherwise than scipy's, whichever class of scipy's they are."""
+
+
 # Of mypy's errors: `_shape` is an attribute of scipy's classes, and a property of ours for it.
-class DiskCSR(Conversion, Changing, Arithmetic, Multiplying, Whole, csr_array):  # type: ignore[misc]
+class DiskCSR(_Sides, csr_array):  # type: ignore[misc]
     """A `scipy.sparse.csr_array` whose contents stay in an HDF5 file.
 
     Parameters
@@ -95,7 +99,7 @@ class DiskCSR(Conversion, Changing, Arithmetic, Multiplying, Whole, csr_array): 
         def copy(self) -> csr_array: ...
 
 
-class DiskCSC(Conversion, Changing, Arithmetic, Multiplying, Whole, csc_array):  # type: ignore[misc]
+class DiskCSC(_Sides, csc_array):  # type: ignore[misc]
     """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`.
 
     Notes
@@ -146,7 +150,7 @@ class _MatrixFlavour:
 
     def getnnz(self, axis: Any = None) -> Any:
         """Count what is stored, as in scipy; no values are read, and of rows no indices."""
-        return stored_of(self._contents(), self._memory, axis)  # type: ignore[attr-defined]
+        return stored_of(self._contents(), self._scipy_class, axis)  # type: ignore[attr-defined]
 
     def getrow(self, i: int) -> Any:
         """Return row `i` as a (1, n) matrix; csr, as scipy gives it for csc too."""
@@ -157,17 +161,13 @@ class _MatrixFlavour:
         return self[:, j]  # type: ignore[index]
 
 
-class DiskCSRMatrix(
-    _MatrixFlavour, Conversion, Changing, Arithmetic, Multiplying, Whole, csr_matrix
-):  # type: ignore[misc]
+class DiskCSRMatrix(_MatrixFlavour, _Sides, csr_matrix):  # type: ignore[misc]
     """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
 
     _axis, _scipy_class = CSR, csr_matrix
 
 
-class DiskCSCMatrix(
-    _MatrixFlavour, Conversion, Changing, Arithmetic, Multiplying, Whole, csc_matrix
-):  # type: ignore[misc]
+class DiskCSCMatrix(_MatrixFlavour, _Sides, csc_matrix):  # type: ignore[misc]
     """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
 
     _axis, _scipy_class = CSC, csc_matrix

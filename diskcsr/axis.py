@@ -1,11 +1,16 @@
 """The one file that knows rows from columns; everywhere else it is *major* and *minor*."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
+import numpy as np
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
-__all__ = ["CSC", "CSR", "Axis", "axis_of"]
+__all__ = ["CSC", "CSR", "Axis", "axis_of", "matrix_of"]
+
+#: The types of values that scipy has sparse matrices of.
+_VALUES = frozenset("?bBhHiIlLqQfdgFDG")
 
 
 @dataclass(frozen=True)
@@ -88,3 +93,40 @@ def axis_of(name: str) -> Axis:
         if axis.format == name:
             return axis
     raise ValueError(f"format must be 'csr' or 'csc', not {name!r}")
+
+
+@cache
+def _blank(container: Any) -> dict[str, Any]:
+    """What scipy keeps in a matrix, beside arrays and shape."""
+    own = ("data", "indices", "indptr", "_shape")
+    return {name: value for name, value in vars(container((0, 0))).items() if name not in own}
+
+
+def matrix_of(
+    container: Any, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], shape: tuple[int, int]
+) -> Any:
+    """Make scipy's matrix of arrays that are known to be sound and of their full length.
+
+    It is ``container(arrays, shape=shape)``. scipy would look at the arrays again, which takes as
+    long as fetching a dozen rows.
+
+    Parameters
+    ----------
+    container : type
+        csr_array, csc_array or the matrix flavour of one.
+    arrays : (data, indices, indptr)
+    shape : (int, int)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> arrays = np.array([5.0]), np.array([1], np.int32), np.array([0, 1], np.int32)
+    >>> matrix_of(csr_array, arrays, (1, 2)).toarray()
+    array([[0., 5.]])
+    """
+    data, indices, indptr = arrays
+    if not (indices.dtype == indptr.dtype == np.int32 and data.dtype.char in _VALUES):
+        return container(arrays, shape=shape)  # scipy may have them otherwise
+    matrix = object.__new__(container)
+    vars(matrix).update(_blank(container), data=data, indices=indices, indptr=indptr, _shape=shape)
+    return matrix

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from . import interop
-from .axis import Axis
+from .axis import Axis, matrix_of
 from .blocks.contents import Address, Contents
 from .display import to_html
 from .errors import FormatError
@@ -331,8 +331,9 @@ class Handle:
         return self._in_memory(contents.read(contents.plan(stored), buffers), contents.n_minor)
 
     def _in_memory(self, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], n_minor: int) -> Any:
-        """Make scipy's matrix of a block."""
-        return self._scipy_class(arrays, shape=self._axis.swap((arrays[2].size - 1, n_minor)))
+        """Make scipy's matrix of a block, which is sound: it need not be looked at again."""
+        shape = self._axis.swap((arrays[2].size - 1, n_minor))
+        return matrix_of(self._scipy_class, arrays, shape)
 
     def to_memory(self) -> Any:
         """Load the matrix.

@@ -7,6 +7,7 @@ import numpy as np
 
 from .blocks.batches import Batches
 from .blocks.walk import Block, blocks
+from .breakeven import BLOCK_ELEMENTS
 from .keys.keep import Keep
 from .keys.selection import Selection, normalize, outer
 from .keys.widths import index_dtype
@@ -14,9 +15,6 @@ from .machine.buffers import Buffers
 from .reducing import Reducing
 
 __all__ = ["Reading"]
-
-#: Bytes of one block when some elements of its rows are looked for: several fit any cache.
-BLOCK = 1 << 23
 
 
 class _Outer:
@@ -231,7 +229,7 @@ class Reading(Reducing):
         """Some entries of some rows: rows are read in blocks, and what is not wanted is dropped."""
         counts, indices, data = [np.zeros(1, np.int64)], [], []
         total, n_major = 0, len(selection.stored)
-        for _, block in self._blocks(selection, BLOCK):
+        for _, block in self._blocks(selection, 8 * BLOCK_ELEMENTS):
             counts.append(block.indptr[1:].astype(np.int64) + total)
             indices.append(block.indices)
             data.append(block.data)

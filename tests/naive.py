@@ -17,7 +17,7 @@ SHORT_FILE, OUT_OF_RANGE = 1, 2
 
 
 def plan_ranges(lo, hi, dst, max_gap, max_range):
-    """Twin of `rows.plan_ranges`, said backwards: which rows may be read at once, then the most.
+    """Twin of `ranges.plan_ranges`, said backwards: which rows may be read at once, then the most.
 
     Row after row, a range is the longest run of them that `_may_be_one_range`; a row wanted
     several times is one row with several places. Nothing is carried from row to row.
@@ -57,8 +57,13 @@ def _pieces(rows):
     return pieces[1:]
 
 
+def plan_rows(lo, hi, dst, max_gap, max_range, longest):
+    """Twin of `ranges.plan_rows`."""
+    return split_ranges(*plan_ranges(lo, hi, dst, max_gap, max_range), longest)
+
+
 def split_ranges(range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst, longest):
-    """Twin of `rows.split_ranges`."""
+    """Twin of `ranges.split_ranges`."""
     ranges = []
     for r in range(len(range_lo)):
         pieces = [

@@ -26,6 +26,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,7 @@ def read_trial(kind: str, file: str, folder: Path, n: int, times: int) -> str:
     before = descriptors()
     with diskcsr.open(path) as A:
         with shortage.active():
-            result, problem, at = attempt(lambda: operation(A), n)
+            result, problem, at = attempt(partial(operation, A), n)
         if not shortage.fired:
             return "not reached"
         where = f"{kind}, {file}, {at}"

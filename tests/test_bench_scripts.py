@@ -195,6 +195,23 @@ def test_calls_counts_what_it_says():
     assert counter.calls_of(lambda: inner()) == (4, 1, 0)
 
 
+def test_fetch(tmp_path):
+    arguments = ["--scale=0.003", "--repeats=2", f"--folder={tmp_path}"]
+    stdout, results = run_script("fetch.py", tmp_path, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+    fetch = load("fetch")
+    assert list(results["fetches"]) == [fetch.ELEMENT, *fetch.SIZES]
+    for name, found in results["fetches"].items():
+        assert list(found) == [fetch.OWN, fetch.REFERENCE]
+        assert all(math.isfinite(seconds) and seconds > 0 for seconds in found.values())
+        assert f"    {name}" in stdout
+    assert set(fetch.EXPECTED) <= set(results["fetches"])
+    assert list(results["epochs"]) == ["first epoch", "later epoch", fetch.REFERENCE]
+    assert all(rate > 0 for rate in results["epochs"].values())
+    assert list(results["memory"]) == ["first four rows", "loop of fetches"]
+    assert 0 < results["memory"]["first four rows"] < fetch.EXPECTED_FEW
+
+
 def test_append(tmp_path):
     pytest.importorskip("anndata")
     arguments = ["--blocks=22", "--rows=5", "--scale=0.01", "--repeats=2", f"--folder={tmp_path}"]

@@ -1,4 +1,4 @@
-"""Every kernel of diskcsr.kernels.rows gives what its plain-Python twin in naive.py gives."""
+"""Every kernel of the row fetch gives what its plain-Python twin in naive.py gives."""
 
 import mmap
 import os
@@ -13,10 +13,29 @@ from hypothesis.extra import numpy as hnp
 from numba import config
 from strategies import indptrs, major_indices
 
-from diskcsr.kernels import reduce, transpose
+from diskcsr.kernels import (
+    CHARGE_SHIFT,
+    LEDGER,
+    MAY_ENTER,
+    MAY_WAIT,
+    WAS_READ,
+    planning,
+    ranges,
+    reduce,
+    transpose,
+)
 from diskcsr.kernels import rows as kernels
 
-NO_WINDOW = (0, 0, np.zeros(0, np.uint8))
+
+def ledger(may_enter=1 << 20):
+    """What a kernel is told it may do, and where it notes what it did."""
+    entries = np.zeros(LEDGER, np.int64)
+    entries[MAY_ENTER] = may_enter
+    return entries
+
+
+NONE = np.zeros(0, np.uint8)
+NO_WINDOW = (0, 0, NONE, NONE, ledger(0))
 binary = st.integers(0, 1)
 BLOCK = 1 << kernels.WINDOW_SHIFT
 
@@ -44,7 +63,8 @@ def spans_of_rows(draw, max_rows=12):
 
 
 def test_every_public_kernel_has_a_twin():
-    names = [(module, name) for module in (kernels, reduce, transpose) for name in module.__all__]
+    modules = (kernels, ranges, reduce, transpose)
+    names = [(module, name) for module in modules for name in module.__all__]
     functions = {name for module, name in names if callable(getattr(module, name))}
     assert {name for name in functions if not hasattr(naive, name)} == set()
 
@@ -60,15 +80,23 @@ def test_every_public_kernel_has_a_twin():
 # What follows a row that was cut off like this is measured from that row on.
 @example(spans(np.arange(0, 50, 5), np.array([*range(6), 5, 7, 6, 8])), 0, 15)
 def test_plan_ranges(rows, max_gap, max_range):
-    got = kernels.plan_ranges(*rows, max_gap, max_range)
+    got = ranges.plan_ranges(*rows, max_gap, max_range)
     equal(got, naive.plan_ranges(*rows, max_gap, max_range))
+
+
+@given(spans_of_rows(), st.integers(0, 12), st.integers(1, 40), st.integers(1, 9))
+def test_a_few_rows_are_planned_alike_without_the_compiler(rows, max_gap, max_range, longest):
+    limits = max_gap, max_range, longest
+    want = naive.plan_rows(*rows, *limits)
+    equal(ranges.plan_rows(*rows, *limits), want)
+    equal(planning.plan_rows(*(part.tolist() for part in rows), *limits), want)
 
 
 def test_plan_ranges_keeps_scratch_small_when_a_row_repeats():
     # The whole matrix, and its last row once more: only that row needs scratch space.
     indptr = np.arange(0, 1010, 10)
     rows = np.array([*range(100), 99])
-    plan = kernels.plan_ranges(*spans(indptr, rows), 0, 64)
+    plan = ranges.plan_ranges(*spans(indptr, rows), 0, 64)
     assert plan[0].tolist() == [0, 990]
     assert plan[1].tolist() == [990, 1000]
     assert plan[2].tolist() == [0, 1, 3]
@@ -78,7 +106,7 @@ def test_plan_ranges_keeps_scratch_small_when_a_row_repeats():
 @given(spans_of_rows(), st.integers(0, 12), st.integers(1, 40), st.integers(1, 9))
 def test_split_ranges(rows, max_gap, max_range, longest):
     plan = naive.plan_ranges(*rows, max_gap, max_range)
-    equal(kernels.split_ranges(*plan, longest), naive.split_ranges(*plan, longest))
+    equal(ranges.split_ranges(*plan, longest), naive.split_ranges(*plan, longest))
 
 
 # ------------------------------------------------------------------------------------ gathering
@@ -143,7 +171,9 @@ def stored(content):
 def window(fd, size):
     """A map of the first `size` bytes of a file, as the kernels take it; nothing is warm."""
     view = np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8)
-    yield view.ctypes.data, size, np.zeros((size >> kernels.WINDOW_SHIFT) + 1, np.uint8)
+    warm = np.zeros((size >> kernels.WINDOW_SHIFT) + 1, np.uint8)
+    charged = np.zeros((size >> CHARGE_SHIFT) + 1, np.uint8)
+    yield view.ctypes.data, size, warm, charged, ledger()
 
 
 def noise(size, seed=0):
@@ -223,15 +253,15 @@ def test_gather_reads_blocks_that_are_not_warm():
 @pytest.mark.parametrize("lo", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1])
 @pytest.mark.parametrize("hi", [BLOCK + 2, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1, 3 * BLOCK])
 @pytest.mark.parametrize("mapped", [False, True])
-def test_gather_marks_the_blocks_it_read(lo, hi, mapped):
+def test_gather_marks_the_blocks_it_entered(lo, hi, mapped):
     content = noise(3 * BLOCK)
     extents = np.array([0, 3 * BLOCK], np.int64), np.array([0], np.int64)
     with stored(content) as fd, window(fd, len(content)) as whole:
-        file = (fd, *whole) if mapped else (fd, 0, 0, whole[2])
+        file = (fd, *whole) if mapped else (fd, 0, 0, *whole[2:])
         out = np.zeros(hi - lo, np.uint8)
         assert tuple(kernels.gather(file, extents, 1, plan_of(lo, hi), 0, 1, out)) == (0, 0)
         assert out.tobytes() == content[lo:hi]
-        want = [int(lo < end * BLOCK and hi > (end - 1) * BLOCK) for end in (1, 2, 3)]
+        want = [int(mapped and lo < end * BLOCK and hi > (end - 1) * BLOCK) for end in (1, 2, 3)]
         assert whole[2].tolist() == [*want, 0]
 
 
@@ -241,11 +271,47 @@ def test_gather_reads_on_when_the_system_gives_less_than_asked_for(monkeypatch):
     extents = np.array([0, 60, 100], np.int64), np.array([40, 0], np.int64)
     pread = kernels._pread
     monkeypatch.setattr(kernels, "_pread", lambda fd, to, size, at: pread(fd, to, min(size, 7), at))
-    out = np.zeros(80, np.uint8)
-    with stored(content) as fd:
-        status = kernels.gather((fd, *NO_WINDOW), extents, 1, plan_of(10, 90), 0, 1, out)
-    assert tuple(status) == (0, 0)
-    assert out.tobytes() == content[50:] + content[:30]
+    for at_hand in (0, 3):  # of what is asked for without waiting, nothing or a little comes
+        monkeypatch.setattr(
+            kernels,
+            "_read_at_hand",
+            lambda file, to, size, at, most=at_hand: pread(file[0], to, min(size, most), at),
+        )
+        out = np.zeros(80, np.uint8)
+        with stored(content) as fd:
+            file = (fd, 0, 0, NONE, NONE, ledger(0))
+            status = kernels.gather(file, extents, 1, plan_of(10, 90), 0, 1, out)
+        assert tuple(status) == (0, 0)
+        assert out.tobytes() == content[50:] + content[:30]
+        assert (file[5][MAY_WAIT], file[5][WAS_READ]) == (at_hand == 0, 80)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2, 3, 9])
+def test_gather_enters_no_more_than_it_may(allowed):
+    unit = 1 << CHARGE_SHIFT
+    content = noise(4 * unit)
+    extents = np.array([0, 4 * unit], np.int64), np.array([0], np.int64)
+    # One range in the first unit, one in the second, one over the two behind, one in the first.
+    places = [(unit // 2, 8), (unit + 5, 1), (3 * unit - 4, 8), (unit - 9, 9)]
+    lo = np.array([place for place, _ in places])
+    size = np.array([size for _, size in places])
+    dst = np.cumsum(size) - size
+    plan = (lo, lo + size, np.arange(5), lo, lo + size, dst)
+    want = b"".join(content[a : a + n] for a, n in places)
+    with stored(content) as fd, window(fd, len(content)) as mapped:
+        warm, charged, entries = mapped[2:]
+        entries[MAY_ENTER] = allowed
+        # What lies in units that were entered is not read again.
+        left = [8 * (allowed < 1), 1 * (allowed < 2), 8 * (allowed < 4), 9 * (allowed < 1)]
+        for was_read in (26, sum(left)):
+            entries[WAS_READ] = 0
+            out = np.zeros(26, np.uint8)
+            assert tuple(kernels.gather((fd, *mapped), extents, 1, plan, 0, 4, out)) == (0, 0)
+            assert out.tobytes() == want
+            assert charged.sum() == min(allowed, 4)
+            assert warm.sum() == min(allowed, 4) + (allowed > 0)
+            assert entries[MAY_ENTER] == allowed - min(allowed, 4)
+            assert entries[WAS_READ] == was_read
 
 
 def test_gather_beyond_the_end_of_the_map():
@@ -344,7 +410,7 @@ def test_advise(case, data):
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_fadvise", lambda *arguments: calls.append(arguments))
-        kernels.advise((5, 0, 0, warm), extents, itemsize, *plan[:2])
+        kernels.advise((5, 0, 0, warm, NONE, ledger()), extents, itemsize, *plan[:2])
     want = naive.advise(extents, itemsize, *plan[:2], warm, kernels.WINDOW_SHIFT)
     assert calls == [(5, begin, size, os.POSIX_FADV_WILLNEED) for begin, size in want]
 

@@ -42,11 +42,13 @@ def test_defaults(monkeypatch):
     fresh = Options()
     assert fresh.memory_budget == 0.5
     assert fresh.memory_map is True
+    assert fresh.map_bytes == 64 << 20
     assert fresh.num_threads == len(os.sched_getaffinity(0))
     threads = fresh.num_threads
     assert repr(fresh) == (
-        f"Options(memory_budget=0.5, memory_map=True, cache_bytes=67108864, num_threads={threads}, "
-        "progress=None, untrusted_seconds=60.0, untrusted_bytes=1073741824)"
+        "Options(memory_budget=0.5, memory_map=True, map_bytes=67108864, cache_bytes=67108864, "
+        f"num_threads={threads}, progress=None, "
+        "untrusted_seconds=60.0, untrusted_bytes=1073741824)"
     )
 
 
@@ -55,8 +57,9 @@ def test_the_representation_shows_every_setting():
     assert sorted(re.findall(r"(\w+)=", repr(options))) == sorted(settings)
     with options.set(memory_budget=10**9, memory_map=False, cache_bytes=0, num_threads=3):
         assert repr(options) == (
-            "Options(memory_budget=1000000000, memory_map=False, cache_bytes=0, num_threads=3, "
-            "progress=None, untrusted_seconds=60.0, untrusted_bytes=1073741824)"
+            "Options(memory_budget=1000000000, memory_map=False, map_bytes=67108864, "
+            "cache_bytes=0, num_threads=3, progress=None, "
+            "untrusted_seconds=60.0, untrusted_bytes=1073741824)"
         )
 
 

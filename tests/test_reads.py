@@ -423,7 +423,7 @@ def test_many_scattered_pointers_are_read_at_once(stored, record):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 80 kB; return the sizes of those that were read."""
-    monkeypatch.setattr(reading, "BLOCK", 10_000)
+    monkeypatch.setattr(reading, "BLOCK_ELEMENTS", 10_000)
     sizes, read = [], Contents.read
 
     def watched(contents, plan, *rest, **more):

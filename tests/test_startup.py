@@ -79,6 +79,7 @@ def test_there_are_no_other_kernels():
         "A.nnz, repr(A)",
         "A[5, 6], A[-1, -1], A.T[3, 4]",
         "A[7], A[3:9]",
+        "A[[1, 5, 10, 13]], A[[7, 1, 7]], A.fetch([3, 250])",
         "A.to_memory()",
         "A.data, A.indices, A.indptr",
         "A @ __import__('numpy').ones(40), A.sum()",
@@ -92,6 +93,24 @@ def test_simple_use_needs_no_compiler(path, use):
     assert not HEAVY & {module.split(".")[0] for module in loaded}
 
 
+RESIDENT = """
+import json, sys
+import numpy, h5py, scipy.sparse, diskcsr
+def resident():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+before = resident()
+A = diskcsr.open(sys.argv[1], "X")
+A[[1, 5, 10, 13]]
+print(json.dumps(resident() - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone")
+def test_a_few_rows_take_little_memory(path):
+    assert 0 < run(RESIDENT, path) < 20e6
+
+
 FETCH = """
 import json, sys
 import numpy as np, diskcsr
@@ -99,9 +118,9 @@ A = diskcsr.open(sys.argv[1], "X")
 rows = np.random.default_rng(0).integers(0, 300, size=40)
 A[rows], A[:, [3, 7]]
 A[rows, rows % 40]
-from diskcsr.kernels import rows as kernels
+from diskcsr.kernels import ranges, rows
 counts = {}
-for name, kernel in vars(kernels).items():
+for name, kernel in [*vars(ranges).items(), *vars(rows).items()]:
     if hasattr(kernel, "stats"):
         stats = kernel.stats
         hits, misses = sum(stats.cache_hits.values()), sum(stats.cache_misses.values())

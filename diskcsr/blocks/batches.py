@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..axis import matrix_of
 from ..machine.buffers import Buffers, as_whole
 from .contents import Contents
 
@@ -202,7 +203,7 @@ class Batches:
             pointers = indptr[first : last + 1] - begin
             arrays = as_whole(data[begin:end]), as_whole(indices[begin:end]), pointers
             shape = self._contents.axis.swap((last - first, self._contents.n_minor))
-            batch = self._container(arrays, shape=shape)
+            batch = matrix_of(self._container, arrays, shape)
             if self.return_rows:
                 numbers = np.asarray(rows[first:last], dtype=np.int64)
                 yield numbers, batch

@@ -324,19 +324,14 @@ class Contents:
     def part(self, name: str, lo: int, hi: int) -> np.ndarray:
         """Read elements ``lo:hi`` of "data" or "indices", in the dtype they are stored in."""
         self.source.check_open()
-        plan = plan_span(lo, hi, np.array([0, hi - lo]))
-        wanted = self._wanted(name, plan, self.n_minor if name == "indices" else None, None)
-        gather_together((wanted,))
-        return wanted.out
+        reader = self.reader(name)
+        _check_reach(reader, lo, hi)
+        return reader.run(lo, hi, self.n_minor if name == "indices" else None)
 
     def _wanted(self, name: str, plan: Plan, limit: int | None, buffers: Buffers | None) -> Wanted:
         reader = self.reader(name)
-        # No plan reaches past the end of an array, whoever made its row pointers.
-        if plan.range_hi.size and (plan.range_hi[-1] > reader.size or plan.range_lo[0] < 0):
-            raise CorruptFileError(
-                f"{reader.where}: row pointers ask for elements {plan.range_lo[0]} to "
-                f"{plan.range_hi[-1]}, but it holds {reader.size}"
-            )
+        if plan.range_hi.size:
+            _check_reach(reader, plan.range_lo[0], plan.range_hi[-1])
         return Wanted(reader, plan, take(buffers, name, plan.size, reader.dtype), limit)
 
     # -------------------------------------------------------------------------------- pickling
@@ -384,6 +379,15 @@ class _NoFile:
 
     def check_open(self) -> None:
         """Do nothing: memory is always open."""
+
+
+def _check_reach(reader: Reader, lo: int, hi: int) -> None:
+    """No plan reaches past the end of an array, whoever made its row pointers."""
+    if hi > reader.size or lo < 0:
+        raise CorruptFileError(
+            f"{reader.where}: row pointers ask for elements {lo} to {hi}, but it holds "
+            f"{reader.size}"
+        )
 
 
 def _planned(stored: Any, starts: np.ndarray, stops: np.ndarray) -> Plan:

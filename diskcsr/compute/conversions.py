@@ -103,7 +103,8 @@ def to_dense(shown: Contents, container: Any, order: Any, out: np.ndarray | None
     else:
         # scipy looks at `out`, and fills it with zeros.
         container(shown.shape, dtype=shown.dtype).toarray(order=order, out=out)
-    straight = out.flags[f"{shown.axis.dense_order}_CONTIGUOUS"]
+    rows_first = shown.axis.dense_order == "C"
+    straight = out.flags.c_contiguous if rows_first else out.flags.f_contiguous
     step = max(1, BLOCK_BYTES // (max(1, shown.n_minor) * shown.dtype.itemsize))
     for first, last, block in matrix_blocks(shown, container):
         for begin in range(first, last, last - first if straight else step):

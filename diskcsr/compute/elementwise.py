@@ -89,7 +89,8 @@ def elementwise(
         return operation(loaded(shown, container), *rest)
     result.begin()
     for first, last, block in _slabs(shown, container, result.full):
-        piece = operation(block, *(part(first, last) for part in parts))
+        beside = (part(first, last) for part in parts if part is not None)
+        piece = operation(block, *beside)
         # Of a single line scipy may give another format than of several.
         result.add(first, last, piece.asformat(probe.format) if issparse(probe) else piece)
     return result.finish(type(probe))

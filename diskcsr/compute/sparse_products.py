@@ -20,7 +20,7 @@ from ..blocks.canonical import FEW
 from ..blocks.contents import Contents
 from ..blocks.walk import Block, affordable, blocks
 from ..machine.options import options, require_memory
-from ..machine.threads import run_parts
+from ..machine.threads import share
 from .answers import empty
 from .elementwise import loaded, matrix_blocks
 from .estimates import BLOCK_BYTES, compressed_bytes, matrix_bytes
@@ -134,7 +134,7 @@ class _Beside:
 
     def __init__(self, more: "_Beside | None" = None) -> None:
         self.parts: list[Any] = []
-        self.nbytes = more.nbytes if more else 0
+        self.nbytes: int = more.nbytes if more else 0
 
     def add(self, part: Any) -> None:
         """Keep a part."""
@@ -194,7 +194,7 @@ def _dense_gram(left: Factor, right: Factor) -> Any:
 
     parts = list(pairwise(edges))
     for block in blocks(shown, max_bytes=affordable(BLOCK_BYTES)):
-        run_parts(partial(_add_gram, block, out), parts)
+        share(partial(_add_gram, block, out, part) for part in parts)
     step = max(1, BLOCK_BYTES // (n * out.itemsize))
     rows = [CSR.array(out[first : first + step]) for first in range(0, n, step)]
     return vstack(rows, format="csr").T  # it is symmetric

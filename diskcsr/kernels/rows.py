@@ -1,4 +1,4 @@
-"""Kernels of the row fetch: plan ranges, read them with pread, scatter, check, filter.
+"""Kernels of the row fetch: read ranges with pread, scatter, check, filter.
 
 All are ``nogil`` (they run in a thread pool) and cached on disk. With ``NUMBA_DISABLE_JIT=1`` they
 run as plain Python.
@@ -10,7 +10,7 @@ import os
 import numpy as np
 from numba import config, types
 
-from . import WINDOW_SHIFT
+from . import _VECTOR, CHARGE_SHIFT, MAY_ENTER, MAY_WAIT, WAS_READ, WINDOW_SHIFT
 from .caching import njit
 
 __all__ = [
@@ -23,22 +23,38 @@ __all__ = [
     "find_points",
     "gather",
     "gather_indices",
-    "plan_ranges",
     "scatter",
-    "split_ranges",
 ]
 
 # Outcomes of the gather kernels; 0 is success.
 SHORT_FILE, OUT_OF_RANGE = 1, 2
 
+_libc = ctypes.CDLL(None)
+# Linux with glibc, or a recent musl, reads what is in memory alone (preadv2(2), RWF_NOWAIT).
+_CAN_ASK = hasattr(_libc, "preadv2") and hasattr(os, "RWF_NOWAIT")
+_CAN_ADVISE = hasattr(_libc, "posix_fadvise")
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
 if config.DISABLE_JIT:
-    _libc = ctypes.CDLL(None)
     _libc.pread.restype = ctypes.c_ssize_t
     _libc.pread.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64]
+
+    if _CAN_ASK:
+        _libc.preadv2.restype = ctypes.c_ssize_t
+        _libc.preadv2.argtypes = [
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int64,
+            ctypes.c_int,
+        ]
 
     # ctypes takes Python's own integers as addresses, not numpy's.
     def _pread(*arguments):
         return _libc.pread(*map(int, arguments))
+
+    def _preadv2(*arguments):
+        return _libc.preadv2(*map(int, arguments))
 
     def _memcpy(*arguments):
         ctypes.memmove(*map(int, arguments))
@@ -50,6 +66,9 @@ else:
     _pread = types.ExternalFunction(
         "pread", types.intp(types.int32, types.intp, types.intp, types.int64)
     )
+    _preadv2 = types.ExternalFunction(
+        "preadv2", types.intp(types.int32, types.intp, types.int32, types.int64, types.int32)
+    )
     _memcpy = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.intp))
     _fadvise = types.ExternalFunction(
         "posix_fadvise", types.int32(types.int32, types.int64, types.int64, types.int32)
@@ -57,134 +76,9 @@ else:
 
 
 @njit(cache=True, nogil=True)
-def plan_ranges(lo, hi, dst, max_gap, max_range):
-    """Merge row spans into disk ranges and, inside them, contiguous pieces.
-
-    Parameters
-    ----------
-    lo, hi : (k,) int64 array
-        First and one-past-last stored element of each wanted row, ascending in `lo`.
-    dst : (k,) int64 array
-        Where each row begins in the result, in elements.
-    max_gap, max_range : int
-        Spans at most `max_gap` elements apart share a range of at most `max_range` elements.
-        Spans that overlap (a row asked for twice) always do, so no element is read twice; only
-        a row longer than `max_range` then makes a longer range of several pieces.
-
-    Returns
-    -------
-    range_lo, range_hi : (r,) int64 array
-        What to read.
-    range_ptr : (r + 1,) int64 array
-        The pieces of range i are ``range_ptr[i]:range_ptr[i + 1]``.
-    piece_lo, piece_hi, piece_dst : (p,) int64 array
-        What to copy out of the ranges, and where to.
-    """
-    k = lo.size
-    range_lo = np.empty(k, np.int64)
-    range_hi = np.empty(k, np.int64)
-    range_ptr = np.empty(k + 1, np.int64)
-    piece_lo = np.empty(k, np.int64)
-    piece_hi = np.empty(k, np.int64)
-    piece_dst = np.empty(k, np.int64)
-    r = -1  # the open range
-    p = -1  # the open piece
-    for i in range(k):
-        if hi[i] <= lo[i]:
-            continue
-        joins = False
-        if r >= 0:
-            single = range_ptr[r] == p
-            follows = lo[i] == piece_hi[p] and dst[i] == piece_dst[p] + piece_hi[p] - piece_lo[p]
-            fits = hi[i] - range_lo[r] <= max_range
-            if follows and (single or fits):
-                # One longer copy; alone in its range it is read straight to its place.
-                piece_hi[p] = hi[i]
-                range_hi[r] = hi[i]
-                continue
-            joins = lo[i] < range_hi[r] or (lo[i] - range_hi[r] <= max_gap and fits)
-            long = range_hi[r] - range_lo[r] > max_range
-            if joins and single and long and lo[i] > range_lo[r] and p + 1 < i:
-                # A row asked for twice, at the end of a long straight read. Only that row has two
-                # places to go to: the rest stays straight. (Rows were merged, so there is space.)
-                range_hi[r] = lo[i]
-                range_lo[r + 1] = lo[i]
-                range_hi[r + 1] = piece_hi[p]
-                range_ptr[r + 1] = p + 1
-                piece_lo[p + 1] = lo[i]
-                piece_hi[p + 1] = piece_hi[p]
-                piece_dst[p + 1] = piece_dst[p] + lo[i] - piece_lo[p]
-                piece_hi[p] = lo[i]
-                r += 1
-                p += 1
-        if not joins:
-            r += 1
-            range_lo[r] = lo[i]
-            range_hi[r] = hi[i]
-            range_ptr[r] = p + 1
-        elif hi[i] > range_hi[r]:
-            range_hi[r] = hi[i]
-        p += 1
-        piece_lo[p] = lo[i]
-        piece_hi[p] = hi[i]
-        piece_dst[p] = dst[i]
-    range_ptr[r + 1] = p + 1
-    return (
-        range_lo[: r + 1],
-        range_hi[: r + 1],
-        range_ptr[: r + 2],
-        piece_lo[: p + 1],
-        piece_hi[: p + 1],
-        piece_dst[: p + 1],
-    )
-
-
-@njit(cache=True, nogil=True)
-def split_ranges(range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst, longest):
-    """Cut ranges that are one long piece into segments, so that threads can share them.
-
-    Takes and returns the arrays of `plan_ranges`; no returned single-piece range exceeds
-    `longest` elements.
-    """
-    extra = 0
-    for r in range(range_lo.size):
-        if range_ptr[r + 1] - range_ptr[r] == 1:
-            extra += (range_hi[r] - range_lo[r] - 1) // longest
-    if extra == 0:
-        return range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst
-    n, m = range_lo.size + extra, piece_lo.size + extra
-    new_lo, new_hi, new_ptr = (
-        np.empty(n, np.int64),
-        np.empty(n, np.int64),
-        np.empty(n + 1, np.int64),
-    )
-    out_lo, out_hi, out_dst = np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64)
-    r = 0
-    p = 0
-    for i in range(range_lo.size):
-        start, stop = range_ptr[i], range_ptr[i + 1]
-        if stop - start == 1:
-            for lo in range(range_lo[i], range_hi[i], longest):
-                hi = min(lo + longest, range_hi[i])
-                new_lo[r], new_hi[r], new_ptr[r] = lo, hi, p
-                out_lo[p], out_hi[p] = lo, hi
-                out_dst[p] = piece_dst[start] + lo - piece_lo[start]
-                r += 1
-                p += 1
-        else:
-            new_lo[r], new_hi[r], new_ptr[r] = range_lo[i], range_hi[i], p
-            r += 1
-            for q in range(start, stop):
-                out_lo[p], out_hi[p], out_dst[p] = piece_lo[q], piece_hi[q], piece_dst[q]
-                p += 1
-    new_ptr[n] = m
-    return new_lo, new_hi, new_ptr, out_lo, out_hi, out_dst
-
-
-@njit(cache=True, nogil=True)
 def _is_warm(file, offset, size):
     """Whether ``size`` bytes of a file are mapped, and all their blocks were read before."""
-    _, window, mapped, warm = file
+    _, window, mapped, warm, _, _ = file
     last = (offset + size - 1) >> WINDOW_SHIFT
     if window == 0 or offset < 0 or last >= warm.size or offset + size > mapped:
         return False
@@ -208,41 +102,76 @@ def _in_window(file, extents, itemsize, lo, hi):
     return file[1] + begin
 
 
+if _CAN_ASK:
+
+    @njit(cache=True, nogil=True)
+    def _read_at_hand(file, address, size, offset):
+        """Read what of some bytes is in memory, and return how many; 0 or less for none."""
+        fd, ledger = file[0], file[5]
+        ledger[_VECTOR] = address
+        ledger[_VECTOR + 1] = size
+        return _preadv2(fd, ledger.ctypes.data + 8 * _VECTOR, 1, offset, _NOWAIT)
+
+else:
+
+    @njit(cache=True, nogil=True)
+    def _read_at_hand(file, address, size, offset):
+        """There is no telling what is in memory."""
+        return 0
+
+
 @njit(cache=True, nogil=True)
 def _copy_bytes(file, offset, size, address):
-    """Copy ``size`` bytes of a file to a memory address; False when it ends too early.
+    """Copy ``size`` bytes of a file to a memory address; False when they cannot be had.
 
-    `file` is (descriptor, address of a map of the file or 0, bytes mapped, warm). A block of
-    ``1 << WINDOW_SHIFT`` bytes that was read before is copied from the map: its pages are in
-    memory, so that costs no system call. The rest is read, which many threads can wait for at once.
+    A block of ``1 << WINDOW_SHIFT`` bytes that was entered before is copied from the map: its pages
+    are in memory, so that costs no system call. The rest is read, which many threads can do at
+    once.
     """
-    fd, window, mapped, warm = file
+    fd, window, mapped, _, _, ledger = file
     if _is_warm(file, offset, size):
         _memcpy(address, window + offset, size)
         return True
-    first = offset >> WINDOW_SHIFT
-    last = (offset + size - 1) >> WINDOW_SHIFT
-    inside = offset >= 0 and last < warm.size
     done = 0
     while done < size:
-        n = _pread(fd, address + done, size - done, offset + done)
+        if ledger[MAY_WAIT]:
+            n = _pread(fd, address + done, size - done, offset + done)
+        else:
+            n = _read_at_hand(file, address + done, size - done, offset + done)
         if n <= 0:
             return False
         done += n
-    if inside:
-        marks = np.int64(warm.ctypes.data)
-        for block in range(first, last + 1):
-            if window != 0 and offset + size <= mapped:
-                # Touching the map now, when the pages are surely in memory, has the kernel enter
-                # all of them into our page table; the byte goes where the mark goes.
-                _memcpy(marks + block, window + max(offset, block << WINDOW_SHIFT), 1)
-            warm[block] = 1
+    ledger[WAS_READ] += size
+    if window != 0 and offset >= 0 and offset + size <= mapped:
+        _enter(file, offset, size)
     return True
 
 
 @njit(cache=True, nogil=True)
+def _enter(file, offset, size):
+    """Enter the blocks of bytes just read into the page table, as far as the ledger allows.
+
+    Touching the map now, when the pages are surely in memory, has the kernel enter all pages of a
+    block at once; the byte goes where the mark goes.
+    """
+    _, window, _, warm, charged, ledger = file
+    marks = np.int64(warm.ctypes.data)
+    for block in range(offset >> WINDOW_SHIFT, ((offset + size - 1) >> WINDOW_SHIFT) + 1):
+        if warm[block]:
+            continue
+        charge = block >> (CHARGE_SHIFT - WINDOW_SHIFT)
+        if charged[charge] == 0:
+            if ledger[MAY_ENTER] <= 0:
+                continue
+            ledger[MAY_ENTER] -= 1
+            charged[charge] = 1
+        _memcpy(marks + block, window + max(offset, block << WINDOW_SHIFT), 1)
+        warm[block] = 1
+
+
+@njit(cache=True, nogil=True)
 def _read(file, extents, itemsize, lo, hi, address):
-    """Read elements ``lo:hi`` to a memory address; False when the file ends too early."""
+    """Read elements ``lo:hi`` to a memory address; False when they cannot be had."""
     start, offset = extents
     e = np.searchsorted(start, lo, side="right") - 1
     while lo < hi:
@@ -258,12 +187,12 @@ def _read(file, extents, itemsize, lo, hi, address):
 
 @njit(cache=True, nogil=True)
 def advise(file, extents, itemsize, range_lo, range_hi):
-    """Have the kernel begin to read the ranges that were not read before, all at once.
+    """Have the kernel begin to read the ranges that are not mapped, all at once.
 
-    A disk serves many requests at a time; reading the ranges one by one would wait for each. Linux
-    alone (posix_fadvise, POSIX_FADV_WILLNEED = 3).
+    A disk serves many requests at a time; reading the ranges one by one would wait for each
+    (posix_fadvise, POSIX_FADV_WILLNEED = 3).
     """
-    fd, _, _, warm = file
+    fd, _, _, warm, _, _ = file
     start, offset = extents
     for r in range(range_lo.size):
         e = np.searchsorted(start, range_lo[r], side="right") - 1
@@ -272,6 +201,18 @@ def advise(file, extents, itemsize, range_lo, range_hi):
         block = begin >> WINDOW_SHIFT
         if block >= warm.size or warm[block] == 0:
             _fadvise(fd, begin, size, 3)
+
+
+@njit(cache=True, nogil=True)
+def _may_wait_now(file, extents, itemsize, range_lo, range_hi):
+    """From now on wait for the disk, which is told of what is to come; False when it was before."""
+    ledger = file[5]
+    if ledger[MAY_WAIT]:
+        return False
+    ledger[MAY_WAIT] = 1
+    if _CAN_ADVISE:
+        advise(file, extents, itemsize, range_lo, range_hi)
+    return True
 
 
 @njit(cache=True, nogil=True)
@@ -313,16 +254,18 @@ def gather(file, extents, itemsize, plan, first, last, out):
 
     Parameters
     ----------
-    file : (int, int, int, uint8 array)
+    file : (int, int, int, uint8 array, uint8 array, int64 array)
         Descriptor; address and size of a map of the file (0 and 0 without); which blocks of
-        ``1 << WINDOW_SHIFT`` bytes were read before. The last is updated.
+        ``1 << WINDOW_SHIFT`` bytes of it are in the page table, and which of ``1 << CHARGE_SHIFT``
+        bytes were charged for; the ledger, see `diskcsr.kernels.LEDGER`. The last three are
+        updated.
     extents : (e + 1,) int64 array, (e,) int64 array
         First element of each run of bytes that lies in one piece in the file, and at the end the
         length of the dataset; where each run begins in the file, in bytes.
     itemsize : int
         Bytes an element.
     plan : tuple of six int64 arrays
-        As `plan_ranges` gives it.
+        As `diskcsr.kernels.ranges.plan_ranges` gives it.
     out : (n * itemsize,) uint8 array
         The result, written in place.
 
@@ -330,12 +273,21 @@ def gather(file, extents, itemsize, plan, first, last, out):
     -------
     status, position : int
         0, or `SHORT_FILE` and the first element of the range that could not be read.
+
+    Notes
+    -----
+    While all that is wanted is in memory, the disk is not heard of. The first range that is not has
+    it told of all the rest.
     """
+    range_lo, range_hi = plan[:2]
     scratch = _scratch(plan, first, last, itemsize)
     address = np.int64(out.ctypes.data)
-    for r in range(first, last):
-        if not _gather_range(file, extents, itemsize, plan, r, scratch, address):
-            return SHORT_FILE, plan[0][r]
+    r = first
+    while r < last:
+        if _gather_range(file, extents, itemsize, plan, r, scratch, address):
+            r += 1
+        elif not _may_wait_now(file, extents, itemsize, range_lo[r:last], range_hi[r:last]):
+            return SHORT_FILE, range_lo[r]
     return 0, 0
 
 
@@ -345,17 +297,21 @@ def gather_indices(file, extents, plan, first, last, out, limit):
 
     `out` is the typed int32 or int64 result. Returns also ``(OUT_OF_RANGE, position)``.
     """
-    range_lo, _, range_ptr, piece_lo, piece_hi, piece_dst = plan
+    range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst = plan
     itemsize = out.itemsize
     scratch = _scratch(plan, first, last, itemsize)
     address = np.int64(out.ctypes.data)
-    for r in range(first, last):
+    r = first
+    while r < last:
         if not _gather_range(file, extents, itemsize, plan, r, scratch, address):
+            if _may_wait_now(file, extents, itemsize, range_lo[r:last], range_hi[r:last]):
+                continue
             return SHORT_FILE, range_lo[r]
         for p in range(range_ptr[r], range_ptr[r + 1]):
             start = piece_dst[p]
             if first_bad_index(out[start : start + piece_hi[p] - piece_lo[p]], limit) >= 0:
                 return OUT_OF_RANGE, range_lo[r]
+        r += 1
     return 0, 0
 
 

@@ -21,7 +21,7 @@ _1, _2, _3, _5, _7, _8 = _U(1), _U(2), _U(3), _U(5), _U(7), _U(8)
 _16, _24, _32 = _U(16), _U(24), _U(32)
 _40, _48, _56, _64, _255 = _U(40), _U(48), _U(56), _U(64), _U(255)
 
-_BLOCK = 1024  # codes unpacked at a time: they stay in the first-level cache
+_CODES = 1024  # codes unpacked at a time: they stay in the first-level cache
 
 
 @njit(cache=True, nogil=True)
@@ -98,10 +98,10 @@ def gather_integers(payload, bits, lo, hi, at, minimum, fill_code, fill, out):
     # code + minimum modulo 2**64, by a sum that never overflows
     negated = ~minimum + _1 if minimum != _U(0) else minimum
     mask = _U(0xFFFFFFFFFFFFFFFF) >> _U(64 - 8 * out.itemsize)
-    buffer = np.empty(_BLOCK, np.uint64)
+    buffer = np.empty(_CODES, np.uint64)
     for k in range(lo.size):
-        for first in range(lo[k], hi[k], _BLOCK):
-            n = min(_BLOCK, hi[k] - first)
+        for first in range(lo[k], hi[k], _CODES):
+            n = min(_CODES, hi[k] - first)
             codes = buffer[:n]
             _unpack(payload, bits, first, codes)
             start = at[k] + first - lo[k]
@@ -119,10 +119,10 @@ def gather_floats(payload, bits, lo, hi, at, minimum, scale, fill_code, fill, ou
     `minimum`, `scale` and `fill` are scalars of the type of `out` (float32 or float64), and the
     arithmetic is of that type, as in HDF5; the rest is as in `gather_integers`.
     """
-    buffer = np.empty(_BLOCK, np.uint64)
+    buffer = np.empty(_CODES, np.uint64)
     for k in range(lo.size):
-        for first in range(lo[k], hi[k], _BLOCK):
-            n = min(_BLOCK, hi[k] - first)
+        for first in range(lo[k], hi[k], _CODES):
+            n = min(_CODES, hi[k] - first)
             codes = buffer[:n]
             _unpack(payload, bits, first, codes)
             start = at[k] + first - lo[k]

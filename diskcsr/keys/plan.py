@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
+from ..breakeven import FEW_PIECES
 
 __all__ = ["MAX_GAP", "Plan", "plan_batches", "plan_reads", "plan_span"]
 
@@ -49,7 +51,7 @@ class Plan:
         """Elements of the result."""
         return int(self.indptr[-1])
 
-    @property
+    @cached_property
     def elements_read(self) -> int:
         """Elements the ranges cover: the result, plus gaps, minus what is asked for twice."""
         return int((self.range_hi - self.range_lo).sum())
@@ -100,6 +102,7 @@ def plan_reads(
     max_gap: int = MAX_GAP,
     max_range: int = MAX_RANGE,
     max_segment: int = MAX_SEGMENT,
+    few: bool | None = None,
 ) -> Plan:
     """Merge the spans of the wanted rows into few disk ranges.
 
@@ -110,6 +113,9 @@ def plan_reads(
     max_gap, max_range, max_segment : int
         Spans at most `max_gap` elements apart are read as one range of at most `max_range`
         elements; a longer stretch that goes to one place is cut into segments of `max_segment`.
+    few : bool, optional
+        Whether to plan without compiled code, which changes nothing but the time it takes; default:
+        where there are few rows.
 
     Returns
     -------
@@ -130,10 +136,13 @@ def plan_reads(
         order = np.argsort(starts, kind="stable")
         # Empty rows share a start with the row behind them; they give no piece, so order is moot.
         lo, hi, dst = starts[order], stops[order], dst[order]
-    planned: Any = kernels.rows.plan_ranges(lo, hi, dst, max_gap, max_range)
-    split: Any = kernels.rows.split_ranges
-    range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst = split(*planned, max_segment)
-    return Plan(range_lo, range_hi, range_ptr, piece_lo, piece_hi, piece_dst, indptr)
+    if few is None:
+        few = starts.size <= FEW_PIECES
+    planner: Any = kernels.planning if few else kernels.ranges
+    if few:
+        lo, hi, dst = lo.tolist(), hi.tolist(), dst.tolist()
+    arrays: list[Any] = [*planner.plan_rows(lo, hi, dst, max_gap, max_range, max_segment), indptr]
+    return Plan(*arrays)
 
 
 def plan_batches(lengths: np.ndarray, max_elements: int) -> Iterator[tuple[int, int]]:

@@ -74,7 +74,14 @@ def normalize(key: Any, shape: tuple[int, int], axis: Axis) -> Selection:
     >>> normalize((slice(2, 9, 3), slice(None)), (10, 4), CSR).stored
     range(2, 9, 3)
     """
+    # What fetch loops are made of: one element, and rows by their numbers.
+    if type(key) is tuple and len(key) == 2 and type(key[0]) is type(key[1]) is int:
+        row, col = key
+        if 0 <= row < shape[0] and 0 <= col < shape[1]:
+            return _select(row, col, shape, axis)
     try:
+        if type(key) is np.ndarray and key.ndim == 1 and key.dtype.kind == "i":
+            return _select(_index_array(key, shape[0]), range(shape[1]), shape, axis)
         keys, template = _split(key, shape)
         _check_together(*keys)
     except _NotOursError:

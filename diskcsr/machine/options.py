@@ -30,6 +30,10 @@ class Options:
         Whether parts of an uncompressed file that were read before are then copied from a memory
         map, without a system call; default true. A file that another program shortens while it is
         being read from a map ends the process (SIGBUS); set this to False where that may happen.
+    map_bytes : int
+        The most bytes of such maps, of all files together, that count as memory of this process;
+        default 64 MiB. What was read first stays mapped, the rest is read each time. More makes
+        fetching the same rows again faster, 0 maps nothing.
     cache_bytes : int
         The most bytes of decoded chunks kept for the next call (`diskcsr.cache`); default 64 MiB,
         0 keeps none.
@@ -58,6 +62,7 @@ class Options:
         "_memory_budget",
         "_num_threads",
         "cache_bytes",
+        "map_bytes",
         "memory_map",
         "progress",
         "untrusted_bytes",
@@ -68,6 +73,7 @@ class Options:
         budget = _from_environment("DISKCSR_MEMORY_BUDGET", self._checked_budget)
         self._memory_budget = budget or 0.5
         self.memory_map = True
+        self.map_bytes = 64 << 20
         self.cache_bytes = 64 << 20
         self.progress: Any = None
         threads = _from_environment("DISKCSR_NUM_THREADS", self._checked_threads)
@@ -113,6 +119,7 @@ class Options:
         names = (
             "memory_budget",
             "memory_map",
+            "map_bytes",
             "cache_bytes",
             "num_threads",
             "progress",

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from .interrupts import allowing, check, deferred
 from .options import options
 
-__all__ = ["ordered_map", "run_in_steps", "run_parts", "set_num_threads"]
+__all__ = ["ordered_map", "run_in_steps", "set_num_threads", "share"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -110,7 +110,7 @@ def _come_back() -> None:
 
 def _enter(function: Callable[..., R], *args: Any) -> R:
     _come_back()
-    # A task that itself asks for the pool must not wait for a thread of it: see run_parts.
+    # A task that itself asks for the pool must not wait for a thread of it: see share.
     before = getattr(_inside, "pool", False)
     _inside.pool = True
     try:
@@ -151,35 +151,54 @@ def _serial() -> bool:
     return options.num_threads == 1 or getattr(_inside, "pool", False)
 
 
-def run_parts(function: Callable[[T], R], parts: list[T]) -> list[R]:
-    """Call `function` on each part, the first in this thread; results in order.
+def share(jobs: Iterable[Callable[[], Any]]) -> None:
+    """Do all jobs, in this thread and in those of the pool, whichever has time for the next.
 
-    Inside a task of the pool all parts run in the calling thread, so tasks never wait for tasks.
+    A thread of the pool that is late finds nothing left to do, and nobody waits for it: on a
+    computer that is busy otherwise it takes hardly longer than doing all of them here. Inside a
+    task of the pool they all run in the calling thread.
+
+    Raises
+    ------
+    BaseException
+        What a job raises, once no other is under way; those not begun by then are left out.
     """
-    if len(parts) < 2 or _serial():
-        return [function(part) for part in parts]
+    left = deque(jobs)
+
+    def work(_: None = None) -> None:
+        while left:
+            try:
+                job = left.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                job()
+            except BaseException:
+                left.clear()
+                raise
+
+    if len(left) < 2 or _serial():
+        work()
+        return
     # A signal must not end the wait, nor leave a lock of a future taken, which its thread needs.
     with deferred():
         pool = _get_pool()
         _send_away()
-        futures: list[Future[R]] = []
+        helpers = min(options.num_threads, len(left)) - 1
+        futures = [_submit(pool, work, None) for _ in range(helpers)]
         try:
-            for part in parts[1:]:
-                futures.append(_submit(pool, function, part))
-            first = function(parts[0])
+            work()
         finally:
-            # Even when the first part failed, nobody may go on writing to the caller's arrays.
-            _finish(futures)
+            # Even when a job failed, nobody may go on writing to the caller's arrays.
+            begun = [future for future in futures if not future.cancel()]
+            for future in begun:
+                future.exception()
         try:
-            return [first, *map(Future.result, futures)]
+            for future in begun:
+                future.result()
         finally:
             futures.clear()  # an exception would keep itself alive, and all that was worked on
-
-
-def _finish(futures: Iterable["Future[Any]"]) -> None:
-    """Wait for all, whatever becomes of them."""
-    for future in futures:
-        future.exception()
+            begun.clear()
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:

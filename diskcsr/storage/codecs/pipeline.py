@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ... import kernels
+from ...breakeven import FEW_PIECES, KEPT_BYTES
 from ...errors import CorruptFileError
 from . import libraries
 from .codec import Bytes, Filter, Pipeline
@@ -32,11 +33,6 @@ __all__ = [
     "stages_of",
     "unsupported",
 ]
-
-#: A thread keeps its two buffers between calls up to this size each, in bytes.
-_KEPT = 8 << 20
-#: Up to this many pieces are copied from Python: a kernel would cost more to call.
-_FEW = 8
 
 
 def pipeline_of(dset: h5py.Dataset) -> Pipeline:
@@ -196,7 +192,7 @@ class _Scratch(threading.local):
 
     def get(self, which: int, length: int) -> Bytes:
         if self.buffers[which].size < length:
-            if length > _KEPT:
+            if length > KEPT_BYTES:
                 return np.empty(length, np.uint8)
             self.buffers[which] = np.empty(length, np.uint8)
         return self.buffers[which][:length]
@@ -335,7 +331,7 @@ def gather_pieces(
 
 def copy_pieces(values: NDArray, lo: NDArray, hi: NDArray, at: NDArray, out: NDArray) -> None:
     """Write ``values[lo[k]:hi[k]]``, `lo` ascending, to ``out[at[k]:]`` in its byte order."""
-    if lo.size > _FEW and values.dtype == out.dtype:
+    if lo.size > FEW_PIECES and values.dtype == out.dtype:
         source = as_bytes(values)
         kernels.rows.scatter(source, 0, out.itemsize, lo, hi, at, out.view(np.uint8))
         return

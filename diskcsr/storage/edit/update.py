@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from ...blocks.contents import Contents
+from ...breakeven import BLOCK_ELEMENTS
 from ...errors import FormatError, ReadOnlyError, StaleFileError
 from ...keys.assignment import Change, apply_change
 from ...keys.widths import index_dtype
@@ -27,9 +28,7 @@ from ..write.groups import chunk_length
 __all__ = ["append_blocks", "assign", "scale"]
 
 #: Bytes of new values that are kept between checking an assignment and writing it.
-_PENDING_BYTES = 1 << 26
-#: Elements of the rows that are looked at together.
-_SEARCHED = 1 << 20
+_KEPT_CHANGES = 1 << 26
 #: Stored values that are appended in one transaction, when there are that many.
 _COMMITTED = 1 << 22
 
@@ -55,7 +54,7 @@ def assign(source: Source, change: Change) -> None:
         size += sum(array.nbytes for array in changed)
         if kept is not None:
             kept.append(changed)
-            kept = kept if size <= _PENDING_BYTES else None
+            kept = kept if size <= _KEPT_CHANGES else None
     with transaction(source.group):
         check = check_writing(source.group)
         for starts, stops, values in _new_values(source, change) if kept is None else kept:
@@ -74,11 +73,11 @@ def _new_values(
         return f"{source.where}: element {source.axis.swap((major, minor))}"
 
     per_row = 1 if change.minor is None else max(1, change.minor.size)
-    step = max(1, 4 * _SEARCHED // per_row)
+    step = max(1, 4 * BLOCK_ELEMENTS // per_row)
     for begin in range(0, change.major.size, step):
         rows = change.major[begin : begin + step]
         # One after the other: nothing may be read ahead of what is written meanwhile.
-        for first, plan in contents.plans(rows, _SEARCHED * (contents.dtype.itemsize + 4)):
+        for first, plan in contents.plans(rows, BLOCK_ELEMENTS * (contents.dtype.itemsize + 4)):
             new = apply_change(
                 change, begin + first, contents.read(plan), contents.n_minor, describe
             )
@@ -119,8 +118,8 @@ def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], fa
     nnz = Contents.stored(source).nnz
 
     def scaled() -> Iterator[tuple[int, np.ndarray]]:
-        for lo in range(0, nnz, 4 * _SEARCHED):
-            values = data[lo : min(lo + 4 * _SEARCHED, nnz)].astype(source.dtype, copy=False)
+        for lo in range(0, nnz, 4 * BLOCK_ELEMENTS):
+            values = data[lo : min(lo + 4 * BLOCK_ELEMENTS, nnz)].astype(source.dtype, copy=False)
             yield lo, operation(values, factor)
 
     if may_round(pipeline_of(data)):
@@ -286,8 +285,8 @@ def _rewrite(
     temporary = f"writing-{uuid.uuid4().hex}"
     new = create_like(group, temporary, old, length, dtype, chunk)
     writer = ArrayWriter(new)
-    for lo in range(0, length, 4 * _SEARCHED):
-        values = old[lo : min(lo + 4 * _SEARCHED, length)]
+    for lo in range(0, length, 4 * BLOCK_ELEMENTS):
+        values = old[lo : min(lo + 4 * BLOCK_ELEMENTS, length)]
         writer.append(values.astype(dtype.newbyteorder("="), copy=False))
     writer.finish()
     del group[name]

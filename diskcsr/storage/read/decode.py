@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from ... import kernels
+from ...breakeven import FEW_PIECES, KEPT_BYTES
 from ...errors import CorruptFileError
 from ...keys.plan import Plan
 from ...machine.cache import cache
@@ -23,10 +24,6 @@ __all__ = ["DecodeReader", "chunk_pieces"]
 
 #: The most chunks a thread takes at a time, and the most elements it then checks at once.
 _MOST_CHUNKS, _MOST_ELEMENTS = 16, 1 << 17
-#: Up to this many pieces are checked from Python, which needs no compiler.
-_FEW = 4
-#: A thread keeps memory to read to up to this size, in bytes.
-_KEPT = 8 << 20
 
 
 class _Space(threading.local):
@@ -38,7 +35,7 @@ class _Space(threading.local):
     def get(self, nbytes: int) -> memoryview:
         if len(self._kept) >= nbytes:
             return self._kept[:nbytes]
-        if nbytes > _KEPT:
+        if nbytes > KEPT_BYTES:
             return memoryview(bytearray(nbytes))
         self._kept = memoryview(bytearray(nbytes + nbytes // 2))
         return self._kept[:nbytes]
@@ -252,7 +249,7 @@ class DecodeReader(Reader):
     def _check(
         self, lo: np.ndarray, hi: np.ndarray, at: np.ndarray, out: np.ndarray, limit: int
     ) -> None:
-        by_kernel = lo.size > _FEW and out.dtype in (np.int32, np.int64)
+        by_kernel = lo.size > FEW_PIECES and out.dtype in (np.int32, np.int64)
         if by_kernel and kernels.rows.first_bad_piece(lo, hi, at, out, limit) < 0:
             return
         for first, last, to in zip(lo, hi, at, strict=True):

@@ -1,20 +1,19 @@
 """Our own descriptor of a file: the way past HDF5's lock, and a window on what was read before."""
 
-import mmap
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
 
 import h5py
-import numpy as np
 
 from ...errors import StaleFileError
-from ...kernels import WINDOW_SHIFT
+from ...kernels import CHARGE_SHIFT
 from ...machine.options import available_memory, options
+from .windows import Window, mapped_pages
 
 __all__ = ["Descriptor"]
-
-_NOTHING_WARM = np.zeros(0, np.uint8)
 
 
 class Descriptor:
@@ -35,7 +34,8 @@ class Descriptor:
         self.path = os.path.realpath(file.filename)
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         self._lock = threading.Lock()
-        self._window: tuple[int, int, int, np.ndarray] | None = None
+        #: False when there can be none.
+        self._window: Window | Literal[False] | None = None
         try:
             theirs, ours = os.fstat(file.id.get_vfd_handle()), os.fstat(self.fd)
             if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
@@ -62,33 +62,26 @@ class Descriptor:
                 f"{self.path} was changed after it was opened; open it again to read what is there"
             )
 
-    def window(self) -> tuple[int, int, int, np.ndarray]:
-        """Return what the gather kernels take as `file`; see `diskcsr.kernels.rows.gather`.
+    def window(self) -> Window | None:
+        """Return a map of the file, made when first wanted; None where there is to be none.
 
-        The map is made when first wanted, and only of a file that fits into memory well: beyond
-        that, waiting for page faults one by one is slower than reading.
+        A file that is a large part of the memory there is has none: little of it would be found.
         """
+        if not options.memory_map or options.map_bytes < 1 << CHARGE_SHIFT:
+            return None
         if self._window is None:
             with self._lock:
                 self._window = self._window or self._map()
-        return self._window
+        return self._window or None
 
-    def unmapped(self) -> tuple[int, int, int, np.ndarray]:
-        """Return what `window` does, without a map: everything is read, and no map grows."""
-        return self.fd, 0, 0, _NOTHING_WARM
-
-    def _map(self) -> tuple[int, int, int, np.ndarray]:
+    def _map(self) -> "Window | Literal[False]":
         size = self._state[0]
-        warm = np.zeros((size >> WINDOW_SHIFT) + 1, np.uint8)
-        if options.memory_map and 0 < size <= available_memory() // 2:
-            try:
-                mapped = mmap.mmap(self.fd, size, prot=mmap.PROT_READ)
-            except (OSError, ValueError):
-                pass
-            else:
-                self._bytes = np.frombuffer(mapped, np.uint8)  # keeps the map alive
-                return self.fd, self._bytes.ctypes.data, size, warm
-        return self.fd, 0, 0, warm
+        if 0 < size <= available_memory() // 2:
+            with suppress(OSError, ValueError):
+                window = Window(self.fd, size)
+                mapped_pages.add(window)
+                return window
+        return False
 
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""

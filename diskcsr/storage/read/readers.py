@@ -6,7 +6,6 @@ decoded here has its reader in `diskcsr.storage.read.decode`.
 
 import mmap
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,13 +15,15 @@ import h5py
 import numpy as np
 
 from ... import kernels
+from ...breakeven import FEW_PIECES, LONG_RANGE, SHARED_BYTES
 from ...errors import CorruptFileError, FormatError
-from ...keys.plan import Plan
+from ...keys.plan import Plan, plan_span
 from ...machine.interrupts import deferred
 from ...machine.options import format_bytes, options
-from ...machine.threads import run_parts
+from ...machine.threads import share
 from ..codecs.pipeline import lacking_in_hdf5
 from .descriptor import Descriptor
+from .windows import mapped_pages
 
 __all__ = [
     "ArrayReader",
@@ -38,11 +39,9 @@ __all__ = [
     "native_dtype",
 ]
 
-#: Up to this many ranges are read and scattered from Python: no kernel is needed, so reading an
-#: element or a slice imports no compiler.
-FEW = 8
-#: Bytes a range, on average, from which on a plan is read and not copied from the map.
-LONG_RANGE = 1 << 19
+#: Reads only what is in memory (preadv2(2)); 0 where the system cannot.
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_NONE = np.zeros(0, np.uint8)
 #: Elements that h5py reads at a time where the dataset has chunks.
 H5_BLOCK = 1 << 21
 
@@ -83,6 +82,9 @@ class Reader:
     bytes_read, ranges_read, chunks_read : int
         Totals since opening. Bytes are those of the file, for "h5py" those of the elements.
 
+    copies : bool
+        Whether its reading costs no more than copying the bytes.
+
     Notes
     -----
     A new kind of reader says how it reads in `jobs`, or in `_gather` when it does so in one go.
@@ -90,6 +92,7 @@ class Reader:
     """
 
     name: ClassVar[str]
+    copies: ClassVar[bool] = False
 
     def __init__(self, where: str, dtype: np.dtype, size: int, stored_bytes: int, why: str) -> None:
         self.where, self.dtype, self.size = where, dtype, size
@@ -118,6 +121,12 @@ class Reader:
             When the file ends too early, cannot be decoded, or an index is out of range.
         """
         gather_together((Wanted(self, plan, out, limit),))
+
+    def run(self, lo: int, hi: int, limit: int | None = None) -> np.ndarray:
+        """Read elements ``lo:hi``; see `gather`."""
+        out = np.empty(hi - lo, self.dtype)
+        self.gather(plan_span(lo, hi, np.array([0, hi - lo])), out, limit)
+        return out
 
     def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         """Split a `gather` into at most `threads` calls; when all are done, `finish` it."""
@@ -164,20 +173,24 @@ def gather_together(wanted: Sequence[Wanted]) -> None:
     CorruptFileError
         As of `Reader.gather`.
     """
-    threads = options.num_threads
+    threads = options.num_threads if _worth_sharing(wanted) else 1
     jobs: list[Job] = []
     for reader, plan, out, limit in wanted:
         jobs += reader.jobs(plan, out, limit, threads)
-    if len(jobs) == 1:
-        jobs[0]()
+    if threads == 1:
+        for job in jobs:
+            job()
     else:
-        run_parts(_call, jobs)
+        share(jobs)
     for reader, _, out, _ in wanted:
         reader.finish(out)
 
 
-def _call(job: Job) -> None:
-    job()
+def _worth_sharing(wanted: Sequence[Wanted]) -> bool:
+    """Whether several threads are sooner done with it than one, counting the hand-over."""
+    if not all(reader.copies for reader, *_ in wanted):
+        return True
+    return sum(plan.size * reader.dtype.itemsize for reader, plan, *_ in wanted) >= SHARED_BYTES
 
 
 def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
@@ -191,7 +204,7 @@ def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
 
 def _scatter(block: np.ndarray, block_lo: int, plan: Plan, out: np.ndarray) -> None:
     """Copy to their places in `out` the wanted elements that lie in `block`."""
-    if plan.piece_lo.size > FEW:
+    if plan.piece_lo.size > FEW_PIECES:
         pieces = (plan.piece_lo, plan.piece_hi, plan.piece_dst)
         size = out.itemsize
         kernels.rows.scatter(block.view(np.uint8), block_lo, size, *pieces, out.view(np.uint8))
@@ -206,6 +219,7 @@ class ArrayReader(Reader):
     """An array that was handed out: from then on it, not the file, is the truth."""
 
     name = "memory"
+    copies = True
 
     def __init__(self, where: str, array: np.ndarray) -> None:
         super().__init__(where, array.dtype, array.size, 0, "the array was handed out")
@@ -224,6 +238,7 @@ class ConstantReader(Reader):
     """One value that stands for all stored ones (binsparse ``iso``), or for none at all."""
 
     name = "constant"
+    copies = True
 
     def __init__(self, where: str, value: Any, size: int, why: str) -> None:
         value = np.asarray(value)
@@ -306,6 +321,7 @@ class DirectReader(Reader):
     """Reads unfiltered data from the file itself, outside HDF5's lock and in parallel."""
 
     name = "direct"
+    copies = True
 
     def __init__(
         self, dset: h5py.Dataset, where: str, descriptor: Descriptor, extents: tuple
@@ -317,13 +333,28 @@ class DirectReader(Reader):
         #: First element of each run of bytes (and the size at the end), and its file offset.
         self.extent_start, self.extent_offset = extents
 
+    def run(self, lo: int, hi: int, limit: int | None = None) -> np.ndarray:
+        # A plan of one range takes longer to make and to look through than a line to read.
+        nbytes = (hi - lo) * self.dtype.itemsize
+        if not 0 < nbytes <= LONG_RANGE:
+            return super().run(lo, hi, limit)
+        self._descriptor.check_unchanged()
+        self._count(1, nbytes)
+        out = np.empty(hi - lo, self.dtype)
+        self._read_straight(lo, out, 0)
+        if limit is not None:
+            check_indices(out, limit, self.where)
+        self.finish(out)
+        return out
+
     def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         self._descriptor.check_unchanged()
         self._count(plan.range_lo.size, plan.elements_read * self.dtype.itemsize)
-        if plan.range_lo.size <= FEW and plan.piece_lo.size == plan.range_lo.size:
+        if plan.piece_lo.size <= FEW_PIECES:
             return [partial(self._read_few, plan, out, limit)] if plan.size else []
-        # Rows are read from two arrays at once: each gets half of the threads.
-        parts = plan.parts(max(1, (threads + 1) // 2))
+        # Rows are read from two arrays at once: of as many parts each, the threads that are sooner
+        # done with one take more.
+        parts = plan.parts(threads)
         return [partial(self._read_part, plan, part, out, limit) for part in parts]
 
     def view(self, lo: int, hi: int) -> np.ndarray | None:
@@ -348,36 +379,94 @@ class DirectReader(Reader):
         return np.frombuffer(mapped, self.dtype, hi - lo, offset - begin)
 
     def _read_few(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
-        for lo, hi, dst in zip(plan.range_lo, plan.range_hi, plan.piece_dst, strict=True):
-            self._read_straight(int(lo), out[dst : dst + hi - lo])
+        """Carry out a plan of a few pieces without a kernel."""
+        lo, hi, ptr, piece_lo, piece_hi, piece_dst = (part.tolist() for part in plan.pieces)
+        flags = _NOWAIT
+        for r in range(len(lo)):
+            first, last = ptr[r], ptr[r + 1]
+            alone = last - first == 1
+            dst, size = piece_dst[first], hi[r] - lo[r]
+            target = out[dst : dst + size] if alone else np.empty(size, out.dtype)
+            if not self._read_straight(lo[r], target, flags):
+                flags = 0
+                self._advise(plan.range_lo[r:], plan.range_hi[r:])
+                self._read_straight(lo[r], target, flags)
+            if not alone:
+                for p in range(first, last):
+                    piece = target[piece_lo[p] - lo[r] : piece_hi[p] - lo[r]]
+                    out[piece_dst[p] : piece_dst[p] + piece.size] = piece
         if limit is not None:
             check_indices(out, limit, self.where)
 
-    def _read_straight(self, lo: int, target: np.ndarray) -> None:
+    def _advise(self, range_lo: np.ndarray, range_hi: np.ndarray) -> None:
+        """Have the disk begin to read all ranges: it serves many requests at a time."""
+        if range_lo.size > 1 and hasattr(os, "posix_fadvise"):
+            size, fd = self.dtype.itemsize, self._descriptor.fd
+            for lo, hi in zip(range_lo.tolist(), range_hi.tolist(), strict=True):
+                e, offset = self._place(lo)
+                length = (min(hi, int(self.extent_start[e + 1])) - lo) * size
+                os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def _place(self, lo: int) -> tuple[int, int]:
+        """Return the extent that element `lo` lies in, and the element's offset in the file."""
+        e = 0
+        if len(self.extent_offset) > 1:
+            e = int(self.extent_start.searchsorted(lo, side="right")) - 1
+        start = int(self.extent_start[e])
+        return e, int(self.extent_offset[e]) + (lo - start) * self.dtype.itemsize
+
+    def _read_straight(self, lo: int, target: np.ndarray, flags: int) -> bool:
+        """Read the elements from `lo` on; False when `flags` forbid to wait and that is needed."""
         left = target.view(np.uint8).data
         size, fd = self.dtype.itemsize, self._descriptor.fd
-        e = int(np.searchsorted(self.extent_start, lo, side="right")) - 1
+        e, offset = self._place(lo)
         while left:
-            offset = int(self.extent_offset[e]) + (lo - int(self.extent_start[e])) * size
             end = min(len(left), (int(self.extent_start[e + 1]) - lo) * size)
-            n = os.preadv(fd, [left[:end]], offset)
+            try:
+                n = os.preadv(fd, [left[:end]], offset, flags)
+            except OSError:
+                if not flags:
+                    raise
+                return False  # it is on the disk, or the file system cannot tell
             if n <= 0 or (n % size and n < end):
+                if flags:
+                    return False
                 self._ends_early(lo)
             left = left[n:]
             lo += n // size
-            e += lo >= self.extent_start[e + 1]
+            if left:
+                e, offset = self._place(lo)
+        return True
 
     def _read_part(
         self, plan: Plan, part: tuple[int, int], out: np.ndarray, limit: int | None
     ) -> None:
-        # What is read in long stretches is not mapped: mapped pages count as memory of the process,
-        # and a walk over the whole file would end with all of it.
-        long = plan.elements_read * out.itemsize > plan.range_lo.size * LONG_RANGE
-        file = self._descriptor.unmapped() if long else self._descriptor.window()
+        # What is read in long stretches is not mapped: it would leave no room for rows.
+        nbytes = plan.elements_read * out.itemsize
+        long = nbytes > plan.range_lo.size * LONG_RANGE
+        window = None if long else self._descriptor.window()
+        ledger = np.zeros(kernels.LEDGER, np.int64)
+        if window is None:
+            file = (self._descriptor.fd, 0, 0, _NONE, _NONE, ledger)
+            self._gather_part(file, plan, part, out, limit)
+            return
+        # No more than the ranges touch, nor than lie between the first and the last.
+        span = int(plan.range_hi[part[1] - 1] - plan.range_lo[part[0]]) * out.itemsize
+        units = (min(nbytes, span) >> kernels.CHARGE_SHIFT) + 2 * (part[1] - part[0])
+        units = min(units, (span >> kernels.CHARGE_SHIFT) + 2 * self.extent_offset.size)
+        ledger[kernels.MAY_ENTER] = mapped_pages.reserve(window, units)
+        marks = window.warm, window.charged
+        file = (self._descriptor.fd, window.address, window.size, *marks, ledger)
+        try:
+            self._gather_part(file, plan, part, out, limit)
+        finally:
+            unused, was_read = ledger[kernels.MAY_ENTER], ledger[kernels.WAS_READ]
+            mapped_pages.settle(window, int(unused), int(was_read))
+
+    def _gather_part(
+        self, file: tuple, plan: Plan, part: tuple[int, int], out: np.ndarray, limit: int | None
+    ) -> None:
         extents = (self.extent_start, self.extent_offset)
-        if sys.platform == "linux":
-            ranges = (plan.range_lo[slice(*part)], plan.range_hi[slice(*part)])
-            kernels.rows.advise(file, extents, out.itemsize, *ranges)
         checked = limit is not None and out.dtype in (np.int32, np.int64)
         if checked:
             status, at = kernels.rows.gather_indices(file, extents, plan.pieces, *part, out, limit)
