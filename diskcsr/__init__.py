@@ -23,6 +23,7 @@ from .machine.options import options
 from .machine.threads import set_num_threads
 from .storage.check.check import Problem, Report, check
 from .storage.check.describe import info
+from .triplets import from_triplets
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "Buffers",
     "open",
     "write",
+    "from_triplets",
     "check",
     "info",
     "Report",

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -15,13 +14,14 @@ from .axis import CSR, Axis
 from .blocks.contents import Contents
 from .handle import contents_of, open_array
 from .keys.plan import plan_batches
-from .machine.options import options, require_memory
+from .machine.options import memory_for
 from .machine.progress import reporting
 from .matrices import (
     Means,
     axis_for,
     blocks_of,
     check_block,
+    folder_of,
     in_memory,
     opened,
     stream_of,
@@ -40,20 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Conversion", "concat", "convert", "store"]
 
-_DEFAULT_MEMORY = 1 << 30
-
 
 def _memory(max_memory: int | None, n_minor: int) -> Memory:
-    if max_memory is None:
-        least = Memory.least(n_minor)
-        require_memory(least, "converting a matrix", "Raise the budget.")
-        max_memory = max(least, min(options.memory_limit(), _DEFAULT_MEMORY))
-    return Memory.divide(int(max_memory), n_minor)
-
-
-def _folder(file: Any) -> Path:
-    name = file.file.filename if hasattr(file, "file") else os.fsdecode(file)
-    return Path(name).resolve().parent
+    given = memory_for(max_memory, Memory.least(n_minor), "converting a matrix")
+    return Memory.divide(given, n_minor)
 
 
 def _nbytes(matrix: Any) -> int:
@@ -122,7 +112,7 @@ def _store_matrix(
     # Of a transposition each entry is counted, distributed and written.
     total = _nbytes(matrix) * (3 if turned else 1) if issparse(matrix) else None
     with reporting(storage.progress, total) as advance:
-        means = Means(memory, _folder(file), advance)
+        means = Means(memory, folder_of(file), advance)
         if order is None:
             stream = stream_of(matrix, axis, means, **storage.changes)
         else:
@@ -310,7 +300,7 @@ def concat(
         memory = _memory(how.max_memory, max(target.swap(part.shape)[0] for part in parts))
         with reporting(how.progress, sum(map(_nbytes, parts))) as advance:
             # Work on the way to what is written is not reported.
-            means = Means(memory, _folder(file), _ignore)
+            means = Means(memory, folder_of(file), _ignore)
             if axis == target.major:
                 stream = _joined_major(parts, target, means, how.changes)
             else:

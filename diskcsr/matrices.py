@@ -28,6 +28,7 @@ __all__ = [
     "axis_for",
     "blocks_of",
     "check_block",
+    "folder_of",
     "in_memory",
     "opened",
     "stream_of",
@@ -46,6 +47,12 @@ def axis_for(matrix: Any, format: str | None) -> Axis:
         return axis_of(getattr(matrix, "format", ""))
     except ValueError:
         return CSR
+
+
+def folder_of(file: Any) -> Path:
+    """The folder of the file that is written, a path or an open group: where more may be made."""
+    name = file.file.filename if hasattr(file, "file") else os.fsdecode(file)
+    return Path(name).resolve().parent
 
 
 # ------------------------------------------------------------------------------ files and matrices

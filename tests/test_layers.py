@@ -20,7 +20,7 @@ ROOMS = {
     "kernels": "loading",
     "machine": "errors",
     "keys": "errors axis kernels",
-    "streams": "axis kernels machine keys",
+    "streams": "errors axis kernels machine keys",
     # What touches a file.
     "storage": "",
     "storage.files": "errors machine",
@@ -44,10 +44,11 @@ ROOMS = {
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading matrices",
+    "triplets": "axis machine streams storage.write handle matrices",
     "array": "axis storage.write handle changing convert",
     "h5": "machine storage.files storage.formats handle array",
     # The package itself: public names only.
-    "diskcsr": "errors machine storage.check blocks convert array h5",
+    "diskcsr": "errors machine storage.check blocks convert triplets array h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
     "__main__": "errors machine storage.check diskcsr bench",

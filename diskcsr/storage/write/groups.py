@@ -1,5 +1,6 @@
 """Store sparse matrices so that every peer reads them, and read fast."""
 
+import errno
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,14 +15,15 @@ import numpy as np
 from ...keys.widths import index_dtype
 from ...machine.interrupts import allowing, deferred, pulled
 from ...streams.stream import Portion, Stream
-from ..files.files import new_file, open_to_write
-from ..files.transactions import changing, check_writing, transaction
+from ..codecs import table
+from ..files.files import new_file, open_to_read, open_to_write
+from ..files.transactions import changing, check_writing, close_file, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import default_tags, stamp
 from .arrays import ArrayWriter, create_array
 from .keywords import Storage
 
-__all__ = ["chunk_length", "write_stream", "write_virtual"]
+__all__ = ["check_target", "chunk_length", "write_stream", "write_virtual"]
 
 #: Elements of a chunk: 256 kB of float32 or int32.
 CHUNK = 1 << 16
@@ -91,6 +93,32 @@ def _stamp(
     stamp(group, header, storage.tags or default_tags(parent))
 
 
+def check_target(file: Any, name: str, storage: Storage) -> None:
+    """Raise what writing a group would begin with: for those who have long work to do before it."""
+    table.find_preset(storage.compression)
+    if isinstance(file, h5py.Group):
+        _check_free(file, name, storage)
+        return
+    path = Path(os.fsdecode(file))
+    if path.exists():
+        with deferred():
+            existing = open_to_read(path)
+            try:
+                _check_free(existing, name, storage)
+            finally:
+                close_file(existing)
+    elif not path.resolve().parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+
+
+def _check_free(parent: h5py.Group, name: str, storage: Storage) -> None:
+    if name in parent and not storage.overwrite:
+        raise ValueError(
+            f"{parent.file.filename}: {parent.name!r} already has an object {name!r}; pass "
+            "overwrite=True to replace it"
+        )
+
+
 @contextmanager
 def _new_group(
     parent: h5py.Group, name: str, storage: Storage, chunks: int = 0
@@ -100,11 +128,7 @@ def _new_group(
     Only then are the groups on the way to it made as well: a failure leaves what was there.
     `chunks` is about how many its arrays will have, where they are laid out at once.
     """
-    if name in parent and not storage.overwrite:
-        raise ValueError(
-            f"{parent.file.filename}: {parent.name!r} already has an object {name!r}; pass "
-            "overwrite=True to replace it"
-        )
+    _check_free(parent, name, storage)
     temporary = f"writing-{uuid.uuid4().hex}"
     group = _begin_group(parent, temporary, chunks)
     try:
