@@ -1,13 +1,15 @@
 """From triplets in any order to a matrix in a file."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from .axis import axis_of
 from .handle import open_array
+from .importing.imported import Imported
 from .machine.options import memory_for
 from .machine.progress import reporting
 from .matrices import folder_of
@@ -18,7 +20,7 @@ from .streams.triplets import Wanted, gathered, least_memory
 if TYPE_CHECKING:
     from .array import DiskCSC, DiskCSR
 
-__all__ = ["from_triplets", "store_triplets"]
+__all__ = ["from_triplets", "store_imported"]
 
 
 @takes_storage
@@ -106,8 +108,10 @@ def store_triplets(
     format: str,
     dtype: Any,
     storage: Storage,
+    at_least: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    beside: Callable[[], Mapping[str, np.ndarray]] = dict,
 ) -> None:
-    """Store triplets; see `from_triplets`."""
+    """Store triplets; see `from_triplets`, and for the last two `Wanted` and `write_stream`."""
     storage.refuse(("sort_indices",), "triplets have no order to keep: indices are sorted")
     storage.refuse(("sum_duplicates",), "of triplets, duplicates= says what becomes of them")
     wanted = Wanted(
@@ -117,6 +121,7 @@ def store_triplets(
         duplicates,
         memory_for(storage.max_memory, least_memory(), "sorting triplets"),
         folder_of(file),
+        at_least,
     )
     wanted.check()
     check_target(file, name, storage)
@@ -124,4 +129,30 @@ def store_triplets(
         reporting(storage.progress, None) as advance,
         gathered(triplets, wanted, advance) as stream,
     ):
-        write_stream(file, stream, name, storage, advance)
+        write_stream(file, stream, name, storage, advance, beside)
+
+
+def store_imported(
+    file: Any, found: Imported, name: str, format: str | None, storage: Storage
+) -> None:
+    """Store what an importer gives: as it comes where it comes in lines, sorted otherwise."""
+    format = format or found.format
+    stream = None if found.stream is None else found.stream(axis_of(format), **storage.changes)
+    if stream is not None:
+        check_target(file, name, storage)
+        with reporting(storage.progress, None) as advance:
+            write_stream(file, stream, name, storage, advance, found.beside)
+        return
+    duplicates = "sum" if storage.sum_duplicates else found.duplicates
+    store_triplets(
+        file,
+        found.triplets,
+        found.shape,
+        name,
+        duplicates,
+        format,
+        found.dtype,
+        replace(storage, sum_duplicates=False),
+        found.at_least,
+        found.beside,
+    )

@@ -34,24 +34,26 @@ ROOMS = {
     "storage.files storage.formats storage.codecs storage.read storage.write blocks",
     "storage.check": "errors axis machine keys "
     "storage.files storage.formats storage.codecs storage.read blocks",
+    # Sources that are no sparse matrix in HDF5.
+    "importing": "errors axis loading machine streams storage.formats",
     # What users hold.
     "interop": "",
     "display": "errors machine storage.formats storage.check blocks",
     "handle": "errors axis machine "
     "storage.files storage.formats storage.read blocks interop display",
     "reading": "axis machine keys blocks handle",
-    "matrices": "axis machine streams storage.formats storage.read blocks handle",
+    "matrices": "errors axis machine streams storage.formats storage.read blocks importing handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
-    "convert": "axis machine keys streams "
-    "storage.formats storage.write blocks storage.edit handle reading matrices",
-    "triplets": "axis machine streams storage.write handle matrices",
+    "triplets": "axis machine streams storage.write importing handle matrices",
+    "convert": "axis machine keys streams storage.formats storage.write blocks storage.edit "
+    "importing handle reading matrices triplets",
     "array": "axis storage.write handle changing convert",
     "h5": "machine storage.files storage.formats handle array",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks convert triplets array h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
-    "__main__": "errors machine storage.check diskcsr bench",
+    "__main__": "errors importing machine storage.check diskcsr bench",
 }
 
 
@@ -159,6 +161,8 @@ ALLOWED = {
     "scipy": lambda name: not name.startswith("kernels"),
     "matplotlib": lambda name: name == "bench.figures",
     "rich": lambda name: name == "machine.terminal",
+    "pyarrow": lambda name: name == "importing.tables" or name.startswith("bench.adapters."),
+    "sklearn": lambda name: name == "importing.svmlight",
     "tqdm": lambda name: name == "machine.progress",
 }
 

@@ -48,6 +48,8 @@ class Wanted:
         In bytes, at least `least_memory`.
     folder : path
         Where a spill file may be made.
+    at_least : callable
+        Gives rows and columns that a learned shape has at least; asked when all triplets went by.
     """
 
     axis: Axis
@@ -56,6 +58,7 @@ class Wanted:
     duplicates: str
     max_memory: int
     folder: Path
+    at_least: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def check(self) -> None:
         """Raise `ValueError` when shape or duplicates cannot be."""
@@ -135,9 +138,10 @@ class _Intake:
         """Of the matrix: (major, minor)."""
         if self._wanted.shape is not None:
             return self._axis.swap(self._wanted.shape)
-        if max(self._largest) < 0:
+        least = self._axis.swap(self._wanted.at_least())
+        if max(self._largest) < 0 and not any(least):
             raise ValueError("there are no triplets, and no shape: give shape=(rows, columns)")
-        return self._largest[0] + 1, self._largest[1] + 1
+        return max(self._largest[0] + 1, least[0]), max(self._largest[1] + 1, least[1])
 
     def place(self, key: int) -> tuple[int, int]:
         """Row and column of a key."""

@@ -3,7 +3,7 @@
 import errno
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -47,6 +47,7 @@ def write_stream(
     name: str,
     storage: Storage,
     advance: Callable[[int], None] = lambda nbytes: None,
+    beside: Callable[[], Mapping[str, np.ndarray]] = dict,
 ) -> None:
     """Store what a stream brings as group `name`; nothing of it stays when the stream fails.
 
@@ -58,12 +59,16 @@ def write_stream(
     storage : Storage
     advance : callable
         Is told of the bytes of values and indices that were written.
+    beside : callable
+        Gives more datasets of the group, of numbers or strings; asked when the stream has ended.
     """
     # Filtered chunks find room one by one when they are written: there is nothing to prepare.
     raw = storage.compression in (None, "raw") and not storage.shuffle
     chunks = 2 * (stream.nnz or 0) // (storage.chunks or CHUNK) if raw else 0
     with _target(file) as parent, _new_group(parent, name, storage, chunks) as group:
         shape = stream.axis.swap((_store(group, stream, storage, advance), stream.n_minor))
+        for other, values in allowing(beside).items():
+            _store_beside(group, other, values)
         _stamp(parent, group, stream.axis.format, shape, storage)
 
 
@@ -84,6 +89,13 @@ def write_virtual(
         pointers.append(indptr)
         pointers.finish()
         _stamp(parent, group, format, shape, storage)
+
+
+def _store_beside(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    """Store a dataset of numbers, or of strings as every reader of HDF5 has them."""
+    check_writing(group)()
+    strings = values.dtype.kind == "O"
+    group.create_dataset(name, data=values, dtype=h5py.string_dtype() if strings else None)
 
 
 def _stamp(
