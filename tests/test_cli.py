@@ -333,7 +333,8 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
     monkeypatch.setattr(diskcsr, "convert", convert, raising=False)
     args = "--source-name a --name X --format csc --compression gzip --level 3 --chunks 100"
     args += " --keep-order --from csv --fields u,i,s --labels sorted --shape 3 4 --dtype f4"
-    more = "--duplicates last --sum-duplicates --max-memory 2MiB --permute-rows --rng 7 --overwrite --no-progress"
+    more = "--sum-duplicates --max-memory 2MiB --permute-rows --rng 7 --overwrite --no-progress"
+    more += " --duplicates last"
     assert cli.main(["convert", "src.mtx", str(path), *args.split(), *more.split()]) == 0
     assert "/X: csr" in capsys.readouterr().out
     options = {
@@ -398,7 +399,7 @@ def test_convert_speaks_of_its_own_options(tmp_path):
 def test_convert_of_a_table(tmp_path):
     pytest.importorskip("pyarrow", reason="the extra diskcsr[tables]")
     (tmp_path / "r.csv").write_text("stars,user,item\n5,eve,tea\n3,ann,ale\n")
-    arguments = "--fields user,item,stars --labels sorted --format csc --json".split()
+    arguments = ["--fields", "user,item,stars", "--labels", "sorted", "--format", "csc", "--json"]
     code, out, err = run("convert", tmp_path / "r.csv", tmp_path / "r.h5", *arguments)
     assert (code, err) == (0, "")
     assert json.loads(out)["matrices"][0]["shape"] == [2, 2]
