@@ -26,6 +26,7 @@ from .multiplying import gram_product
 from .reducing import describe
 from .storage.check.check import Problem, Report, check
 from .storage.check.describe import info
+from .triplets import from_triplets
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "Buffers",
     "open",
     "write",
+    "from_triplets",
     "check",
     "info",
     "describe",

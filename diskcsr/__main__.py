@@ -10,6 +10,7 @@ from typing import Any
 import diskcsr
 
 from .errors import DiskCSRError
+from .importing.table import kinds
 from .machine.options import format_bytes
 from .machine.terminal import Parser, print_table, run_program, say
 from .storage.check.check import check
@@ -55,10 +56,15 @@ examples:
   python -m diskcsr convert matrix.mtx m.h5                         from Matrix Market
   python -m diskcsr convert filtered.h5 m.h5 --format csr           10x: by rows, not by columns
   python -m diskcsr convert m.h5 z.h5 --compression gzip --level 4  other compression
-  python -m diskcsr convert cells.h5ad m.h5 --name layers/raw --to-name X --max-memory 500MB
+  python -m diskcsr convert cells.h5ad m.h5 --source-name layers/raw --max-memory 500MB
   python -m diskcsr convert m.h5 s.h5 --permute-rows --rng 0        rows in random order
 
-SRC is an HDF5 file of any known kind (h5ad, h5sparse, 10x, MATLAB v7.3, binsparse), .mtx or .npz.
+  python -m diskcsr convert ratings.csv m.h5 --fields user,item,stars --labels sorted
+  python -m diskcsr convert filtered_feature_bc_matrix/ m.h5        10x: a folder
+  python -m diskcsr convert loom.loom m.h5                          dense, by blocks
+
+SRC is an HDF5 file of any known kind (h5ad, h5sparse, 10x, MATLAB v7.3, binsparse; dense ones,
+too), or else what --from may say, which the name or the beginning of a file mostly tells.
 """
 #: Seconds without progress after which a process that looks at a file is ended.
 _SILENCE = 300.0
@@ -118,12 +124,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _listed(text: str) -> list[str]:
+    return text.split(",")
+
+
 def _add_convert(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("source", metavar="SRC")
     add("file", metavar="DST")
-    add("--name", dest="source_name", help="the matrix in SRC (default: the only one)")
-    add("--to-name", dest="name", default="X", help="its name in DST (default: X)")
+    add("--source-name", help="the matrix in SRC (default: the only one)")
+    add("--name", default="X", help="its name in DST (default: X)")
+    add("--from", dest="source_kind", metavar="KIND", help=f"what SRC is: {', '.join(kinds())}")
+    add("--fields", type=_listed, metavar="ROW,COLUMN[,VALUE]", help="of a table (default: first)")
+    add("--labels", choices=("appearance", "sorted"), help="number the labels of a table")
+    add("--shape", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="default: it is learned")
+    add("--dtype", help="of the values (default: as they come)")
+    add("--duplicates", choices=("sum", "last", "error", "keep"), help="of one place in SRC")
     add("--format", choices=("csr", "csc"), help="default: as it is in SRC")
     add("--compression", help="as in diskcsr.write: gzip, zstd, lz4, ... (default: none)")
     add("--level", dest="compression_opts", type=int, metavar="N", help="of the compression")
@@ -182,6 +198,12 @@ _CONVERT_KEYS = (
     "rng",
     "overwrite",
     "source_name",
+    "source_kind",
+    "fields",
+    "labels",
+    "shape",
+    "dtype",
+    "duplicates",
     "name",
 )
 
@@ -196,7 +218,11 @@ def _convert(args: Any) -> int:
         options["sort_indices"] = False
     if not args.no_progress:
         options["progress"] = _progress
-    diskcsr.convert(args.source, args.file, **options).close()
+    try:
+        diskcsr.convert(args.source, args.file, **options).close()
+    except ValueError as problem:
+        problem.args = (_in_options(str(problem)),)
+        raise
     say("")
     facts = info(args.file, args.name)
     if args.json:
@@ -204,6 +230,22 @@ def _convert(args: Any) -> int:
     else:
         _print_matrix(facts["matrices"][0])
     return 0
+
+
+def _in_options(text: str) -> str:
+    """Say in options of the command line what a message says in keywords.
+
+    >>> _in_options("pass overwrite=True to replace it, or labels='sorted'")
+    'pass --overwrite to replace it, or --labels sorted'
+    """
+    text = text.replace("overwrite=True", "--overwrite")
+    text = text.replace("shape=(rows, columns)", "--shape ROWS COLUMNS")
+    text = text.replace("source_kind=", "--from")
+
+    def option(match: re.Match[str]) -> str:
+        return " ".join(filter(None, [f"--{match[1].replace('_', '-')}", match[2]]))
+
+    return re.sub(rf"\b({'|'.join(_CONVERT_KEYS)})=(?:'(\w+)')?", option, text)
 
 
 def _progress(done: int, total: int | None) -> None:

@@ -281,7 +281,9 @@ def write(
         the group is added.
     matrix : sparse array or matrix, dense 2-D array, DiskCSR or DiskCSC, or iterable of blocks
         Any scipy format. An array on disk is copied block by block. Of an iterable of sparse or
-        dense blocks of rows (for "csc": of columns) the first tells the width and the dtype.
+        dense blocks of rows (for "csc": of columns) the first tells the width and the dtype: they
+        come one below the other, in COO too. Triplets that belong anywhere in the matrix are for
+        `diskcsr.from_triplets`.
     name : str
         Name of the group.
     format : {"csr", "csc"}, optional
@@ -323,6 +325,10 @@ def write(
     TypeError
         When a block's values cannot be cast to the dtype of the first block, or for a keyword that
         is none of these.
+
+    See Also
+    --------
+    diskcsr.from_triplets : Takes (rows, columns, values) in any order.
 
     Notes
     -----

@@ -14,14 +14,17 @@ from scipy.sparse import hstack, issparse, vstack
 from .axis import CSR, Axis
 from .blocks.contents import Contents
 from .handle import contents_of, open_array
+from .importing.imported import SourceOptions
 from .keys.plan import plan_batches
-from .machine.options import options, require_memory
+from .machine.options import memory_for
 from .machine.progress import reporting
 from .matrices import (
     Means,
     axis_for,
     blocks_of,
     check_block,
+    folder_of,
+    imported,
     in_memory,
     opened,
     stream_of,
@@ -34,26 +37,17 @@ from .storage.write.groups import write_stream
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
 from .streams.stream import Stream, as_matrix, portion_of, relabelled, stream_matrix
 from .streams.transpose import Memory
+from .triplets import store_imported
 
 if TYPE_CHECKING:
     from .array import DiskCSC, DiskCSR
 
 __all__ = ["Conversion", "concat", "convert", "store"]
 
-_DEFAULT_MEMORY = 1 << 30
-
 
 def _memory(max_memory: int | None, n_minor: int) -> Memory:
-    if max_memory is None:
-        least = Memory.least(n_minor)
-        require_memory(least, "converting a matrix", "Raise the budget.")
-        max_memory = max(least, min(options.memory_limit(), _DEFAULT_MEMORY))
-    return Memory.divide(int(max_memory), n_minor)
-
-
-def _folder(file: Any) -> Path:
-    name = file.file.filename if hasattr(file, "file") else os.fsdecode(file)
-    return Path(name).resolve().parent
+    given = memory_for(max_memory, Memory.least(n_minor), "converting a matrix")
+    return Memory.divide(given, n_minor)
 
 
 def _nbytes(matrix: Any) -> int:
@@ -122,7 +116,7 @@ def _store_matrix(
     # Of a transposition each entry is counted, distributed and written.
     total = _nbytes(matrix) * (3 if turned else 1) if issparse(matrix) else None
     with reporting(storage.progress, total) as advance:
-        means = Means(memory, _folder(file), advance)
+        means = Means(memory, folder_of(file), advance)
         if order is None:
             stream = stream_of(matrix, axis, means, **storage.changes)
         else:
@@ -137,22 +131,54 @@ def convert(
     name: str = "X",
     *,
     source_name: str | None = None,
+    source_kind: str | None = None,
+    fields: Iterable[str | int] | None = None,
+    labels: str | None = None,
+    shape: tuple[int, int] | None = None,
+    dtype: Any = None,
+    duplicates: str | None = None,
     format: str | None = None,
     permute_rows: bool = False,
     rng: np.random.Generator | int | None = None,
     **storage: Unpack[StorageKeywords],
 ) -> "DiskCSR | DiskCSC":
-    """Store a matrix anew: in the other format, otherwise compressed, or in another order.
+    """Store a matrix anew: in the other format, otherwise compressed, or from a file of any kind.
+
+    Nothing is loaded whole: what is no sparse matrix in HDF5 comes piece by piece, and is sorted as
+    `diskcsr.from_triplets` does it.
 
     Parameters
     ----------
-    source : DiskCSR, DiskCSC, sparse matrix or path
-        A path of an HDF5 file, of a Matrix Market file (``.mtx``, ``.mtx.gz``) or of a scipy
-        ``.npz``. The last two are loaded whole, under the memory guard; a matrix on disk is not.
+    source : DiskCSR, DiskCSC, sparse matrix, path, or h5py.Group
+        What is stored.
     file, name, format
         Of what is written; see `diskcsr.write`.
     source_name : str, optional
-        Group in the source file; needed only when there are several sparse matrices.
+        Group or dense dataset in the source file; needed only when there are several matrices.
+    source_kind : str, optional
+        What the source is, where neither its name nor its beginning tells:
+
+        - "hdf5": a sparse matrix that `diskcsr.open` opens.
+        - "dense": a dense dataset of an HDF5 file; the X of an h5ad or the matrix of a loom file
+          (which is genes x cells, and turned round) without `source_name`. Zeros are dropped.
+        - "mtx": Matrix Market, perhaps compressed.
+        - "10x": a folder of 10x Genomics; stored are features x barcodes, and in the group of the
+          matrix the datasets ``barcodes``, ``features``, ``feature_names``, ``feature_types``.
+        - "csv": a text of fields, with their names above or without, perhaps compressed; "parquet":
+          a Parquet file, or a folder of them. They take pyarrow.
+        - "svmlight": rows that begin with a label; these are stored as the dataset ``labels`` of
+          the group. It takes scikit-learn.
+        - "npz": what `scipy.sparse.save_npz` wrote.
+    fields : two or three names or numbers, optional
+        The fields of a CSV or Parquet file that are row, column and value. Default: the first
+        three. Without a value all are ones.
+    labels : {"appearance", "sorted"}, optional
+        Row and column of a CSV or Parquet file are no indices, but labels, which are numbered in
+        the order in which they appear, or sorted (for which the file is read twice). They are kept
+        in memory and stored as the datasets ``row_names`` and ``column_names`` of the group.
+        Strings are labels anyway, whole numbers only when this is given.
+    shape, dtype, duplicates : optional
+        As in `diskcsr.from_triplets`, of what is no sparse matrix in HDF5.
     permute_rows : bool
         Store the rows in random order. They are fetched in buffers in the new order: a compressed
         source is decoded once a buffer.
@@ -170,10 +196,10 @@ def convert(
     ------
     ValueError
         When an argument is not understood, or `max_memory` is less than what is needed.
-    MemoryBudgetError
-        When a source that must be loaded does not fit the budget.
+    FormatError
+        When a source is damaged, or cannot be told.
     ImportError
-        When a bar is wanted and tqdm is not installed.
+        When a library is not installed that reads the source, or tqdm, when a bar is wanted.
 
     Examples
     --------
@@ -184,6 +210,16 @@ def convert(
     'csc'
     """
     how = Storage.of(storage)
+    reading = SourceOptions(
+        source_name, None if fields is None else tuple(fields), labels, shape, dtype, duplicates
+    )
+    with imported(source, source_kind, reading) as found:
+        if found is not None:
+            if permute_rows or rng is not None:
+                raise ValueError("permute_rows=: convert to HDF5 first, then permute the rows")
+            _check_apart([source], file)
+            store_imported(file, found, name, format, how)
+            return open_array(file, name)
     with opened(source, source_name) as matrix:
         order = _order(matrix, permute_rows, rng)
         _store_matrix(file, matrix, name, format, how, order)
@@ -301,7 +337,8 @@ def concat(
         how.refuse(_NOT_VIRTUAL, "virtual=True leaves values and indices where and as they are")
     with ExitStack() as stack:
         pairs = (pair if isinstance(pair, tuple) else (pair, None) for pair in arrays)
-        parts = [stack.enter_context(opened(*pair)) for pair in pairs]
+        folder = folder_of(file)
+        parts = [_part(given, of, folder, stack) for given, of in pairs]
         target = _check_parts(parts, axis, format)
         _check_apart(parts, file)
         if virtual:
@@ -310,7 +347,7 @@ def concat(
         memory = _memory(how.max_memory, max(target.swap(part.shape)[0] for part in parts))
         with reporting(how.progress, sum(map(_nbytes, parts))) as advance:
             # Work on the way to what is written is not reported.
-            means = Means(memory, _folder(file), _ignore)
+            means = Means(memory, folder_of(file), _ignore)
             if axis == target.major:
                 stream = _joined_major(parts, target, means, how.changes)
             else:
@@ -318,6 +355,23 @@ def concat(
                 stream = _joined_minor(aligned, target, memory, how.changes)
             write_stream(file, stream, name, how, advance)
     return open_array(file, name)
+
+
+def _part(source: Any, name: str | None, folder: Path, stack: ExitStack) -> Any:
+    """Open a part: what is no sparse matrix in HDF5 becomes one first."""
+    reading = SourceOptions(name)
+    with imported(source, None, reading) as found:
+        if found is None:
+            return stack.enter_context(opened(source, name))
+        path = _temporary(folder, stack)
+        store_imported(path, found, "X", None, Storage())
+    return stack.enter_context(open_array(path, "X"))
+
+
+def _temporary(folder: Path, stack: ExitStack) -> str:
+    """A path of a file to make, which is removed at the end."""
+    made = tempfile.TemporaryDirectory(prefix=".concat-", dir=folder)
+    return os.path.join(stack.enter_context(made), "part.h5")
 
 
 def _ignore(nbytes: int) -> None:
@@ -388,8 +442,7 @@ def _aligned(part: Any, target: Axis, means: Means, stack: ExitStack) -> Any:
         return as_matrix(part, target)
     if shown.axis is target:
         return part
-    folder = tempfile.TemporaryDirectory(prefix=".concat-", dir=means.folder)
-    path = os.path.join(stack.enter_context(folder), "part.h5")
+    path = _temporary(means.folder, stack)
     write_stream(path, transposed(part, shown, means), "X", Storage())
     return stack.enter_context(open_array(path, "X"))
 

@@ -2,22 +2,27 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
-from scipy.sparse import issparse, load_npz
+from scipy.sparse import issparse
 
 from .axis import CSR, Axis, axis_of
 from .blocks.contents import Contents
+from .errors import FormatError
 from .handle import contents_of, open_array
-from .machine.options import options, require_memory
+from .importing.dense import imported_dense
+from .importing.imported import Imported, SourceOptions
+from .importing.memory import imported_from
+from .importing.table import find_kind
+from .machine.options import options
 from .machine.threads import ordered_map
+from .storage.formats.dense import is_dense
 from .storage.formats.opening import is_file_like
 from .storage.read.source import Source
 from .streams.stream import Stream, as_matrix, stream_matrix, summed
@@ -28,6 +33,8 @@ __all__ = [
     "axis_for",
     "blocks_of",
     "check_block",
+    "folder_of",
+    "imported",
     "in_memory",
     "opened",
     "stream_of",
@@ -48,41 +55,79 @@ def axis_for(matrix: Any, format: str | None) -> Axis:
         return CSR
 
 
+def folder_of(file: Any) -> Path:
+    """The folder of the file that is written, a path or an open group: where more may be made."""
+    name = file.file.filename if hasattr(file, "file") else os.fsdecode(file)
+    return Path(name).resolve().parent
+
+
 # ------------------------------------------------------------------------------ files and matrices
 
 
 @contextmanager
 def opened(source: Any, name: str | None = None) -> Iterator[Any]:
-    """Give what a source is: a matrix on disk, closed at the end if opened here, or in memory.
-
-    Raises
-    ------
-    MemoryBudgetError
-        When a file of a kind that must be loaded does not fit the budget.
-    """
+    """Give what a source is: a matrix on disk, closed at the end if opened here, or in memory."""
     if not is_file_like(source):
         yield source
         return
-    path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else ""
-    if path.endswith((".mtx", ".mtx.gz")):
-        yield _load_market(path)
-    elif path.endswith(".npz"):
-        with ZipFile(path) as members:
-            size = sum(member.file_size for member in members.infolist())
-        require_memory(size, f"{path}: loading it", "Raise the budget.")
-        yield load_npz(path)
-    else:
-        with open_array(source, name) as matrix:
-            yield matrix
+    with open_array(source, name) as matrix:
+        yield matrix
 
 
-def _load_market(path: str) -> Any:
-    from scipy.io import mminfo, mmread
+@contextmanager
+def imported(source: Any, kind: str | None, reading: SourceOptions) -> Iterator[Imported | None]:
+    """Give what a source brings that is no sparse matrix in HDF5, nor one that scipy compressed.
 
-    rows, columns, entries, *_ = mminfo(path)
-    # Read as triplets of 8 bytes, then compressed.
-    require_memory(40 * entries, f"{path}: loading {rows} x {columns}", "Raise the budget.")
-    return as_matrix(mmread(path, spmatrix=False), CSR)
+    Parameters
+    ----------
+    source : object
+    kind : str or None
+        What the user says it is.
+    reading : SourceOptions
+
+    Raises
+    ------
+    ValueError, TypeError
+        When the user says of the source what cannot be said of it.
+    """
+    with ExitStack() as stack:
+        found = _importer(source, kind, reading)
+        yield None if found is None else stack.enter_context(found).told(reading)
+
+
+def _importer(
+    source: Any, kind: str | None, reading: SourceOptions
+) -> AbstractContextManager[Imported] | None:
+    if not is_file_like(source):
+        if kind is not None or reading.fields or reading.labels:
+            raise ValueError(
+                "source_kind=, fields=, labels=: these are said of a path, not of "
+                f"{type(source).__name__}"
+            )
+        found = imported_from(source)
+        if found is None and set(reading.given) - {"source_name"}:
+            raise ValueError(
+                f"{', '.join(f'{name}=' for name in reading.given)}: a matrix has them already"
+            )
+        return None if found is None else nullcontext(found)
+    if isinstance(source, str | bytes | os.PathLike):
+        row = find_kind(Path(os.fsdecode(source)), kind, reading)
+        if row is not None:
+            return row.open(Path(os.fsdecode(source)), reading)
+    if kind is None and _is_dense(source, reading.source_name):
+        return imported_dense(source, reading.source_name)
+    return None
+
+
+def _is_dense(source: Any, name: str | None) -> bool:
+    """Whether a file has no sparse matrix to take, but a dense one."""
+    try:
+        open_array(source, name).close()
+    except FormatError:
+        return is_dense(source, name)
+    except (OSError, KeyError, ValueError):
+        pass  # whoever opens it next says what is wrong
+    return False
 
 
 # ------------------------------------------------------------------------------------------ blocks

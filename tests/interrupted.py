@@ -175,6 +175,19 @@ def turn_by_spilling(folder: Path) -> None:
         diskcsr.convert(A, folder / "new.h5", format="csc", max_memory=least, chunks=64).close()
 
 
+def triplets(folder: Path) -> None:
+    from diskcsr.streams.triplets import least_memory
+
+    # In any order, and so often that they do not fit: there is a spill file.
+    coo = MORE.tocoo()
+    order = np.random.default_rng(0).permutation(least_memory() // 24) % coo.nnz
+    arrays = coo.row[order], coo.col[order], coo.data[order]
+    parts = ([array[i : i + 5000] for array in arrays] for i in range(0, order.size, 5000))
+    diskcsr.from_triplets(
+        folder / "new.h5", parts, duplicates="last", max_memory=least_memory(), chunks=64
+    ).close()
+
+
 def concat(folder: Path) -> None:
     parts = [folder / "m.h5", folder / "other.h5"]
     diskcsr.concat(parts, folder / "new.h5", chunks=64).close()
@@ -233,6 +246,7 @@ KINDS: dict[str, Operation] = {
     "write an iterable": Operation(write_blocks, made, lambda: [None, dense(MORE)]),
     "convert": Operation(turn, made, lambda: [None, dense(MORE)]),
     "convert, spilling": Operation(turn_by_spilling, made, lambda: [None, dense(MORE)]),
+    "from_triplets, spilling": Operation(triplets, made, lambda: [None, dense(MORE)]),
     "concat": Operation(concat, made, lambda: [None, dense(OLD, MORE)]),
     "concat, virtual": Operation(concat_virtual, there, lambda: [False, True]),
 }

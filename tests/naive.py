@@ -328,3 +328,37 @@ def first_extremes_at(values, indices, indptr, first, largest, best, where):
             if count == 0 or _best_of([best[at], values[i]], largest) == 1:
                 best[at], place, before = values[i], line, count
             where[at] = place, before, missing + (missing == line), count + 1
+
+
+# ----------------------------------------------------------------------- diskcsr.kernels.triplets
+
+
+def pack(majors, minors, n_major, n_minor, bits, keys):
+    """Twin of `triplets.pack`."""
+    seen = [(-1, -1)]
+    for i, (major, minor) in enumerate(zip(majors.tolist(), minors.tolist(), strict=True)):
+        if not (0 <= major < n_major and 0 <= minor < n_minor):
+            return i, *map(max, zip(*seen, strict=True))
+        seen.append((major, minor))
+        keys[i] = major * 2**bits + minor
+    return -1, *map(max, zip(*seen, strict=True))
+
+
+def survey(keys):
+    """Twin of `triplets.survey`."""
+    listed = keys.tolist()
+    differ = [bit for bit in range(63) if len({key >> bit & 1 for key in listed}) > 1]
+    return sum(1 << bit for bit in differ), sorted(listed) == listed
+
+
+def sort_pass(keys, values, shift, width, to_keys, to_values):
+    """Twin of `triplets.sort_pass`."""
+    order = sorted(range(keys.size), key=lambda i: int(keys[i]) // 2**shift % 2**width)
+    to_keys[:], to_values[:] = keys[order], values[order]
+
+
+def unpack(keys, bits, first, minors, lengths):
+    """Twin of `triplets.unpack`."""
+    for i, key in enumerate(keys.tolist()):
+        major, minors[i] = divmod(key, 2**bits)
+        lengths[major - first] += 1

@@ -120,6 +120,7 @@ SMALL = {
     "chunks": ("--scale=0.01 --repeats=1", ["65,536", "the default this supports"]),
     "codecs": ("--chunks=1 --repeats=1", ["gzip-4 + shuffle", "scaleoffset"]),
     "convert": ("--scale=0.002", ["CSR to CSC", "concatenation of 4 files", "ratio"]),
+    "triplets": ("--largest=1e5 --max-memory=4", ["within 4 MiB", "100,000        keep", "MiB"]),
 }
 
 

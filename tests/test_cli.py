@@ -331,14 +331,20 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
         return diskcsr.open(file, options["name"])
 
     monkeypatch.setattr(diskcsr, "convert", convert, raising=False)
-    args = (
-        "--name a --to-name X --format csc --compression gzip --level 3 --chunks 100 --keep-order"
-    )
+    args = "--source-name a --name X --format csc --compression gzip --level 3 --chunks 100"
+    args += " --keep-order --from csv --fields u,i,s --labels sorted --shape 3 4 --dtype f4"
     more = "--sum-duplicates --max-memory 2MiB --permute-rows --rng 7 --overwrite --no-progress"
+    more += " --duplicates last"
     assert cli.main(["convert", "src.mtx", str(path), *args.split(), *more.split()]) == 0
     assert "/X: csr" in capsys.readouterr().out
     options = {
         "source_name": "a",
+        "source_kind": "csv",
+        "fields": ["u", "i", "s"],
+        "labels": "sorted",
+        "shape": [3, 4],
+        "dtype": "f4",
+        "duplicates": "last",
         "name": "X",
         "format": "csc",
         "compression": "gzip",
@@ -364,15 +370,41 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
 
 def test_convert_as_a_process(path):
     target = path.with_name("t.h5")
-    code, out, err = run("convert", path, target, "--format", "csc", "--to-name", "T")
+    code, out, err = run("convert", path, target, "--format", "csc", "--name", "T")
     assert (code, err) == (0, "")
     assert "/T: csc" in out
     with diskcsr.open(target, "T") as matrix:
         np.testing.assert_array_equal(matrix.toarray(), np.eye(40, 30))
-    code, out, _ = run("convert", path, target, "--to-name", "U", "--json")
+    code, out, _ = run("convert", path, target, "--name", "U", "--json")
     assert json.loads(out) == json.loads(json.dumps(info(target, "U")))
-    assert run("convert", path, target, "--to-name", "T")[0] == 2
+    code, _, err = run("convert", path, target, "--name", "T")
+    assert (code, "pass --overwrite to replace it" in err) == (2, True)
     assert run("convert", path.with_name("nothing.h5"), target)[0] == 2
+
+
+def test_convert_speaks_of_its_own_options(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "m.mtx").write_text("%%MatrixMarket matrix coordinate real general\n2 2 0\n")
+    for arguments, said in [
+        (("notes.txt",), "(--from says of which"),
+        (("m.mtx", "--fields", "a,b"), "--fields: not for mtx"),
+        (("m.mtx", "--from", "excel"), "--from must be one of"),
+    ]:
+        source, *more = arguments
+        code, out, err = run("convert", tmp_path / source, tmp_path / "t.h5", *more)
+        assert (code, out, said in err) == (2, "", True), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.mtx", "notes.txt"]
+
+
+def test_convert_of_a_table(tmp_path):
+    pytest.importorskip("pyarrow", reason="the extra diskcsr[tables]")
+    (tmp_path / "r.csv").write_text("stars,user,item\n5,eve,tea\n3,ann,ale\n")
+    arguments = ["--fields", "user,item,stars", "--labels", "sorted", "--format", "csc", "--json"]
+    code, out, err = run("convert", tmp_path / "r.csv", tmp_path / "r.h5", *arguments)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["matrices"][0]["shape"] == [2, 2]
+    with diskcsr.open(tmp_path / "r.h5") as A:
+        np.testing.assert_array_equal(A.toarray(), [[3, 0], [0, 5]])
 
 
 def test_bench_is_passed_its_arguments(monkeypatch):

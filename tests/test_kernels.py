@@ -23,6 +23,7 @@ from diskcsr.kernels import (
     ranges,
     reduce,
     transpose,
+    triplets,
 )
 from diskcsr.kernels import rows as kernels
 
@@ -63,7 +64,7 @@ def spans_of_rows(draw, max_rows=12):
 
 
 def test_every_public_kernel_has_a_twin():
-    modules = (kernels, ranges, reduce, transpose)
+    modules = (kernels, ranges, reduce, transpose, triplets)
     names = [(module, name) for module in modules for name in module.__all__]
     functions = {name for module, name in names if callable(getattr(module, name))}
     assert {name for name in functions if not hasattr(naive, name)} == set()
@@ -517,3 +518,57 @@ def test_the_kernels_of_a_transposition(data):
         module.place(some[: first.size], majors[: first.size], first, at, *out)
         placed.append([at, *out])
     equal(*placed)
+
+
+#: Of the triplets below: major and minor indices, the bits of a minor one.
+pairs = st.lists(st.tuples(st.integers(-1, 40), st.integers(-1, 9)), max_size=30)
+
+
+@given(pairs, st.sampled_from((np.int32, np.int64)), st.sampled_from((4, 31)))
+def test_pack(drawn, dtype, bits):
+    majors, minors = np.array(drawn, dtype).reshape(-1, 2).T.copy()
+    results = []
+    for module in (triplets, naive):
+        keys = np.full(majors.size, -7)
+        found = module.pack(majors, minors, 39, 9, bits, keys)
+        results.append([np.array(found), keys])
+    equal(*results)
+
+
+@given(st.lists(st.integers(0, 2**62 - 1) | st.integers(0, 20), max_size=30))
+@example([])
+@example([3, 3, 5])
+@example([2**61, 5, 0])
+def test_survey(drawn):
+    keys = np.array(drawn, np.int64)
+    assert tuple(map(int, triplets.survey(keys))) == naive.survey(keys)
+
+
+@given(
+    st.lists(st.integers(0, 2**40), max_size=30),
+    st.integers(0, 40),
+    st.integers(1, 12),
+    st.sampled_from(("u1", "u2", "u4", "u8", "c16", "(2,)c16")),
+)
+def test_sort_pass(drawn, shift, width, dtype):
+    keys, kind = np.array(drawn, np.int64), np.dtype(dtype)
+    values = np.zeros(keys.size, kind)
+    values[:] = np.arange(keys.size).reshape(-1, *[1] * len(kind.shape))
+    results = []
+    for module in (triplets, naive):
+        out = np.full_like(keys, -1), np.zeros_like(values)
+        module.sort_pass(keys, values, shift, width, *out)
+        results.append(list(out))
+    equal(*results)
+
+
+@given(
+    st.lists(st.integers(5 * 16, 9 * 16 - 1), max_size=30), st.sampled_from((np.int32, np.int64))
+)
+def test_unpack(drawn, dtype):
+    keys, results = np.array(sorted(drawn), np.int64), []
+    for module in (triplets, naive):
+        out = np.full(keys.size, -1, dtype), np.zeros(4, np.int64)
+        module.unpack(keys, 4, 5, *out)
+        results.append(list(out))
+    equal(*results)

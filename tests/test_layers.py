@@ -21,7 +21,7 @@ ROOMS = {
     "kernels": "errors loading",
     "machine": "errors",
     "keys": "errors axis breakeven kernels",
-    "streams": "axis kernels machine keys",
+    "streams": "errors axis kernels machine keys",
     # What touches a file.
     "storage": "",
     "storage.files": "errors machine",
@@ -38,6 +38,8 @@ ROOMS = {
     "storage.files storage.formats storage.codecs storage.read blocks",
     # Sums, products and statistics of all that there is.
     "compute": "axis kernels machine keys blocks",
+    # Sources that are no sparse matrix in HDF5.
+    "importing": "errors axis loading machine streams storage.formats",
     # What users hold.
     "interop": "",
     "display": "errors machine storage.formats storage.check blocks",
@@ -48,17 +50,18 @@ ROOMS = {
     "multiplying": "machine compute handle",
     "whole": "axis display compute handle",
     "reading": "breakeven machine keys blocks reducing",
-    "matrices": "axis machine streams storage.formats storage.read blocks handle",
+    "matrices": "errors axis machine streams storage.formats storage.read blocks importing handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
-    "convert": "axis machine keys streams "
-    "storage.formats storage.write blocks storage.edit handle reading matrices",
+    "triplets": "axis machine streams storage.write importing handle matrices",
+    "convert": "axis machine keys streams storage.formats storage.write blocks storage.edit "
+    "importing handle reading matrices triplets",
     "array": "axis storage.write compute handle arithmetic multiplying whole changing convert",
     "h5": "machine storage.files storage.formats handle array",
     # The package itself: public names only.
-    "diskcsr": "errors machine storage.check blocks reducing multiplying convert array h5",
+    "diskcsr": "errors machine storage.check blocks reducing multiplying convert triplets array h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
-    "__main__": "errors machine storage.check diskcsr bench",
+    "__main__": "errors importing machine storage.check diskcsr bench",
 }
 
 
@@ -166,6 +169,8 @@ ALLOWED = {
     "scipy": lambda name: not name.startswith("kernels"),
     "matplotlib": lambda name: name == "bench.figures",
     "rich": lambda name: name == "machine.terminal",
+    "pyarrow": lambda name: name == "importing.tables" or name.startswith("bench.adapters."),
+    "sklearn": lambda name: name == "importing.svmlight",
     "tqdm": lambda name: name == "machine.progress",
 }
 

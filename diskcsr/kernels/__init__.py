@@ -20,6 +20,7 @@ _MODULES = frozenset(
         "rows",
         "scaleoffset",
         "transpose",
+        "triplets",
     )
 )
 

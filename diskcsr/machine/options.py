@@ -11,7 +11,12 @@ from typing import Any
 
 from ..errors import MemoryBudgetError
 
-__all__ = ["Options", "available_memory", "format_bytes", "options", "require_memory"]
+__all__ = [
+    "Options", "available_memory", "format_bytes", "memory_for", "options", "require_memory",
+]  # fmt: skip
+
+#: Bytes that work from file to file takes when nothing else is said.
+_USUAL = 1 << 30
 
 _UNLIMITED = 1 << 60  # cgroup files hold a number about this large for "no limit"
 
@@ -320,3 +325,33 @@ def require_memory(nbytes: int, what: str, instead: str) -> None:
             f"{format_bytes(limit)} ({limit} bytes; diskcsr.options.memory_budget = "
             f"{options.memory_budget}). {instead}"
         )
+
+
+def memory_for(max_memory: int | None, least: int, what: str) -> int:
+    """Return the bytes that work from file to file may take.
+
+    Parameters
+    ----------
+    max_memory : int or None
+        What the user said. None: 1 GiB, or the budget where that is less.
+    least : int
+        What it takes at least.
+    what : str
+        How messages call it.
+
+    Raises
+    ------
+    ValueError
+        When `max_memory` is too little.
+    MemoryBudgetError
+        When the budget is.
+    """
+    if max_memory is None:
+        require_memory(least, what, "Raise the budget.")
+        return max(least, min(options.memory_limit(), _USUAL))
+    if max_memory < least:
+        raise ValueError(
+            f"max_memory is {max_memory} bytes, but {what} takes at least {least} "
+            f"({format_bytes(least)})"
+        )
+    return int(max_memory)

@@ -6,13 +6,11 @@ entries are distributed to the buckets' places in one spill file, and each bucke
 in memory and goes on. When all fits into one bucket, there is no spill file.
 """
 
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +18,9 @@ from .. import kernels
 from ..axis import Axis
 from ..keys.plan import plan_batches
 from ..keys.widths import index_dtype
-from ..machine.interrupts import deferred
 from ..machine.options import format_bytes, options
 from ..machine.threads import ordered_map
+from .spill import Spill, as_moved, moved, spill_file
 from .stream import Portion, Stream
 
 __all__ = ["Memory", "count_indices", "transpose"]
@@ -159,21 +157,7 @@ def _plan(counts: np.ndarray, n_major: int, dtype: np.dtype, bucket: int) -> _Ta
     starts = np.cumsum([0, *sizes], dtype=np.int64)
     widest = max(hi - lo for lo, hi in edges)
     minor = np.dtype(np.uint16 if widest <= 1 << 16 else np.int64)
-    return _Task(np.dtype(_MOVED[dtype.itemsize]), major, minor, counts, edges, starts)
-
-
-#: Dtypes by size that kernels move values as, whatever they mean.
-_MOVED: dict[int, Any] = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "c16", 32: ("c16", (2,))}
-
-
-def _view(values: np.ndarray) -> np.ndarray:
-    moved = np.dtype(_MOVED[values.itemsize])
-    values = np.ascontiguousarray(values).view(moved.base)
-    return values.reshape(-1, *moved.shape)
-
-
-def _bytes(array: np.ndarray) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
+    return _Task(moved(dtype), major, minor, counts, edges, starts)
 
 
 def _majors(first: int, block: Any, dtype: np.dtype) -> np.ndarray:
@@ -194,7 +178,7 @@ def _at_once(
     at = _places(task.counts)
     for first, block in blocks:
         majors = _majors(first, block, task.major)
-        kernels.transpose.place(_view(block.data), majors, block.indices, at, data, indices)
+        kernels.transpose.place(as_moved(block.data), majors, block.indices, at, data, indices)
         advance(block.data.nbytes + block.indices.nbytes)
     yield data, indices, task.counts
 
@@ -205,22 +189,18 @@ def _by_buckets(
     folder: Path,
     advance: Callable[[int], None],
 ) -> Iterator[Portion]:
-    with deferred():
-        made = tempfile.TemporaryFile(  # noqa: SIM115
-            dir=folder, prefix=".transpose-", buffering=0
-        )
-    with made as file:
-        spill = _Spill(task, file)
-        for nbytes in spill.fill(blocks):
+    with spill_file(folder) as file:
+        buckets = _Buckets(task, file)
+        for nbytes in buckets.fill(blocks):
             advance(nbytes)
-        yield from spill.portions()
+        yield from buckets.portions()
 
 
-class _Spill:
-    """The spill file: of each bucket its values, its major and its minor indices."""
+class _Buckets:
+    """What lies in the spill file: of each bucket its values, its major and its minor indices."""
 
-    def __init__(self, task: _Task, file: BinaryIO) -> None:
-        self._task, self._fd = task, file.fileno()
+    def __init__(self, task: _Task, file: Spill) -> None:
+        self._task, self._file = task, file
         self._parts = (task.data, task.major, task.minor)
         sizes = np.diff(task.starts)
         record = sum(part.itemsize for part in self._parts)
@@ -251,7 +231,7 @@ class _Spill:
     ) -> tuple[np.ndarray, list[np.ndarray], int]:
         first, block = item
         arrays = [np.empty(block.nnz, part) for part in self._parts]
-        data = _view(block.data)
+        data = as_moved(block.data)
         ptr = kernels.transpose.partition(
             data, block.indices, block.indptr, first, bucket_of, bucket_lo, *arrays
         )
@@ -260,11 +240,8 @@ class _Spill:
     def _store(self, ptr: np.ndarray, arrays: list[np.ndarray], at: np.ndarray) -> None:
         for bucket in np.flatnonzero(np.diff(ptr)).tolist():
             for offsets, dtype, array in zip(self._offsets, self._parts, arrays, strict=True):
-                left = _bytes(array[ptr[bucket] : ptr[bucket + 1]])
                 offset = int(offsets[bucket]) + int(at[bucket]) * dtype.itemsize
-                while left:
-                    done = os.pwrite(self._fd, left, offset)
-                    left, offset = left[done:], offset + done
+                self._file.write(array[ptr[bucket] : ptr[bucket + 1]], offset)
 
     def portions(self) -> Iterator[Portion]:
         """Read bucket after bucket, in order."""
@@ -303,12 +280,5 @@ class _Spill:
 
     def _read(self, part: int, bucket: int, begin: int, end: int) -> np.ndarray:
         dtype = self._parts[part]
-        array = np.empty(end - begin, dtype)
-        left = _bytes(array)
         offset = int(self._offsets[part, bucket]) + begin * dtype.itemsize
-        while left:
-            done = os.preadv(self._fd, [left], offset)
-            if done <= 0:
-                raise OSError("the spill file of a conversion was cut short")
-            left, offset = left[done:], offset + done
-        return array
+        return self._file.read(np.empty(end - begin, dtype), offset)

@@ -11,6 +11,7 @@ from ..files.files import open_to_read, open_to_write
 from ..files.peek import note_bytes
 from ..files.transactions import close_file
 from . import detect as formats
+from .dense import advice
 
 __all__ = ["find_group", "is_file_like", "open_group"]
 
@@ -68,7 +69,11 @@ def open_group(
         if isinstance(problem, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
         if not _is_hdf5(file):
-            raise FormatError(f"{file!r} is not an HDF5 file") from problem
+            raise FormatError(
+                f"{os.fspath(file)!r} is not an HDF5 file; diskcsr.convert makes one of Matrix "
+                "Market, CSV, Parquet and others (source_kind= says of which, where the name of a "
+                "file does not tell)"
+            ) from problem
         raise
     try:
         return find_group(owned, name), owned
@@ -95,7 +100,7 @@ def find_group(group: h5py.Group, name: str | None) -> h5py.Group:
         if not names:
             raise FormatError(
                 f"{where}: no sparse matrix found in {group.name!r}; it has "
-                f"{formats.describe(group)}"
+                f"{formats.describe(group)}{advice(group, None)}"
             )
         raise FormatError(f"{where}: several sparse matrices: {', '.join(names)}; give a name")
     try:
@@ -107,5 +112,7 @@ def find_group(group: h5py.Group, name: str | None) -> h5py.Group:
         ) from problem
     if not isinstance(found, h5py.Group):
         kind = "a dense dataset" if isinstance(found, h5py.Dataset) else "no group"
-        raise FormatError(f"{where}: {name!r} is {kind}, not the group of a sparse matrix")
+        raise FormatError(
+            f"{where}: {name!r} is {kind}, not the group of a sparse matrix{advice(group, name)}"
+        )
     return found

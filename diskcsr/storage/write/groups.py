@@ -1,8 +1,9 @@
 """Store sparse matrices so that every peer reads them, and read fast."""
 
+import errno
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -14,14 +15,15 @@ import numpy as np
 from ...keys.widths import index_dtype
 from ...machine.interrupts import allowing, deferred, pulled
 from ...streams.stream import Portion, Stream
-from ..files.files import new_file, open_to_write
-from ..files.transactions import changing, check_writing, transaction
+from ..codecs import table
+from ..files.files import new_file, open_to_read, open_to_write
+from ..files.transactions import changing, check_writing, close_file, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import default_tags, stamp
 from .arrays import ArrayWriter, create_array
 from .keywords import Storage
 
-__all__ = ["chunk_length", "write_stream", "write_virtual"]
+__all__ = ["check_target", "chunk_length", "write_stream", "write_virtual"]
 
 #: Elements of a chunk: 256 kB of float32 or int32.
 CHUNK = 1 << 16
@@ -45,6 +47,7 @@ def write_stream(
     name: str,
     storage: Storage,
     advance: Callable[[int], None] = lambda nbytes: None,
+    beside: Callable[[], Mapping[str, np.ndarray]] = dict,
 ) -> None:
     """Store what a stream brings as group `name`; nothing of it stays when the stream fails.
 
@@ -56,12 +59,16 @@ def write_stream(
     storage : Storage
     advance : callable
         Is told of the bytes of values and indices that were written.
+    beside : callable
+        Gives more datasets of the group, of numbers or strings; asked when the stream has ended.
     """
     # Filtered chunks find room one by one when they are written: there is nothing to prepare.
     raw = storage.compression in (None, "raw") and not storage.shuffle
     chunks = 2 * (stream.nnz or 0) // (storage.chunks or CHUNK) if raw else 0
     with _target(file) as parent, _new_group(parent, name, storage, chunks) as group:
         shape = stream.axis.swap((_store(group, stream, storage, advance), stream.n_minor))
+        for other, values in allowing(beside).items():
+            _store_beside(group, other, values)
         _stamp(parent, group, stream.axis.format, shape, storage)
 
 
@@ -84,11 +91,44 @@ def write_virtual(
         _stamp(parent, group, format, shape, storage)
 
 
+def _store_beside(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    """Store a dataset of numbers, or of strings as every reader of HDF5 has them."""
+    check_writing(group)()
+    strings = values.dtype.kind == "O"
+    group.create_dataset(name, data=values, dtype=h5py.string_dtype() if strings else None)
+
+
 def _stamp(
     parent: h5py.Group, group: h5py.Group, format: str, shape: tuple[int, int], storage: Storage
 ) -> None:
     header = Header(format, shape, *ARRAYS, "h5sparse")
     stamp(group, header, storage.tags or default_tags(parent))
+
+
+def check_target(file: Any, name: str, storage: Storage) -> None:
+    """Raise what writing a group would begin with: for those who have long work to do before it."""
+    table.find_preset(storage.compression)
+    if isinstance(file, h5py.Group):
+        _check_free(file, name, storage)
+        return
+    path = Path(os.fsdecode(file))
+    if path.exists():
+        with deferred():
+            existing = open_to_read(path)
+            try:
+                _check_free(existing, name, storage)
+            finally:
+                close_file(existing)
+    elif not path.resolve().parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+
+
+def _check_free(parent: h5py.Group, name: str, storage: Storage) -> None:
+    if name in parent and not storage.overwrite:
+        raise ValueError(
+            f"{parent.file.filename}: {parent.name!r} already has an object {name!r}; pass "
+            "overwrite=True to replace it"
+        )
 
 
 @contextmanager
@@ -100,11 +140,7 @@ def _new_group(
     Only then are the groups on the way to it made as well: a failure leaves what was there.
     `chunks` is about how many its arrays will have, where they are laid out at once.
     """
-    if name in parent and not storage.overwrite:
-        raise ValueError(
-            f"{parent.file.filename}: {parent.name!r} already has an object {name!r}; pass "
-            "overwrite=True to replace it"
-        )
+    _check_free(parent, name, storage)
     temporary = f"writing-{uuid.uuid4().hex}"
     group = _begin_group(parent, temporary, chunks)
     try:
