@@ -11,6 +11,7 @@ from .axis import CSC, CSR
 from .changing import Changing
 from .convert import Conversion, store
 from .handle import open_array, use_classes
+from .lazy import HasLazy, Lazy, use_lazy_classes
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _Lines: TypeAlias = slice | list[int] | list[bool] | np.ndarray
 
 
 # Of mypy's errors: `_shape` is an attribute of scipy's classes, and a property of ours for it.
-class DiskCSR(Conversion, Changing, csr_array):  # type: ignore[misc]
+class DiskCSR(Conversion, Changing, HasLazy, csr_array):  # type: ignore[misc]
     """A `scipy.sparse.csr_array` whose contents stay in an HDF5 file.
 
     Parameters
@@ -91,7 +92,7 @@ class DiskCSR(Conversion, Changing, csr_array):  # type: ignore[misc]
         def copy(self) -> csr_array: ...
 
 
-class DiskCSC(Conversion, Changing, csc_array):  # type: ignore[misc]
+class DiskCSC(Conversion, Changing, HasLazy, csc_array):  # type: ignore[misc]
     """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`.
 
     Notes
@@ -139,18 +140,27 @@ class _MatrixFlavour:
         return self[:, j]  # type: ignore[index]
 
 
-class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, csr_matrix):  # type: ignore[misc]
+class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, HasLazy, csr_matrix):  # type: ignore[misc]
     """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
 
     _axis, _scipy_class = CSR, csr_matrix
 
 
-class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):  # type: ignore[misc]
+class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, HasLazy, csc_matrix):  # type: ignore[misc]
     """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
 
     _axis, _scipy_class = CSC, csc_matrix
 
 
+class LazyCSR(Lazy, DiskCSR):  # type: ignore[misc]
+    """A `DiskCSR` that is computed when it is read: ``A.lazy``, or made of one."""
+
+
+class LazyCSC(Lazy, DiskCSC):  # type: ignore[misc]
+    """A `DiskCSC` that is computed when it is read: ``A.lazy``, or made of one."""
+
+
+use_lazy_classes((LazyCSR, LazyCSC))
 use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix))
 
 

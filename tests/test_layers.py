@@ -41,12 +41,13 @@ ROOMS = {
     "display": "errors machine storage.formats storage.check blocks",
     "handle": "errors axis machine "
     "storage.files storage.formats storage.read blocks interop display",
+    "lazy": "axis keys blocks handle",
     "reading": "axis machine keys blocks handle",
     "matrices": "axis machine streams storage.formats storage.read blocks handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading matrices",
-    "array": "axis storage.write handle changing convert",
+    "array": "axis storage.write handle lazy changing convert",
     "h5": "machine storage.files storage.formats handle array",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks convert array h5",
