@@ -13,6 +13,7 @@ from .changing import Changing
 from .compute.statistics import stored_of
 from .convert import Conversion, store
 from .handle import open_array, use_classes
+from .lazy import HasLazy, Lazy, use_lazy_classes
 from .multiplying import Multiplying
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
 from .whole import Whole
@@ -29,7 +30,7 @@ __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "writ
 _Lines: TypeAlias = slice | list[int] | list[bool] | np.ndarray
 
 
-class _Sides(Conversion, Changing, Arithmetic, Multiplying, Whole):
+class _Sides(Conversion, Changing, Arithmetic, Multiplying, Whole, HasLazy):
     """All that arrays on disk do otherwise than scipy's, whichever class of scipy's they are."""
 
 
@@ -173,6 +174,15 @@ class DiskCSCMatrix(_MatrixFlavour, _Sides, csc_matrix):  # type: ignore[misc]
     _axis, _scipy_class = CSC, csc_matrix
 
 
+class LazyCSR(Lazy, DiskCSR):  # type: ignore[misc]
+    """A `DiskCSR` that is computed when it is read: ``A.lazy``, or made of one."""
+
+
+class LazyCSC(Lazy, DiskCSC):  # type: ignore[misc]
+    """A `DiskCSC` that is computed when it is read: ``A.lazy``, or made of one."""
+
+
+use_lazy_classes((LazyCSR, LazyCSC))
 use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix))
 
 

@@ -51,7 +51,9 @@ def _memory(max_memory: int | None, n_minor: int) -> Memory:
 
 
 def _nbytes(matrix: Any) -> int:
-    return int(matrix.nnz) * (np.dtype(matrix.dtype).itemsize + 4)
+    shown = contents_of(matrix)
+    count = int(matrix.nnz) if shown is None else shown.elements
+    return count * (np.dtype(matrix.dtype).itemsize + 4)
 
 
 def store(file: Any, matrix: Any, name: str, format: str | None, storage: Storage) -> None:
@@ -242,10 +244,10 @@ def _permuted(
     shown = contents_of(matrix)
     if shown is None:
         matrix = as_matrix(matrix, CSR)[order].asformat(axis.format)
-        return stream_matrix(matrix, axis, [matrix], **changes)
+        return stream_matrix(matrix, axis, [matrix], int(matrix.nnz), **changes)
     if axis is shown.axis and axis.major == 0:
         blocks = (matrix.fetch(order[a:b]) for a, b in _buffers(shown, order, means))
-        return stream_matrix(matrix, axis, blocks, **changes)
+        return stream_matrix(matrix, axis, blocks, shown.nnz if shown.counts else None, **changes)
     if axis.minor == 0:  # the rows are what the indices say
         stream = stream_of(matrix, axis, means, **changes)
         return relabelled(stream, np.argsort(order), sort=changes["sort"])
@@ -427,7 +429,8 @@ def _joined_minor(
 
 def _stored(parts: list[Any], changes: dict[str, bool]) -> int | None:
     """Count the stored values of all parts; None where they become fewer on the way."""
-    return None if changes["sum_duplicates"] else sum(int(part.nnz) for part in parts)
+    known = all(shown is None or shown.counts for shown in map(contents_of, parts))
+    return sum(int(part.nnz) for part in parts) if known and not changes["sum_duplicates"] else None
 
 
 def _lengths(part: Any) -> np.ndarray:

@@ -14,6 +14,8 @@ from scipy.sparse import issparse
 
 from .axis import CSR, Axis, axis_of
 from .blocks.contents import Contents
+from .blocks.view import View
+from .blocks.walk import blocks
 from .errors import FormatError
 from .handle import contents_of, open_array
 from .importing.dense import imported_dense
@@ -201,7 +203,7 @@ def _parts_on_disk(array: Any, shown: Contents, changing: Source | None) -> Iter
         for _, block in array.iter_blocks(BLOCK_BYTES):
             yield block
         return
-    per_line = max(1, shown.nnz // max(1, shown.n_major)) * (shown.dtype.itemsize + 4)
+    per_line = max(1, shown.elements // max(1, shown.n_major)) * (shown.dtype.itemsize + 4)
     step = max(1, BLOCK_BYTES // per_line)
     for first in range(0, shown.n_major, step):
         yield array.fetch(slice(first, min(first + step, shown.n_major)))
@@ -277,13 +279,14 @@ def stream_of(matrix: Any, axis: Axis, means: Means, **changes: bool) -> Stream:
     shown = contents_of(matrix)
     if shown is None:
         matrix = as_matrix(matrix, axis)
-        return stream_matrix(matrix, axis, [matrix], **changes)
+        return stream_matrix(matrix, axis, [matrix], int(matrix.nnz), **changes)
     if shown.axis is not axis:
         stream = transposed(matrix, shown, means)
         return summed(stream) if changes.get("sum_duplicates") else stream
     memory = means.memory
     walk = matrix.iter_blocks() if memory is None else matrix.iter_blocks(memory.block)
-    return stream_matrix(matrix, axis, (block for _, block in walk), **changes)
+    nnz = shown.nnz if shown.counts else None
+    return stream_matrix(matrix, axis, (block for _, block in walk), nnz, **changes)
 
 
 def transposed(matrix: Any, shown: Contents, means: Means) -> Stream:
@@ -294,6 +297,7 @@ def transposed(matrix: Any, shown: Contents, means: Means) -> Stream:
         shown.axis,
         matrix.iter_blocks,
         partial(_count, shown, means.advance),
+        nnz=shown.nnz if shown.counts else None,
         memory=means.memory,
         folder=means.folder,
         advance=means.advance,
@@ -305,6 +309,11 @@ def _count(
 ) -> None:
     """Count the minor indices, from the stored indices alone."""
     item = shown.dtype.itemsize + 4
+    if isinstance(shown, View):
+        for block in blocks(shown, max_bytes=max_bytes):
+            count_indices(block.indices, counts)
+            advance(block.indices.size * item)
+        return
     step = max(1, max_bytes // 8)
     nnz = shown.nnz
     spans = ((lo, min(lo + step, nnz)) for lo in range(0, nnz, step))

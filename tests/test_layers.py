@@ -45,6 +45,7 @@ ROOMS = {
     "display": "errors machine storage.formats storage.check blocks",
     "handle": "errors axis machine "
     "storage.files storage.formats storage.read blocks interop display",
+    "lazy": "axis keys blocks handle",
     "reducing": "compute handle",
     "arithmetic": "compute handle",
     "multiplying": "machine compute handle",
@@ -55,7 +56,7 @@ ROOMS = {
     "triplets": "axis machine streams storage.write importing handle matrices",
     "convert": "axis machine keys streams storage.formats storage.write blocks storage.edit "
     "importing handle reading matrices triplets",
-    "array": "axis storage.write compute handle arithmetic multiplying whole changing convert",
+    "array": "axis storage.write compute handle lazy arithmetic multiplying whole changing convert",
     "h5": "machine storage.files storage.formats handle array",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks reducing multiplying convert triplets array h5",

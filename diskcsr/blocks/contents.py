@@ -4,6 +4,7 @@ Arrays that were handed out may have been changed by who holds them, so they are
 on; all else is read from the file. Nothing but `Contents` knows which is which.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -105,6 +106,14 @@ class Contents:
         """Return what the file holds, whatever was handed out."""
         return cls(source, {}, source.axis, source.shape)
 
+    @classmethod
+    def in_memory(
+        cls, arrays: Mapping[str, np.ndarray], axis: Axis, shape: tuple[int, int]
+    ) -> "Contents":
+        """Return what three arrays hold; there is no file."""
+        source: Any = _NoFile(axis, shape, arrays["data"].dtype)
+        return cls(source, arrays, axis, shape)
+
     @property
     def n_major(self) -> int:
         """Length of the major axis."""
@@ -124,6 +133,16 @@ class Contents:
     def nnz(self) -> int:
         """Number of stored elements."""
         return self.pointers.count(self.n_major)
+
+    @property
+    def counts(self) -> bool:
+        """Whether row pointers alone say how many elements each line has: they do."""
+        return True
+
+    @property
+    def elements(self) -> int:
+        """Number of stored elements that are read when all lines are."""
+        return self.nnz
 
     def nnz_at_hand(self) -> int | None:
         """Return the number of stored elements; None when the file would have to be read."""
@@ -365,17 +384,24 @@ def _found(address: Address, format: str, shape: tuple[int, int]) -> Contents:
 
 
 def _in_memory(arrays: dict[str, np.ndarray], format: str, shape: tuple[int, int]) -> Contents:
-    source: Any = _NoFile(axis_of(format), shape, arrays["data"].dtype)
-    return Contents(source, arrays, axis_of(format), shape)
+    return Contents.in_memory(arrays, axis_of(format), shape)
 
 
 class _NoFile:
     """Stands for the `Source` of contents all of which are in memory: there is nothing to read."""
 
     where, path, closed = "a matrix in memory", None, False
+    filename = name = ""
 
     def __init__(self, axis: Axis, shape: tuple[int, int], dtype: np.dtype) -> None:
         self.axis, self.shape, self.dtype = axis, shape, dtype
+        self.lock = threading.RLock()
+
+    def watch(self, array: Any) -> None:
+        """Do nothing: no other handle and no other process changes it."""
+
+    def close(self) -> None:
+        """Do nothing: there is no file."""
 
     def check_open(self) -> None:
         """Do nothing: memory is always open."""

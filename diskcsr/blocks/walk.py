@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from ..axis import Axis
-from ..keys.plan import Plan
 from ..machine.buffers import Buffers
 from ..machine.options import options
 from ..machine.progress import Progress, reporting
@@ -78,6 +77,9 @@ class BlockSource(Protocol):
     def n_minor(self) -> int: ...
     @property
     def nnz(self) -> int: ...
+    @property
+    def elements(self) -> int:
+        """Stored elements that are read when all lines are; of these more may be shown, or less."""
 
     def cuts(self, count: int) -> list[range]:
         """Cut the lines into at most `count` runs of about equal numbers of elements.
@@ -85,11 +87,11 @@ class BlockSource(Protocol):
         They depend on the matrix and on `count` alone.
         """
 
-    def plans(self, majors: Any, max_bytes: int) -> Iterator[tuple[int, Plan]]:
+    def plans(self, majors: Any, max_bytes: int) -> Iterator[tuple[int, Any]]:
         """Plan blocks of at most `max_bytes`, or of one line: the place of each, and its plan."""
 
     def block(
-        self, first: int, plan: Plan, buffers: Buffers | None = None, only: str | None = None
+        self, first: int, plan: Any, buffers: Buffers | None = None, only: str | None = None
     ) -> Block:
         """Read a block that was planned, into `buffers` where given; in any thread."""
 
@@ -128,7 +130,7 @@ def blocks(
     """
     majors = range(source.n_major) if majors is None else majors
 
-    def read(planned: tuple[int, Plan]) -> Block:
+    def read(planned: tuple[int, Any]) -> Block:
         return _changed(source.block(*planned, only=only), through)
 
     yield from ordered_map(read, source.plans(majors, max_bytes), ahead=options.num_threads)
@@ -204,7 +206,7 @@ def fold(
     `max_bytes`, as much more as a line that does not fit needs, and what is decoded at a time.
     """
     item = source.dtype.itemsize + 4
-    nbytes = source.nnz * item
+    nbytes = source.elements * item
     count = min(cuts, STATES // max(1, state_bytes), -(-nbytes // max_bytes))
     runs = source.cuts(max(1, count))
     max_bytes = affordable(max_bytes)

@@ -17,24 +17,24 @@ __all__ = ["require", "to_dense"]
 
 
 def _coordinates(shown: Contents) -> int:
-    return shown.nnz * (shown.dtype.itemsize + 2 * index_dtype(*shown.shape).itemsize)
+    return shown.elements * (shown.dtype.itemsize + 2 * index_dtype(*shown.shape).itemsize)
 
 
 def _lists(shown: Contents) -> int:
     # Measured: an element is two pointers and two Python numbers, a row two lists.
-    return 80 * shown.nnz + 150 * shown.shape[0]
+    return 80 * shown.elements + 150 * shown.shape[0]
 
 
 def _dictionary(shown: Contents) -> int:
     # Measured: an element is an entry, a pair, and the three numbers.
-    return 230 * shown.nnz
+    return 230 * shown.elements
 
 
 def _blocks(shown: Contents, blocksize: tuple[int, int] | None = None) -> int:
     # Without a size scipy takes one of which seven in ten places are filled.
     places = 10 / 7 if blocksize is None else blocksize[0] * blocksize[1]
-    places = min(shown.nnz * places, shown.shape[0] * shown.shape[1])
-    return int(places * shown.dtype.itemsize) + shown.nnz * 4 + 4 * (shown.shape[0] + 1)
+    places = min(shown.elements * places, shown.shape[0] * shown.shape[1])
+    return int(places * shown.dtype.itemsize) + shown.elements * 4 + 4 * (shown.shape[0] + 1)
 
 
 def _diagonals(shown: Contents) -> int:
@@ -54,7 +54,7 @@ _RESULTS: dict[str, Callable[..., int]] = {
     "todia": _diagonals,
     "tobsr": _blocks,
     "reshape": matrix_bytes,
-    "nonzero": lambda shown: shown.nnz * 2 * index_dtype(*shown.shape).itemsize,
+    "nonzero": lambda shown: shown.elements * 2 * index_dtype(*shown.shape).itemsize,
 }
 #: Those that pass through coordinates, and need arrays of that size besides.
 _BY_COORDINATES = ("todia", "reshape", "nonzero")

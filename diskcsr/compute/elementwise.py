@@ -25,7 +25,7 @@ class Lines:
 
     def __init__(self, read: Callable[[int, int], Any], shown: Contents, container: Any) -> None:
         self.read = read
-        self.shape, self.dtype, self.nnz = shown.shape, shown.dtype, shown.nnz
+        self.shape, self.dtype, self.nnz = shown.shape, shown.dtype, shown.elements
         self.container = container
 
 
@@ -189,7 +189,7 @@ def _result_for(probe: Any, shown: Contents, joined: tuple) -> Any:
         return _Dense(shown.shape, probe.dtype, shown.axis)
     if not issparse(probe) or probe.shape != _small(shown.shape):
         return None
-    most = shown.nnz
+    most = shown.elements
     for other in joined:
         if hasattr(other, "nnz"):
             most += other.nnz * (places // max(1, other.shape[0] * other.shape[1]))

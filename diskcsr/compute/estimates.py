@@ -48,7 +48,7 @@ def compressed_bytes(elements: int, n_major: int, n_minor: int, dtype: np.dtype)
 
 def matrix_bytes(shown: Contents) -> int:
     """Return what the three arrays of a stored matrix take once they are in memory."""
-    return compressed_bytes(shown.nnz, shown.n_major, shown.n_minor, shown.dtype)
+    return compressed_bytes(shown.elements, shown.n_major, shown.n_minor, shown.dtype)
 
 
 def block_scratch(shown: Contents) -> int:

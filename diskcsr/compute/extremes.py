@@ -117,7 +117,7 @@ def _of_lines(block: Block, largest: bool, few: bool) -> _Places:
 
 def _places(source: BlockSource, axis: int, largest: bool) -> _Places:
     """Find the extremes along an axis, for each index of the other."""
-    few = source.nnz <= FEW or source.dtype.char in "FDgGLQ"
+    few = source.elements <= FEW or source.dtype.char in "FDgGLQ"
     along = axis == source.axis.minor
     dtype = source.dtype if few else widened(np.empty(0, source.dtype)).dtype
 

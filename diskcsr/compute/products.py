@@ -95,7 +95,7 @@ def _require(shown: Contents, result: int, scratch: int) -> None:
 
 def _prepared(source: BlockSource, dense: np.ndarray, dtype: np.dtype) -> tuple:
     """Return a factor as kernels want it, and whether scipy's own code is to be used instead."""
-    by_scipy = source.nnz <= FEW or dtype.char in "?gG"
+    by_scipy = source.elements <= FEW or dtype.char in "?gG"
     return np.ascontiguousarray(_columns(dense), None if by_scipy else dtype), by_scipy
 
 

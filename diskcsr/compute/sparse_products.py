@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import hstack, vstack
+from scipy.sparse import hstack, issparse, vstack
 
 from .. import kernels
 from ..axis import CSR
@@ -43,7 +43,7 @@ class Factor(NamedTuple):
     @property
     def stored(self) -> bool:
         """Whether it is in a file."""
-        return isinstance(self.matrix, Contents)
+        return not issparse(self.matrix)
 
     @property
     def T(self) -> "Factor":
@@ -183,7 +183,7 @@ def _dense_gram(left: Factor, right: Factor) -> Any:
     there is no room for that.
     """
     shown, n = left.matrix, left.matrix.n_minor
-    if not (right.stored and _are_one(shown, right.matrix)) or shown.nnz <= FEW:
+    if not (right.stored and _are_one(shown, right.matrix)) or shown.elements <= FEW:
         return None
     terms = int((shown.lengths().astype(np.float64) ** 2).sum())
     nbytes = n * n * shown.dtype.itemsize + compressed_bytes(min(terms, n * n), n, n, shown.dtype)
@@ -204,8 +204,10 @@ def _add_gram(block: Block, out: np.ndarray, part: tuple[int, int]) -> None:
     kernels.products.gram(block.data, block.indices, block.indptr, *part, out)
 
 
-def _are_one(one: Contents, other: Contents) -> bool:
+def _are_one(one: Any, other: Any) -> bool:
     """Whether one is the transpose of the other, with nothing changed in memory."""
+    if not (isinstance(one, Contents) and isinstance(other, Contents)):
+        return False
     same = one.source is other.source and not one.held and not other.held
     return same and one.axis is not other.axis and one.shape == other.shape[::-1]
 

@@ -39,8 +39,13 @@ def stored_of(source: Any, container: Any, axis: Any) -> Any:
     if axis is None:
         return source.nnz
     if axis == source.axis.minor:
-        return source.lengths().astype(index_dtype(source.nnz, source.n_minor))
-    few, n = source.nnz <= FEW, source.n_minor
+        if source.counts:
+            lengths = source.lengths()
+        else:
+            walk = blocks(source, max_bytes=_DIAGONAL)
+            lengths = np.concatenate([[0][:0], *(np.diff(block.indptr) for block in walk)])
+        return lengths.astype(index_dtype(int(lengths.sum()), source.n_minor))
+    few, n = source.elements <= FEW, source.n_minor
 
     def step(state: np.ndarray, block: Block) -> np.ndarray:
         if few:

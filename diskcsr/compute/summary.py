@@ -169,7 +169,7 @@ def summarize(
     along = axis == source.axis.minor
     n = {None: 1, source.axis.major: source.n_minor}.get(axis, 0)
     # All the kernels know unsigned integers that are no wider than signed ones.
-    few = source.nnz <= FEW or source.dtype.char in "FDgGLQ"
+    few = source.elements <= FEW or source.dtype.char in "FDgGLQ"
     dtype = source.dtype if few else widened(np.empty(0, source.dtype)).dtype
 
     def take(block: Block, state: Summary) -> Summary:

@@ -89,7 +89,7 @@ def sums(
     Single precision is added up in double. Doubles along lines and over all are added up with what
     each addition loses; across lines one after the other, within each of the cuts.
     """
-    few = source.nnz <= FEW or dtype.char in "gG"
+    few = source.elements <= FEW or dtype.char in "gG"
     how: Any
     if axis == source.axis.major:
         how = _Across(source.n_minor, dtype, few)

@@ -14,7 +14,7 @@ from scipy.sparse import dok_array, issparse, sparray
 
 from ..axis import Axis
 
-__all__ = ["AxisKey", "Selection", "is_grid", "keys_of", "normalize", "outer"]
+__all__ = ["AxisKey", "Selection", "grid_of", "is_grid", "keys_of", "normalize", "outer"]
 
 #: One axis of a key: an int in range, a range, or an int64 array of 1 or 2 dimensions, in range.
 AxisKey: TypeAlias = "int | range | np.ndarray"
@@ -144,6 +144,27 @@ def is_grid(row: AxisKey, col: AxisKey) -> bool:
     if len(arrays) == 2:
         return _is_outer(*arrays)
     return all(part.ndim == 1 for part in arrays)
+
+
+def grid_of(key: Any, shape: tuple[int, int]) -> tuple[Any, Any] | None:
+    """Return the rows and the columns of a key that gives a matrix of some of each, in order.
+
+    Returns
+    -------
+    rows, columns : range or (k,) int64 array
+        None, instead of both, for any other key: `normalize` takes it, or refuses it.
+    """
+    try:
+        (row, col), template = _split(key, shape)
+        _check_together(row, col)
+    except _NotOursError:
+        return None
+    if template is not None or isinstance(row, int) or isinstance(col, int):
+        return None
+    if isinstance(row, np.ndarray) and isinstance(col, np.ndarray):
+        return (row.reshape(-1), col.reshape(-1)) if _is_outer(row, col) else None
+    one_dimensional = all(isinstance(part, range) or part.ndim == 1 for part in (row, col))
+    return (row, col) if one_dimensional else None
 
 
 # ------------------------------------------------------------------------------- reading the key

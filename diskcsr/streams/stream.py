@@ -78,11 +78,13 @@ def portion_of(block: Any, **changes: bool) -> Portion:
     return block.data[: block.nnz], block.indices[: block.nnz], lengths
 
 
-def stream_matrix(matrix: Any, axis: Axis, blocks: Iterable[Any], **changes: bool) -> Stream:
-    """Stream a matrix whose blocks have the format of `axis`."""
+def stream_matrix(
+    matrix: Any, axis: Axis, blocks: Iterable[Any], nnz: int | None, **changes: bool
+) -> Stream:
+    """Stream a matrix whose blocks have the format of `axis`; `nnz` is None where not known."""
     n_major, n_minor = axis.swap(matrix.shape)
     # Summing makes fewer of them: how many, the end tells.
-    nnz = None if changes.get("sum_duplicates") else int(matrix.nnz)
+    nnz = None if changes.get("sum_duplicates") else nnz
     portions = (portion_of(block, **changes) for block in blocks)
     return Stream(axis, n_minor, np.dtype(matrix.dtype), portions, n_major, nnz)
 

@@ -106,6 +106,7 @@ def transpose(
     read: Callable[[int], Iterable[tuple[int, Any]]],
     count: Callable[[np.ndarray, int], None],
     *,
+    nnz: int | None,
     memory: Memory,
     folder: Path,
     advance: Callable[[int], None],
@@ -114,13 +115,15 @@ def transpose(
 
     Parameters
     ----------
-    matrix : object with shape, dtype and nnz
+    matrix : object with shape and dtype
     axis : Axis
         Of `matrix`; the stream has the other one.
     read : callable
         ``read(max_bytes)`` walks it in blocks: (first major index, compressed block).
     count : callable
         ``count(counts, max_bytes)`` adds how often each minor index occurs to `counts`.
+    nnz : int or None
+        How many entries there are, if that is known.
     memory : Memory
     folder : path
         Where a spill file may be made. It has no name: whatever happens, it does not stay.
@@ -146,7 +149,7 @@ def transpose(
         for data, indices, lengths in made:
             yield data.reshape(-1).view(dtype), indices, lengths
 
-    return Stream(axis.transposed, n_major, dtype, portions(), n_minor, int(matrix.nnz))
+    return Stream(axis.transposed, n_major, dtype, portions(), n_minor, nnz)
 
 
 def _plan(counts: np.ndarray, n_major: int, dtype: np.dtype, bucket: int) -> _Task:

@@ -98,7 +98,7 @@ def _has_no_values(header: Header) -> bool:
 
 def _is_in_a_file(part: Contents | None) -> TypeGuard[Contents]:
     """Whether a part lies in a file just as it is shown."""
-    if part is None or part.held or part.axis is not part.source.axis:
+    if not isinstance(part, Contents) or part.held or part.axis is not part.source.axis:
         return False
     return part.source.path is not None
 
