@@ -1,5 +1,6 @@
 """Sparse matrices that stay on disk and behave as scipy.sparse arrays."""
 
+from . import linalg
 from .array import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix, open, write
 from .blocks.batches import Batches
 from .convert import concat, convert
@@ -46,6 +47,7 @@ __all__ = [
     "info",
     "describe",
     "gram_product",
+    "linalg",
     "Report",
     "Problem",
     "convert",

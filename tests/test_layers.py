@@ -57,9 +57,10 @@ ROOMS = {
     "convert": "axis machine keys streams storage.formats storage.write blocks storage.edit "
     "importing handle reading matrices triplets",
     "array": "axis storage.write compute handle lazy arithmetic multiplying whole changing convert",
+    "linalg": "compute handle multiplying reducing",
     "h5": "machine storage.files storage.formats handle array",
     # The package itself: public names only.
-    "diskcsr": "errors machine storage.check blocks reducing multiplying convert triplets array h5",
+    "diskcsr": "errors machine storage.check blocks reducing multiplying convert triplets array linalg h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
     "__main__": "errors importing machine storage.check diskcsr bench",

@@ -1,1 +1,1 @@
-"""Arithmetic on stored matrices: folds over their blocks, in bounded memory."""
+"""What is computed from a matrix that is read block by block."""

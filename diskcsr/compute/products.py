@@ -5,6 +5,8 @@ the result), or by one whose rows are major ("across lines": each line adds to a
 Which of the two a product is depends on the format and on the side that the array stands on.
 """
 
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,14 @@ from .. import kernels
 from ..axis import CSR
 from ..blocks.canonical import FEW
 from ..blocks.contents import Contents
-from ..blocks.walk import STATES, Block, BlockSource, fold
+from ..blocks.walk import STATES, Block, BlockSource, affordable, blocks, fold
+from ..machine.options import options
 from ..machine.progress import Progress
+from ..machine.threads import share
 from .answers import empty
-from .estimates import Estimate
+from .estimates import BLOCK_BYTES, Estimate
 
-__all__ = ["gram_product", "times_dense"]
+__all__ = ["gram_matrix", "gram_product", "times_dense"]
 
 
 def times_dense(shown: Contents, container: Any, other: Any, reflected: bool = False) -> Any:
@@ -79,6 +83,29 @@ def gram_product(shown: Contents, container: Any, dense: Any, progress: Progress
     found = fold(shown, start, step, _add, state_bytes=size, progress=progress)
     out[...] = found.reshape(out.shape)
     return form
+
+
+def gram_matrix(source: BlockSource) -> np.ndarray:
+    """Return ``A.T @ A`` of lines A as a dense array of doubles, in one pass.
+
+    Raises
+    ------
+    MemoryBudgetError
+        When it does not fit the memory budget.
+    """
+    n = source.n_minor
+    Estimate(8 * n * n, 0).require(f"a dense matrix of {n} x {n}", "Select fewer columns.")
+    out = np.zeros((n, n))
+    edges = np.linspace(0, n, 4 * options.num_threads + 1).astype(np.int64).tolist()
+
+    def add(arrays: tuple, first: int, last: int) -> None:
+        kernels.products.gram(*arrays, first, last, out)
+
+    for block in blocks(source, max_bytes=affordable(BLOCK_BYTES)):
+        # Each thread adds rows of its own, so that their number changes no bit.
+        arrays = _arrays(block, out.dtype)
+        share(partial(add, arrays, *part) for part in pairwise(edges))
+    return out
 
 
 def _states(form: np.ndarray) -> int:

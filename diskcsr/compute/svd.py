@@ -1,0 +1,210 @@
+"""Singular vectors of a matrix that is never loaded, its columns' means taken off or not.
+
+All that is asked of the matrix are products with blocks of vectors. Centring is done to these
+products, so that nothing becomes dense. In the space of the columns, with ``X = A - 1 mean'``,
+
+    X' X D = A' (A D) - rows * mean (mean' D),
+
+and in that of the rows, with ``w = A mean``,
+
+    X X' D = A (A' D) - w (1' D) - 1 (w' D) + (mean' mean) 1 (1' D).
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .eigen import Eigenpairs, beside, largest_eigenpairs
+
+__all__ = ["Products", "Triplets", "singular_triplets"]
+
+#: Vectors beyond those that are wanted, which make these come in fewer passes.
+_BEYOND = 10
+#: The basis has at most so many times the columns of its first block.
+_WIDEST = 8
+#: Columns up to which the Gram matrix itself may be what is cheapest to compute, once.
+_FEW_COLUMNS = 5000
+#: The products with a block that an iteration is taken to need, where both ways are weighed.
+_USUAL_PASSES = 5
+
+
+class Products(NamedTuple):
+    """What is asked of a matrix, each a pass of its file or two.
+
+    Attributes
+    ----------
+    shape : (int, int)
+    nnz : int or None
+        The stored values, about.
+    gram : function of an (n, b) array
+        ``A.T @ (A @ D)``.
+    gram_of_rows : function of an (m, b) array
+        ``A @ (A.T @ D)``.
+    forth : function of an (n, b) array
+        ``A @ D``.
+    back : function of an (m, b) array
+        ``A.T @ D``.
+    gram_matrix : function without arguments
+        ``A.T @ A``, dense.
+    """
+
+    shape: tuple[int, int]
+    nnz: int | None
+    gram: Callable[[np.ndarray], np.ndarray]
+    gram_of_rows: Callable[[np.ndarray], np.ndarray]
+    forth: Callable[[np.ndarray], np.ndarray]
+    back: Callable[[np.ndarray], np.ndarray]
+    gram_matrix: Callable[[], np.ndarray]
+
+    def centred(self, mean: np.ndarray) -> "Products":
+        """Return the products of the matrix less the mean of each column."""
+        rows, square = self.shape[0], float(mean @ mean)
+        weighted = None
+
+        def gram(block: np.ndarray) -> np.ndarray:
+            return self.gram(block) - rows * np.outer(mean, mean @ block)
+
+        def gram_of_rows(block: np.ndarray) -> np.ndarray:
+            nonlocal weighted
+            if weighted is None:
+                weighted = self.forth(mean[:, None])[:, 0]
+            total = block.sum(0)
+            taken = np.outer(weighted, total) + (weighted @ block - square * total)
+            return self.gram_of_rows(block) - taken
+
+        return self._replace(
+            gram=gram,
+            gram_of_rows=gram_of_rows,
+            forth=lambda block: self.forth(block) - mean @ block,
+            back=lambda block: self.back(block) - np.outer(mean, block.sum(0)),
+            gram_matrix=lambda: self.gram_matrix() - rows * np.outer(mean, mean),
+        )
+
+
+class Triplets(NamedTuple):
+    """Singular values, descending, and their vectors.
+
+    Attributes
+    ----------
+    u : (m, k) float64 array
+    s : (k,) float64 array
+    vt : (k, n) float64 array
+    passes : int
+        Products with a block that were made.
+    residual : float
+        The greatest length of ``A.T @ u - s * v`` of the k, over the greatest singular value.
+    """
+
+    u: np.ndarray
+    s: np.ndarray
+    vt: np.ndarray
+    passes: int
+    residual: float
+
+
+def singular_triplets(
+    products: Products,
+    k: int,
+    rng: np.random.Generator,
+    *,
+    tol: float,
+    max_passes: int,
+    start: np.ndarray | None = None,
+) -> Triplets:
+    """Find the `k` largest singular values and their vectors.
+
+    Parameters
+    ----------
+    products : Products
+    k : int
+        Less than or equal to both lengths.
+    rng : numpy.random.Generator
+        Of the first block.
+    tol : float
+        When to stop: see `Triplets`.
+    max_passes : int
+        When to stop, whatever `tol`.
+    start : (n or m, b) array, optional
+        What is already known of the vectors along the shorter axis.
+
+    Returns
+    -------
+    Triplets
+        The signs are such that of each row of `vt` the number furthest from zero is positive.
+    """
+    rows, columns = products.shape
+    in_columns = columns <= rows
+    if in_columns and _gram_is_cheaper(products, k):
+        found = _exact(products.gram_matrix(), k)
+    else:
+        n = min(rows, columns)
+        block = rng.standard_normal((n, min(n, k + max(_BEYOND, k // 5))))
+        if start is not None:
+            block[:, : start.shape[1]] = start[:, : block.shape[1]]
+        found = largest_eigenpairs(
+            products.gram if in_columns else products.gram_of_rows,
+            block,
+            k,
+            is_good=lambda values, residuals: residuals <= tol * _scale(values, n),
+            max_passes=max_passes,
+            max_width=_WIDEST * block.shape[1],
+        )
+    scale = _scale(found.values, 1)
+    residual = float((found.residuals / np.where(scale > 0, scale, 1)).max(initial=0))
+    if not (found.residuals <= tol * _scale(found.values, min(rows, columns))).all():
+        warnings.warn(
+            f"after {found.passes} products with a block the residual is {residual:.2g} of the "
+            f"largest singular value, where tol is {tol:.2g}: raise max_passes or tol",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    vectors = found.vectors
+    others = (products.forth if in_columns else products.back)(vectors)
+    # The length of A v is a better singular value than the root of an eigenvalue is.
+    s = np.linalg.norm(others, axis=0)
+    order = np.argsort(-s, kind="stable")
+    s, vectors, others = s[order], vectors[:, order], others[:, order]
+    others = _normalized(others, s, rng)
+    u, v = (others, vectors) if in_columns else (vectors, others)
+    furthest = np.take_along_axis(v, np.abs(v).argmax(0)[None], 0)[0]
+    signs = np.where(furthest < 0, -1.0, 1.0)
+    return Triplets(u * signs, s, (v * signs).T, found.passes + 1, residual)
+
+
+def _scale(values: np.ndarray, n: int) -> np.ndarray:
+    """What turns a residual of an eigenvector into that of singular vectors, over the largest.
+
+    ``A.T u - s v`` is ``(A.T A v - s**2 v) / s``. What rounding leaves is not asked for.
+    """
+    values = np.maximum(values, 0)
+    largest = values.max(initial=0)
+    return np.sqrt(np.maximum(values, n * np.finfo(float).eps * largest) * largest)
+
+
+def _gram_is_cheaper(products: Products, k: int) -> bool:
+    """Whether one Gram matrix costs less than the usual number of products with a block."""
+    rows, columns = products.shape
+    if columns > _FEW_COLUMNS or products.nnz is None or not rows:
+        return False
+    a_row = products.nnz / rows
+    return a_row / 2 < 2 * _USUAL_PASSES * (k + _BEYOND)
+
+
+def _exact(gram: np.ndarray, k: int) -> Eigenpairs:
+    values, vectors = np.linalg.eigh(gram)
+    return Eigenpairs(values[::-1][:k], vectors[:, ::-1][:, :k], np.zeros(k), 1)
+
+
+def _normalized(vectors: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Divide vectors by their lengths; in place of those without any, take others at right angles.
+
+    `lengths` descend.
+    """
+    some = int((lengths > len(vectors) * np.finfo(float).eps * lengths.max(initial=0)).sum())
+    vectors[:, :some] /= lengths[:some]
+    if some < lengths.size:
+        fill = rng.standard_normal((len(vectors), lengths.size - some))
+        vectors[:, some:] = beside(vectors[:, :some], fill)
+    return vectors

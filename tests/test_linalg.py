@@ -1,0 +1,275 @@
+"""diskcsr.linalg: singular values and principal components, against numpy's of the dense matrix."""
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array, random_array
+
+import diskcsr
+from diskcsr.compute.eigen import beside, largest_eigenpairs
+from diskcsr.linalg import pca, svds
+
+both = pytest.mark.parametrize("format", ["csr", "csc"])
+
+
+def spread(rows, columns, seed=0, dtype=np.float64):
+    """A sparse matrix whose singular values fall off."""
+    rng = np.random.default_rng(seed)
+    matrix = random_array((rows, columns), density=0.1, rng=rng, format="csr")
+    return csr_array(matrix * rng.lognormal(0, 1.5, columns)).astype(dtype)
+
+
+def subspace_error(found, exact):
+    """The sine of the largest angle between the spaces of rows."""
+    return np.linalg.norm(exact - (exact @ found.T) @ found, 2)
+
+
+@pytest.fixture
+def store(tmp_path):
+    def put(matrix, format="csr", **storage):
+        return diskcsr.write(tmp_path / "m.h5", matrix.asformat(format), overwrite=True, **storage)
+
+    return put
+
+
+def check_svds(A, dense, k, rtol=1e-9, **options):
+    u, s, vt = svds(A, k, rng=0, **options)
+    exact_u, exact_s, exact_vt = np.linalg.svd(dense, full_matrices=False)
+    assert (u.shape, s.shape, vt.shape) == ((dense.shape[0], k), (k,), (k, dense.shape[1]))
+    assert u.dtype == s.dtype == vt.dtype == np.float64
+    assert np.all(s[:-1] >= s[1:])
+    np.testing.assert_allclose(s, exact_s[:k], rtol=rtol, atol=1e-9 * exact_s[0])
+    np.testing.assert_allclose(u.T @ u, np.eye(k), atol=1e-9)
+    np.testing.assert_allclose(vt @ vt.T, np.eye(k), atol=1e-9)
+    assert subspace_error(vt, exact_vt[:k]) < 1e-4
+    assert subspace_error(u.T, exact_u[:, :k].T) < 1e-4
+    np.testing.assert_allclose(dense @ vt.T, u * s, atol=1e-4 * s[0])
+    furthest = np.take_along_axis(vt, np.abs(vt).argmax(1)[:, None], 1)
+    assert np.all(furthest > 0)
+
+
+@both
+@pytest.mark.parametrize("shape", [(400, 90), (90, 400), (120, 120)])
+@pytest.mark.parametrize("few_columns", [0, 5000])
+def test_svds(store, format, shape, few_columns, monkeypatch):
+    monkeypatch.setattr("diskcsr.compute.svd._FEW_COLUMNS", few_columns)
+    matrix = spread(*shape)
+    check_svds(store(matrix, format), matrix.toarray(), 8)
+    check_svds(matrix.asformat(format), matrix.toarray(), 8)
+
+
+@both
+def test_svds_of_all_there_are(store, format):
+    matrix = spread(12, 7)
+    check_svds(store(matrix, format), matrix.toarray(), 7)
+    check_svds(store(matrix.T, format), matrix.toarray().T, 7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint8, np.bool_])
+def test_svds_of_other_dtypes(store, dtype):
+    matrix = random_array((200, 60), density=0.2, rng=np.random.default_rng(1), format="csr")
+    matrix.data = np.ceil(matrix.data * 9)
+    matrix = matrix.astype(dtype)
+    check_svds(store(matrix), matrix.toarray().astype(float), 3)
+
+
+def test_svds_of_too_few_dimensions(store):
+    rank_one = csr_array(np.outer(np.arange(30.0), np.arange(20.0)))
+    u, s, vt = svds(store(rank_one), 3, rng=0)
+    assert s[0] == pytest.approx(np.linalg.norm(np.arange(30.0)) * np.linalg.norm(np.arange(20.0)))
+    assert np.all(s[1:] < 1e-6 * s[0])
+    np.testing.assert_allclose(u.T @ u, np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(vt @ vt.T, np.eye(3), atol=1e-9)
+    u, s, vt = svds(store(csr_array((30, 20))), 3, rng=0)
+    assert s.tolist() == [0, 0, 0]
+    np.testing.assert_allclose(u.T @ u, np.eye(3), atol=1e-9)
+
+
+def test_the_number_of_threads_changes_no_bit(store, monkeypatch):
+    A = store(spread(3000, 300), compression="gzip", chunks=1 << 12)
+    found = []
+    for threads in (1, 2, 5):
+        with diskcsr.options.set(num_threads=threads):
+            for few_columns in (0, 5000):
+                monkeypatch.setattr("diskcsr.compute.svd._FEW_COLUMNS", few_columns)
+                found.append(svds(A, 5, rng=7) + (pca(A, 5, rng=7).scores,))
+    for one in found[2::2]:
+        assert all(map(np.array_equal, found[0], one))
+    for one in found[3::2]:
+        assert all(map(np.array_equal, found[1], one))
+
+
+def test_a_tolerance_that_is_not_met_is_told(store):
+    A = store(spread(400, 90))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diskcsr.compute.svd._FEW_COLUMNS", 0)
+        with pytest.warns(RuntimeWarning, match=r"after 2 products .* raise max_passes or tol"):
+            svds(A, 8, rng=0, max_passes=2, tol=1e-12)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            svds(A, 8, rng=0, tol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "k", "error", "match"),
+    [
+        (csr_array((4, 3)), 4, ValueError, r"k must be from 1 to 3"),
+        (csr_array((4, 3)), 0, ValueError, r"k must be from 1 to 3"),
+        (csr_array((4, 3)), 1.5, ValueError, r"k must be from 1 to 3"),
+        (csr_array((4, 3), dtype=complex), 1, ValueError, "complex"),
+        (np.eye(3), 1, TypeError, "sparse"),
+    ],
+)
+def test_what_is_refused(matrix, k, error, match):
+    with pytest.raises(error, match=match):
+        svds(matrix, k)
+
+
+# --------------------------------------------------------------------------- principal components
+
+
+@both
+@pytest.mark.parametrize("shape", [(300, 40), (40, 90)])
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("few_columns", [0, 5000])
+def test_pca(store, format, shape, center, scale, few_columns, monkeypatch):
+    monkeypatch.setattr("diskcsr.compute.svd._FEW_COLUMNS", few_columns)
+    matrix = spread(*shape).tolil()
+    matrix[:, 3] = 0  # a column that does not vary
+    dense, k = matrix.toarray(), 6
+    for A in (store(matrix.tocsr(), format), matrix.asformat(format)):
+        found = pca(A, k, center=center, scale=scale, rng=0)
+        deviation = dense.std(0, ddof=1)
+        factor = np.where(deviation > 0, deviation, 1) if scale else np.ones(shape[1])
+        X = dense / factor
+        mean = dense.mean(0) if center else np.zeros(shape[1])
+        X = X - mean / factor
+        u, s, vt = np.linalg.svd(X, full_matrices=False)
+        np.testing.assert_allclose(found.singular_values, s[:k], rtol=1e-6)
+        np.testing.assert_allclose(found.explained_variance, s[:k] ** 2 / (shape[0] - 1), rtol=1e-6)
+        ratio = s[:k] ** 2 / (s**2).sum()
+        np.testing.assert_allclose(found.explained_variance_ratio, ratio, rtol=1e-6)
+        np.testing.assert_allclose(found.mean, mean, atol=1e-12)
+        np.testing.assert_allclose(found.scale, factor, rtol=1e-9)
+        assert found.scores.shape == (shape[0], k)
+        assert found.components.shape == (k, shape[1])
+        np.testing.assert_allclose(np.abs(found.scores), np.abs(u * s)[:, :k], atol=1e-4 * s[0])
+        assert subspace_error(found.components, vt[:k]) < 1e-4
+        np.testing.assert_allclose(X @ found.components.T, found.scores, atol=1e-4 * s[0])
+
+
+def test_pca_of_lazy_counts(store):
+    rng = np.random.default_rng(2)
+    counts = csr_array(rng.poisson(rng.lognormal(-1, 1, (250, 60))).astype(np.float32))
+    size = counts.sum(axis=1)[:, None] + 1
+    genes = np.arange(0, 60, 2)
+    lazy = np.log1p(store(counts).lazy / size * 1e3)[:, genes]
+    dense = np.log1p(counts.toarray() / size * 1e3)[:, genes]
+    found = pca(lazy, 5, rng=0)
+    s = np.linalg.svd(dense - dense.mean(0), compute_uv=False)
+    np.testing.assert_allclose(found.singular_values, s[:5], rtol=1e-5)
+    scaled = pca(lazy, 5, scale=True, rng=0)
+    s = np.linalg.svd((dense - dense.mean(0)) / dense.std(0, ddof=1), compute_uv=False)
+    np.testing.assert_allclose(scaled.singular_values, s[:5], rtol=1e-5)
+    assert not lazy.__dict__.get("data", ())  # nothing was loaded
+
+
+def test_pca_fits_a_budget_far_below_the_matrix(store):
+    matrix = random_array((20_000, 200), density=0.2, rng=np.random.default_rng(0), format="csr")
+    A = store(matrix.astype(np.float32), compression="gzip")  # 6.4 MB with its indices
+    with diskcsr.options.set(memory_budget=5_000_000):
+        with pytest.raises(diskcsr.MemoryBudgetError):
+            A.to_memory()
+        u, s, vt = svds(A, 3, rng=0)
+    np.testing.assert_allclose(s, svds(matrix, 3, rng=0)[1], rtol=1e-5)
+
+
+def test_pca_of_one_row_is_refused(store):
+    with pytest.raises(ValueError, match="at least two"):
+        pca(csr_array((1, 4)), 1)
+
+
+def test_pca_of_what_does_not_vary(store):
+    found = pca(store(csr_array(np.ones((5, 4)))), 2, rng=0)
+    np.testing.assert_allclose(found.singular_values, 0, atol=1e-6)
+    np.testing.assert_allclose(found.mean, 1)
+
+
+# ------------------------------------------------------------------------------------ estimator
+
+
+def test_estimator_is_scikit_learns(store):
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    from sklearn.base import clone
+    from sklearn.pipeline import make_pipeline
+
+    matrix = spread(200, 30)
+    A, dense = store(matrix), matrix.toarray()
+    ours = clone(diskcsr.linalg.PCA(5, random_state=0))
+    theirs = decomposition.PCA(5, svd_solver="full").fit(dense)
+    scores = ours.fit_transform(A)
+    assert ours.n_features_in_ == 30
+    assert ours.get_feature_names_out().tolist() == [f"pca{i}" for i in range(5)]
+    for name in ("explained_variance_", "explained_variance_ratio_", "singular_values_", "mean_"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-6)
+    np.testing.assert_allclose(np.abs(ours.components_), np.abs(theirs.components_), atol=1e-5)
+    np.testing.assert_allclose(ours.transform(A), scores, atol=1e-8)
+    np.testing.assert_allclose(ours.transform(matrix[:7]), scores[:7], atol=1e-8)
+    back = ours.inverse_transform(scores)
+    np.testing.assert_allclose(back, theirs.inverse_transform(theirs.transform(dense)), atol=1e-4)
+    scaled = diskcsr.linalg.PCA(5, scale=True, random_state=0).fit(A)
+    np.testing.assert_allclose(scaled.transform(A), pca(A, 5, scale=True, rng=0).scores, atol=1e-8)
+    pipeline = make_pipeline(diskcsr.linalg.PCA(3, random_state=0)).fit(A)
+    assert pipeline.transform(A[:4]).shape == (4, 3)
+
+
+def test_estimator_passes_scikit_learns_checks():
+    pytest.importorskip("sklearn")
+    from sklearn.utils.estimator_checks import check_estimator
+
+    check_estimator(diskcsr.linalg.PCA(n_components=1, random_state=0))
+
+
+def test_scikit_learn_is_imported_only_for_the_estimator():
+    assert "PCA" in dir(diskcsr.linalg)
+    with pytest.raises(AttributeError, match="no attribute 'LDA'"):
+        diskcsr.linalg.LDA  # noqa: B018
+
+
+# ------------------------------------------------------------------------------------ eigenpairs
+
+
+def test_eigenpairs_of_a_narrow_basis():
+    rng = np.random.default_rng(0)
+    vectors = np.linalg.qr(rng.standard_normal((60, 60)))[0]
+    values = 0.7 ** np.arange(60.0)
+    matrix = vectors * values @ vectors.T
+    calls = []
+
+    def product(block):
+        calls.append(block.shape)
+        return matrix @ block
+
+    found = largest_eigenpairs(
+        product,
+        rng.standard_normal((60, 6)),
+        4,
+        is_good=lambda values, residuals: residuals < 1e-9,
+        max_passes=100,
+        max_width=1,  # three blocks wide all the same: it is narrowed again and again
+    )
+    np.testing.assert_allclose(found.values, values[:4], rtol=1e-9)
+    np.testing.assert_allclose(np.abs(found.vectors.T @ vectors[:, :4]), np.eye(4), atol=1e-7)
+    assert found.passes == len(calls) > 3
+    assert min(width for _, width in calls) < 6  # what is good is multiplied no more
+
+
+def test_beside_leaves_out_what_the_basis_has():
+    basis = np.eye(5)[:, :2]
+    block = np.column_stack([basis[:, 0] + basis[:, 1], np.ones(5), np.ones(5), np.zeros(5)])
+    found = beside(basis, block)
+    assert found.shape == (5, 1)
+    np.testing.assert_allclose(np.abs(found[:, 0]), np.array([0, 0, 1, 1, 1]) / np.sqrt(3))
+    assert beside(basis, basis).shape == (5, 0)
