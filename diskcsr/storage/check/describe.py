@@ -16,7 +16,7 @@ from ..codecs.table import faster_decoders
 from ..files.files import open_to_read
 from ..formats.conventions import ARRAYS
 from ..formats.detect import describe, find
-from ..read.readers import DirectReader
+from ..read.direct import DirectReader
 from ..read.source import Source
 from ..read.untrusted import call_apart, check_alone
 from .scan import is_sorted

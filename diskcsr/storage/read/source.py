@@ -34,11 +34,11 @@ from ..formats.opening import open_group
 from . import maps
 from .choose import choose_reader
 from .descriptor import Descriptor
+from .direct import DirectReader
 from .freshness import Freshness
 from .pointers import FilePointers
 from .readers import (
     ConstantReader,
-    DirectReader,
     Reader,
     Readers,
     check_indices,
