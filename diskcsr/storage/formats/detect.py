@@ -73,7 +73,7 @@ def detect(group: h5py.Group, *, format: str | None = None, shape: Any = None) -
                 f"Looked for {looked}"
             )
         return _checked(group, _merged(group, headers, hints))
-    except DiskCSRError:
+    except (DiskCSRError, MemoryError):
         raise
     except Exception as problem:  # HDF5 meets damage in a file with nearly any exception
         raise CorruptFileError(f"{locate(group)}: cannot be read: {problem}") from problem
@@ -158,6 +158,8 @@ def is_sparse(group: Any) -> bool:
             header = row.recognise(group, Hints())
             if header is not None:
                 return row.tagged or bool(_checked(group, header))
+        except MemoryError:
+            raise
         except Exception:  # detect() tells what is wrong with a tag
             return row.tagged
     return False
@@ -199,6 +201,8 @@ def find(root_group: h5py.Group) -> list[str]:
         raise ClosedFileError("the file of this group is closed")
     try:
         return sorted(name for name, group in walk_groups(root_group) if is_sparse(group))
+    except MemoryError:
+        raise
     except Exception as problem:
         raise CorruptFileError(
             f"{locate(root_group)}: its groups cannot be listed: {problem}"

@@ -81,6 +81,8 @@ def read_attribute(group: h5py.Group, name: str) -> Any:
             if problem is not None:
                 raise ValueError(problem)
         return group.attrs[name]
+    except MemoryError:
+        raise
     except Exception as problem:  # h5py raises six kinds for types and bytes it cannot decode
         where = locate(group, f"attribute {name!r}")
         raise FormatError(f"{where}: cannot be read: {problem}") from problem
@@ -125,6 +127,8 @@ def member(group: h5py.Group, name: str) -> Any:
     """Return the object `name` of a group; None when there is no link of this name."""
     try:
         return group[name] if group.id.links.exists(name.encode()) else None
+    except MemoryError:
+        raise
     except Exception as problem:  # links to nowhere, to themselves, to damaged objects
         raise CorruptFileError(
             f"{locate(group)}: {name!r} cannot be opened: {problem}"
@@ -153,6 +157,8 @@ def array_or_none(group: h5py.Group, name: str | None, *, integer: bool) -> h5py
         raise CorruptFileError(f"{where}: one dimension expected, found shape {found.shape}")
     try:
         dtype = found.dtype
+    except MemoryError:
+        raise
     except Exception as problem:  # numpy has no such type
         raise FormatError(f"{where}: unsupported type: {problem}") from problem
     if not (_is_integer(dtype) if integer else _is_numeric(dtype)):
@@ -187,6 +193,8 @@ def read_lengths(group: h5py.Group, name: str, count: int) -> tuple[int, ...] | 
         check_sound(found)
     try:
         value = found[()]
+    except MemoryError:
+        raise
     except Exception as problem:  # whatever the filters of a damaged chunk raise
         raise CorruptFileError(f"{where}: cannot be read: {problem}") from problem
     return lengths(value, count, where)

@@ -22,7 +22,8 @@ from ..files.files import open_to_read
 from ..formats.conventions import ARRAYS
 from ..formats.detect import walk_groups
 from ..formats.opening import find_group
-from .readers import DirectReader, Reader
+from .direct import DirectReader
+from .readers import Reader
 from .source import Source
 
 __all__ = ["Guard", "call_apart", "check_alone", "open_untrusted"]
