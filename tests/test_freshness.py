@@ -9,8 +9,8 @@ import pytest
 from scipy.sparse import csr_array
 
 import diskcsr
-from diskcsr.storage.read import freshness
-from diskcsr.storage.read.freshness import Freshness
+from diskcsr.storage.files import freshness
+from diskcsr.storage.files.freshness import Freshness
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from ...keys.widths import index_dtype
 from ...machine.options import require_memory
 from ..files.chunks import refuse_overlap
 from ..files.files import open_to_read
+from ..files.freshness import Freshness
 from ..files.transactions import close_file
 from ..formats.conventions import ARRAYS, Header
 from ..formats.detect import detect
@@ -32,7 +33,6 @@ from ..formats.opening import open_group
 from . import maps
 from .choose import choose_reader
 from .descriptor import Descriptor
-from .freshness import Freshness
 from .pointers import FilePointers
 from .readers import (
     ConstantReader,

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import h5py
 
-from ..files.transactions import path_of
+from .transactions import path_of
 
 __all__ = ["Freshness", "State"]
 
