@@ -1,5 +1,6 @@
 """A handle on a stored matrix: opening, closing, handing arrays out, pickling, refusing changes."""
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -13,6 +14,7 @@ from .errors import FormatError
 from .machine.buffers import Buffers
 from .machine.interrupts import deferred
 from .machine.options import require_memory
+from .storage.files.looking import consistently
 from .storage.files.transactions import close_file
 from .storage.formats.conventions import ARRAYS
 from .storage.formats.opening import is_file_like, open_group
@@ -58,7 +60,8 @@ def _open_source(
     """Check the mode and open what `file` holds."""
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
-    with deferred():
+
+    def attempt() -> Source:
         group, owned = open_group(file, name, mode == "r+")
         try:
             return shared_source(group, owned, format=format, shape=shape)
@@ -66,6 +69,11 @@ def _open_source(
             if owned is not None:
                 close_file(owned)
             raise
+
+    if mode != "r+" and isinstance(file, str | bytes | os.PathLike):
+        return consistently(file, attempt, Source.close)
+    with deferred():
+        return attempt()
 
 
 class _StoredArray:
@@ -197,14 +205,30 @@ class Handle:
     def refresh(self) -> None:
         """Look at the file again: it may have been written to since it was opened.
 
-        Arrays that were handed out are forgotten; shape and values are then the file's own. Views
-        of this array (`T`) follow.
+        Arrays that were handed out are forgotten; shape and values are then those of the state that
+        was committed last. Views of this array (`T`) follow.
 
         Raises
         ------
         StaleFileError
             When the group is gone, or is a matrix of the other orientation now. An array that
             opened the file is closed then.
+        LockedFileError
+            When for ``diskcsr.options.lock_timeout`` seconds another program had the file locked,
+            or was changing it. Refresh again later; until then reading raises `StaleFileError`.
+
+        Examples
+        --------
+        To follow a file that another process appends to, read what is new, and begin again when the
+        file was changed while it was read:
+
+        >>> while following:  # doctest: +SKIP
+        ...     try:
+        ...         A.refresh()
+        ...         new = A[seen:]
+        ...     except (diskcsr.LockedFileError, diskcsr.StaleFileError):
+        ...         continue
+        ...     seen += new.shape[0]
         """
         self._source.refresh()
 

@@ -16,6 +16,7 @@ from ..keys.plan import Plan, plan_batches, plan_reads, plan_span
 from ..keys.widths import index_dtype
 from ..machine.buffers import Buffers, take
 from ..machine.options import require_memory
+from ..storage.files.looking import consistently
 from ..storage.files.transactions import close_file
 from ..storage.formats.conventions import ARRAYS
 from ..storage.formats.opening import open_group
@@ -48,6 +49,9 @@ class Address(NamedTuple):
         StaleFileError
             When it has another format, shape or dtype now.
         """
+        return consistently(self.path, self._open, Source.close)
+
+    def _open(self) -> Source:
         group, owned = open_group(self.path, self.name, False)
         try:
             source = shared_source(group, owned, **self.hints)

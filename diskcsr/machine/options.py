@@ -35,6 +35,9 @@ class Options:
         Threads that read and decode, for the whole process; 1 does everything in the calling
         thread. Default: the cores this process may use, or ``DISKCSR_NUM_THREADS``.
         `diskcsr.set_num_threads` sets it, too.
+    lock_timeout : float
+        Seconds that opening or refreshing waits for other programs which have the file locked or
+        are changing it, before it raises `LockedFileError`; default 1, 0 does not wait.
 
     Examples
     --------
@@ -45,7 +48,7 @@ class Options:
     """
 
     # A setting that does not exist cannot be set: a misspelt one would do nothing.
-    __slots__ = ("_memory_budget", "_num_threads", "cache_bytes", "memory_map")
+    __slots__ = ("_lock_timeout", "_memory_budget", "_num_threads", "cache_bytes", "memory_map")
 
     def __init__(self) -> None:
         budget = _from_environment("DISKCSR_MEMORY_BUDGET", self._checked_budget)
@@ -54,6 +57,7 @@ class Options:
         self.cache_bytes = 64 << 20
         threads = _from_environment("DISKCSR_NUM_THREADS", self._checked_threads)
         self._num_threads = threads or _usable_cores()
+        self._lock_timeout = 1.0
 
     @property
     def memory_budget(self) -> int | float:
@@ -70,6 +74,16 @@ class Options:
     @num_threads.setter
     def num_threads(self, value: int) -> None:
         self._num_threads = self._checked_threads(value)
+
+    @property
+    def lock_timeout(self) -> float:
+        return self._lock_timeout
+
+    @lock_timeout.setter
+    def lock_timeout(self, value: float) -> None:
+        if not isinstance(value, Real) or not float(value) >= 0:
+            raise ValueError(f"lock_timeout must be a number of seconds, not {value!r}")
+        self._lock_timeout = float(value)
 
     def memory_limit(self) -> int:
         """Return the budget in bytes as it stands now."""
@@ -90,7 +104,7 @@ class Options:
                 setattr(self, name, value)
 
     def __repr__(self) -> str:
-        names = ("memory_budget", "memory_map", "cache_bytes", "num_threads")
+        names = ("memory_budget", "memory_map", "cache_bytes", "num_threads", "lock_timeout")
         return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @staticmethod

@@ -5,15 +5,16 @@ that are open together share it. So a matrix that is opened from a file which an
 changed meanwhile may be shown as it was when the file was opened first.
 """
 
-import io
 import os
 from typing import TypeAlias
 
 import h5py
 
-from .transactions import path_of
+from ...errors import StaleFileError
+from .streams import Stream
+from .transactions import path_of, serial_of, stream_of
 
-__all__ = ["Freshness", "State"]
+__all__ = ["Freshness", "State", "is_shown_as_it_is"]
 
 #: Size of a file, and the time of its last change.
 State: TypeAlias = tuple[int, int]
@@ -23,6 +24,8 @@ _first_seen: dict[str, tuple[int, State]] = {}
 #: How many of these there may be before those of closed files are looked for.
 _MANY = 64
 _most = _MANY
+#: Of a file that HDF5 shows as it was before we knew it.
+_UNKNOWN: State = (-1, -1)
 
 
 class Freshness:
@@ -31,10 +34,6 @@ class Freshness:
     Parameters
     ----------
     file : h5py.File
-    stream : io.FileIO, optional
-        What HDF5 reads the file through, when it is no file that HDF5 itself opened.
-    path : str, optional
-        The path of the file that `stream` reads.
 
     Attributes
     ----------
@@ -42,30 +41,18 @@ class Freshness:
         The file's absolute path, or None when it is no ordinary file.
     as_shown : State or None
         The state in which HDF5 shows it; None when there is no telling.
-    streamed : bool
-        Whether it is read through `stream`: nobody else looks at its state before it is read.
     """
 
-    def __init__(
-        self, file: h5py.File, stream: io.FileIO | None = None, path: str | None = None
-    ) -> None:
-        self.path = path_of(file) if stream is None else path
-        self.streamed = stream is not None
+    def __init__(self, file: h5py.File) -> None:
+        self.path = path_of(file)
         self.as_shown = self.now()
-        if self.as_shown is not None and not self.streamed and file.mode == "r":
-            self.as_shown = self._first_state(file, self.as_shown)
-
-    def _first_state(self, file: h5py.File, now: State) -> State:
-        """State of the file when HDF5 began to read it, perhaps for another array."""
-        assert self.path is not None
-        try:
-            number = h5py.h5o.get_info(file.id).fileno
-        except RuntimeError:  # damage; whoever reads what is damaged will say so
-            return now
-        if _first_seen.get(self.path, (0, now))[0] != number:
-            _forget_closed()
-            _first_seen[self.path] = (number, now)
-        return _first_seen[self.path][1]
+        #: What HDF5 reads a file through that it has open for reading alone.
+        self._through: Stream | h5py.h5f.FileID | None = None
+        if file.mode == "r" and self.path is not None:
+            self._through = stream_of(file) or (file.id if file.driver == "sec2" else None)
+        if self.as_shown is not None and file.mode == "r" and stream_of(file) is None:
+            assert self.path is not None
+            self.as_shown = _first_state(file, self.path, self.as_shown)
 
     def now(self) -> State | None:
         """Return the state of the file itself, or None when it is no ordinary one."""
@@ -81,10 +68,45 @@ class Freshness:
         """Whether what HDF5 shows is what the file holds."""
         return self.now() == self.as_shown
 
-    def is_seen_first(self, file: h5py.File) -> bool:
-        """Whether HDF5 began to read `file`, of the same path, in its present state."""
-        seen = (h5py.h5o.get_info(file.id).fileno, self.now())
-        return _first_seen.get(self.path or "") == seen
+    def check_unchanged(self) -> None:
+        """Raise `StaleFileError` when what HDF5 reads is no longer in the state it shows.
+
+        A file that another one has taken the place of stays as it was.
+        """
+        through = self._through
+        if through is None or self.as_shown is None:
+            return
+        fd = through.fileno() if isinstance(through, Stream) else through.get_vfd_handle()
+        found = os.fstat(fd)
+        if (found.st_size, found.st_mtime_ns) != self.as_shown:
+            raise StaleFileError(
+                f"{self.path} was changed after it was opened; refresh(), or opening the file "
+                "anew, shows what is there now"
+            )
+
+
+def is_shown_as_it_is(file: h5py.File, path: str) -> bool:
+    """Whether HDF5 shows a file, just opened, as it is now; false when that is not known."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return True
+    now = found.st_size, found.st_mtime_ns
+    return _first_state(file, path, now) == now
+
+
+def _first_state(file: h5py.File, path: str, now: State) -> State:
+    """State of a file when HDF5 began to read it, perhaps for another array."""
+    try:
+        number = serial_of(file.id)
+        length = file.id.get_filesize()
+    except RuntimeError:  # damage; whoever reads what is damaged will say so
+        return now
+    if _first_seen.get(path, (0, now))[0] != number:
+        _forget_closed()
+        # One that was opened elsewhere in this process is seen first now, and may be older.
+        _first_seen[path] = (number, now if length == now[0] else _UNKNOWN)
+    return _first_seen[path][1]
 
 
 def _forget_closed() -> None:
@@ -93,7 +115,7 @@ def _forget_closed() -> None:
     if len(_first_seen) < _most:
         return
     identifiers = h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
-    still_open = {h5py.h5o.get_info(identifier).fileno for identifier in identifiers}
+    still_open = {serial_of(identifier) for identifier in identifiers}
     for path, (number, _) in list(_first_seen.items()):
         if number not in still_open:
             _first_seen.pop(path, None)

@@ -79,6 +79,9 @@ class Reader:
         Bytes the dataset takes in the file.
     places : (offset, nbytes) or None
         Where the bytes lie in the file; None where that is not known.
+    check_unchanged : callable or None
+        Raises `StaleFileError` when the file was changed since it was opened; None where nothing
+        can.
     bytes_read, ranges_read, chunks_read : int
         Totals since opening. Bytes are those of the file, for "h5py" those of the elements.
 
@@ -94,6 +97,7 @@ class Reader:
         self.where, self.dtype, self.size = where, dtype, size
         self.stored_bytes, self.why = stored_bytes, why
         self.places: tuple[np.ndarray, np.ndarray] | None = None
+        self.check_unchanged: Callable[[], None] | None = None
         self.bytes_read = self.ranges_read = self.chunks_read = 0
         self._counting = threading.Lock()
 
@@ -155,17 +159,30 @@ def gather_together(wanted: Sequence[Wanted]) -> None:
     ------
     CorruptFileError
         As of `Reader.gather`.
+    StaleFileError
+        When the file was changed since it was opened: what was read may be of several states.
     """
     threads = options.num_threads
     jobs: list[Job] = []
-    for reader, plan, out, limit in wanted:
-        jobs += reader.jobs(plan, out, limit, threads)
-    if len(jobs) == 1:
-        jobs[0]()
-    else:
-        run_parts(_call, jobs)
+    try:
+        for reader, plan, out, limit in wanted:
+            jobs += reader.jobs(plan, out, limit, threads)
+        if len(jobs) == 1:
+            jobs[0]()
+        else:
+            run_parts(_call, jobs)
+    except CorruptFileError:
+        _check_unchanged(wanted)  # what looks like damage in a file that changes is none
+        raise
+    _check_unchanged(wanted)
     for reader, _, out, _ in wanted:
         reader.finish(out)
+
+
+def _check_unchanged(wanted: Sequence[Wanted]) -> None:
+    for reader, *_ in wanted:
+        if reader.check_unchanged is not None:
+            reader.check_unchanged()
 
 
 def _call(job: Job) -> None:
@@ -303,11 +320,11 @@ class DirectReader(Reader):
         stored = dset.id.get_storage_size()
         super().__init__(where, dtype, dset.size, stored, "unfiltered, in the machine's own layout")
         self._descriptor = descriptor
+        self.check_unchanged = descriptor.check_unchanged
         #: First element of each run of bytes (and the size at the end), and its file offset.
         self.extent_start, self.extent_offset = extents
 
     def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
-        self._descriptor.check_unchanged()
         self._count(plan.range_lo.size, plan.elements_read * self.dtype.itemsize)
         if plan.range_lo.size <= FEW and plan.piece_lo.size == plan.range_lo.size:
             return [partial(self._read_few, plan, out, limit)] if plan.size else []
