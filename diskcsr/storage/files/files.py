@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import h5py
@@ -16,9 +17,11 @@ from h5py._objects import phil
 from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
+from .freshness import is_shown_as_it_is
 from .headers import check_superblock
+from .looking import consistently
 from .records import journal_path
-from .rollback import is_hot, settle
+from .streams import Stream
 from .transactions import (
     close_file,
     driver_of,
@@ -26,13 +29,11 @@ from .transactions import (
     give_up,
     raise_cause,
     register,
+    register_stream,
     undo,
 )
 
 __all__ = ["JournaledFile", "new_file", "open_to_read", "open_to_write"]
-
-#: How often a file is opened anew because it changed just then.
-_TRIES = 100
 
 
 class JournaledFile(h5py.File):
@@ -52,7 +53,7 @@ class JournaledFile(h5py.File):
 
 
 def open_to_read(path: Any, **keywords: Any) -> h5py.File:
-    """Open an HDF5 file for reading, at a committed state.
+    """Open an HDF5 file for reading, at a committed state: that which it is in now.
 
     A transaction that was interrupted is undone first. No lock is kept, so that a writer can open
     the file meanwhile: look at its size and time before trusting what was read earlier.
@@ -66,22 +67,29 @@ def open_to_read(path: Any, **keywords: Any) -> h5py.File:
     Raises
     ------
     LockedFileError
-        When a transaction does not come to an end.
+        When another program does not let it be read for `options.lock_timeout` seconds.
     RollbackError
-        When one must be undone, and cannot be by this process.
+        When a transaction must be undone, and cannot be by this process.
     OSError
-        As `h5py.File` does; also when another program has the file open for writing.
+        As `h5py.File` does.
     """
-    for _ in range(_TRIES):
-        with deferred():
-            settle(path)
-            before = _state(path)
-            file = _open_unlocked(path, keywords)
-            # What HDF5 read while opening may be of two states when a transaction began meanwhile.
-            if not is_hot(path) and _state(path) == before:
-                return file
-            file.close()
-    raise LockedFileError(f"{os.fsdecode(path)}: it changes all the time")
+    return consistently(path, partial(_open_now, path, keywords), h5py.File.close)
+
+
+def _open_now(path: Any, keywords: dict[str, Any]) -> h5py.File:
+    """Open a file so that HDF5 shows what is in it now.
+
+    Files that are open together in a process share what HDF5 has read. Not so Python's file
+    objects.
+    """
+    file = _open_unlocked(path, keywords)
+    path = os.path.realpath(os.fsdecode(path))
+    if not keywords and not is_shown_as_it_is(file, path):
+        file.close()
+        stream = Stream(path)
+        file = h5py.File(stream, "r")
+        register_stream(file, stream)
+    return file
 
 
 def _open_unlocked(path: Any, keywords: dict[str, Any]) -> h5py.File:
@@ -104,14 +112,6 @@ def _open_unlocked(path: Any, keywords: dict[str, Any]) -> h5py.File:
             with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
                 fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_UN)
     return file
-
-
-def _state(path: Any) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None  # h5py says it better
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 # -------------------------------------------------------------------------------- for writers

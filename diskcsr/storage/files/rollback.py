@@ -14,6 +14,8 @@ import zlib
 from typing import Any
 
 from ...errors import LockedFileError, RollbackError
+from ...machine.interrupts import check
+from ...machine.options import options
 from .records import (
     COLD,
     HEADER,
@@ -25,12 +27,13 @@ from .records import (
     journal_path,
     sample_offsets,
 )
+from .turns import mark
 
 __all__ = ["damage_of", "fsync_folder", "is_hot", "pwrite_all", "roll_back", "settle", "try_lock"]
 
-#: A reader waits so long, in seconds, for a transaction to end; a writer for a reader's look.
-PATIENCE, BRIEFLY = 1.0, 0.25
-_POLL = 0.005
+#: A writer waits so long, in seconds, for a reader's look to end.
+BRIEFLY = 0.25
+_POLL = 0.001
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
@@ -100,6 +103,7 @@ def roll_back(data: int, journal: int, header: Header, path: str) -> None:
     for offset, length, position in records:
         pwrite_all(data, os.pread(journal, length, position), offset)
     os.ftruncate(data, header.size)
+    mark(data)
     os.fsync(data)
 
 
@@ -161,15 +165,17 @@ def damage_of(path: Any) -> str | None:
     return None
 
 
-def settle(path: Any) -> None:
+def settle(path: Any, deadline: float | None = None) -> None:
     """See to it that a file can be read: undo the transaction of a writer that was killed.
 
-    Does nothing when the file has no journal. Waits a second at most for a writer that is in the
-    middle of a transaction.
+    Does nothing when the file has no journal.
 
     Parameters
     ----------
     path : path-like
+    deadline : float, optional
+        Until when, of `time.monotonic`, to wait for a writer that is in the middle of a
+        transaction. Default: as long as `options.lock_timeout` says.
 
     Raises
     ------
@@ -182,12 +188,14 @@ def settle(path: Any) -> None:
     name = journal_path(path)
     if not os.path.exists(name):
         return
-    deadline = time.monotonic() + PATIENCE
+    if deadline is None:
+        deadline = time.monotonic() + options.lock_timeout
     while not _settle_once(name.removesuffix("-journal"), name):
         if time.monotonic() > deadline:
             raise LockedFileError(
                 f"{os.fsdecode(path)}: another program is in the middle of changing it"
             )
+        check()
         time.sleep(_POLL)
 
 

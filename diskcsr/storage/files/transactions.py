@@ -14,6 +14,7 @@ from h5py import h5f, h5fd, h5i, h5o
 from ...errors import CorruptFileError, DiskCSRError, WriteError
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
+from .streams import Stream
 
 __all__ = [
     "changing",
@@ -27,7 +28,9 @@ __all__ = [
     "path_of",
     "raise_cause",
     "register",
+    "register_stream",
     "serial_of",
+    "stream_of",
     "transaction",
     "undo",
     "what_is_left",
@@ -36,6 +39,7 @@ __all__ = [
 #: By HDF5's serial number of an open file. HDF5 holds the object itself. The references have no
 #: callbacks: a signal that came in one would be lost.
 _journals: dict[int, "weakref.ref[JournalFile]"] = {}
+_streams: dict[int, "weakref.ref[Stream]"] = {}
 
 
 def serial_of(identifier: Any) -> int:
@@ -78,11 +82,29 @@ def journal_of(item: Any) -> JournalFile | None:
     return None if known is None else known()
 
 
+def register_stream(file: h5py.File, stream: Stream) -> None:
+    """Note that a file is read through a `Stream`."""
+    for serial in [key for key, known in list(_streams.items()) if known() is None]:
+        _streams.pop(serial, None)
+    _streams[serial_of(file.id)] = weakref.ref(stream)
+
+
+def stream_of(file: h5py.File) -> Stream | None:
+    """Return what a file is read through, None when that is no `Stream`."""
+    if not _streams or file.driver != "fileobj":
+        return None
+    known = _streams.get(serial_of(file.id))
+    return None if known is None else known()
+
+
 def path_of(file: h5py.File) -> str | None:
     """Return the absolute path of an open file, or None when it is no ordinary file."""
     journal = journal_of(file)
     if journal is not None:
         return journal.path
+    stream = stream_of(file)
+    if stream is not None:
+        return str(stream.name)
     if file.driver in ("fileobj", "core", "ros3", "family", "split"):
         return None
     return os.path.realpath(os.fsdecode(file.filename))

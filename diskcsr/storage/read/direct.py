@@ -36,6 +36,7 @@ class DirectReader(Reader):
         stored = dset.id.get_storage_size()
         super().__init__(where, dtype, dset.size, stored, "unfiltered, in the machine's own layout")
         self._descriptor = descriptor
+        self.check_unchanged = descriptor.check_unchanged
         #: First element of each run of bytes (and the size at the end), and its file offset.
         self.extent_start, self.extent_offset = extents
 
@@ -48,6 +49,7 @@ class DirectReader(Reader):
         self._count(1, nbytes)
         out = np.empty(hi - lo, self.dtype)
         self._read_straight(lo, out, 0)
+        self._descriptor.check_unchanged()
         if limit is not None:
             check_indices(out, limit, self.where)
         self.finish(out)

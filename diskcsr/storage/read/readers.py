@@ -72,6 +72,9 @@ class Reader:
         Bytes the dataset takes in the file.
     places : (offset, nbytes) or None
         Where the bytes lie in the file; None where that is not known.
+    check_unchanged : callable or None
+        Raises `StaleFileError` when the file was changed since it was opened; None where nothing
+        can.
     bytes_read, ranges_read, chunks_read : int
         Totals since opening. Bytes are those of the file, for "h5py" those of the elements.
 
@@ -91,6 +94,7 @@ class Reader:
         self.where, self.dtype, self.size = where, dtype, size
         self.stored_bytes, self.why = stored_bytes, why
         self.places: tuple[np.ndarray, np.ndarray] | None = None
+        self.check_unchanged: Callable[[], None] | None = None
         self.bytes_read = self.ranges_read = self.chunks_read = 0
         self._counting = threading.Lock()
 
@@ -165,16 +169,23 @@ def gather_together(wanted: Sequence[Wanted]) -> None:
     ------
     CorruptFileError
         As of `Reader.gather`.
+    StaleFileError
+        When the file was changed since it was opened: what was read may be of several states.
     """
     threads = options.num_threads if _worth_sharing(wanted) else 1
     jobs: list[Job] = []
-    for reader, plan, out, limit in wanted:
-        jobs += reader.jobs(plan, out, limit, threads)
-    if threads == 1:
-        for job in jobs:
-            job()
-    else:
-        share(jobs)
+    try:
+        for reader, plan, out, limit in wanted:
+            jobs += reader.jobs(plan, out, limit, threads)
+        if threads == 1:
+            for job in jobs:
+                job()
+        else:
+            share(jobs)
+    except CorruptFileError:
+        _check_unchanged(wanted)  # what looks like damage in a file that changes is none
+        raise
+    _check_unchanged(wanted)
     for reader, _, out, _ in wanted:
         reader.finish(out)
 
@@ -184,6 +195,12 @@ def _worth_sharing(wanted: Sequence[Wanted]) -> bool:
     if not all(reader.copies for reader, *_ in wanted):
         return True
     return sum(plan.size * reader.dtype.itemsize for reader, plan, *_ in wanted) >= SHARED_BYTES
+
+
+def _check_unchanged(wanted: Sequence[Wanted]) -> None:
+    for reader, *_ in wanted:
+        if reader.check_unchanged is not None:
+            reader.check_unchanged()
 
 
 def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
