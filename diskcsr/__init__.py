@@ -21,7 +21,7 @@ from .machine.buffers import Buffers
 from .machine.cache import cache
 from .machine.options import options
 from .machine.threads import set_num_threads
-from .reducing import describe
+from .reducing import describe, norm
 from .storage.check.check import Problem, Report, check
 from .storage.check.describe import info
 
@@ -41,6 +41,7 @@ __all__ = [
     "check",
     "info",
     "describe",
+    "norm",
     "Report",
     "Problem",
     "convert",
