@@ -101,7 +101,7 @@ def test_sums_and_means(tmp_path_factory, work, spmatrix, data):
             expected = outcome(matrix.copy(), name, axis=axis, dtype=dtype)
             if OLD and name == "sum" and matrix.dtype == bool and axis is None:
                 continue
-            if dtype in (np.int64, np.int8) and matrix.dtype.kind not in "biu":
+            if dtype in (np.int64, np.int8) and (name == "mean" or matrix.dtype.kind not in "biu"):
                 continue  # fractions are cut off from what was rounded here and there
             found = outcome(A, name, axis=axis, dtype=dtype)
             same(found, expected, exact=False, dtype=matrix.dtype)
@@ -389,12 +389,12 @@ def test_functions_of_numpy(store):
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_memory_does_not_grow_with_the_matrix(store, make, compression):
     rng = np.random.default_rng(0)
-    rows, columns, per = 4000, 500, 400
+    rows, columns, per = 8000, 500, 400
     indices = np.sort(rng.permuted(np.tile(np.arange(columns), (rows, 1)), axis=1)[:, :per])
     indptr = np.arange(rows + 1) * per
     matrix = csr_array((rng.random(rows * per), indices.ravel(), indptr), shape=(rows, columns))
     A = store(make(matrix), by="diskcsr", compression=compression)
-    nbytes = 12 * matrix.nnz  # 19 MB
+    nbytes = 12 * matrix.nnz  # 38 MB
     del matrix, indices
     small = len(pickle.dumps(A))
     for reduce in REDUCTIONS.values():
@@ -409,7 +409,7 @@ def test_memory_does_not_grow_with_the_matrix(store, make, compression):
                 _, peak = tracemalloc.get_traced_memory()
                 tracemalloc.stop()
                 # Two threads with a block each, and what is made of it.
-                assert peak < 16 << 20 < nbytes, (name, axis, peak)
+                assert peak < 24 << 20 < nbytes, (name, axis, peak)
     assert contents_of(A).held == {}
     assert len(pickle.dumps(A)) == small < 1000
 
