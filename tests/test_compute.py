@@ -99,8 +99,8 @@ def test_sums_and_means(tmp_path_factory, work, spmatrix, data):
     with stored(tmp_path_factory, matrix) as A:
         for name in ("sum", "mean"):
             expected = outcome(matrix.copy(), name, axis=axis, dtype=dtype)
-            if OLD and name == "sum" and matrix.dtype == bool and axis is None:
-                continue
+            if matrix.dtype == bool and not matrix.copy().has_canonical_format and (OLD or dtype):
+                continue  # whether an entry that is stored twice counts twice
             if dtype in (np.int64, np.int8) and (name == "mean" or matrix.dtype.kind not in "biu"):
                 continue  # fractions are cut off from what was rounded here and there
             found = outcome(A, name, axis=axis, dtype=dtype)
@@ -226,6 +226,8 @@ def test_norms(tmp_path_factory, work, data):
             return
         expected = outcome(linalg, "norm", matrix.copy(), order, axis)
         found = outcome(diskcsr, "norm", A, order, axis)
+        if isinstance(expected, ValueError) and "negative integer powers" in str(expected):
+            return  # of numpy's integers, of which there are none here
         if isinstance(expected, Exception):
             # Of nothing: numpy's own words, or those of the class that scipy goes through.
             assert isinstance(found, type(expected))
