@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 
 from .compute.elementwise import Lines, elementwise
-from .handle import Handle, contents_of
+from .handle import Handle
 
 __all__ = ["Arithmetic"]
 
@@ -80,7 +80,7 @@ def _beside(other: Any, array: Any) -> Any:
     """Return another array on disk as what may lie beside this one's lines."""
     if other._axis is not array._axis or other.shape != array.shape:
         return other.to_memory()
-    shown = contents_of(other)
+    shown = other._contents()
     return Lines(lambda first, last: other._rows(range(first, last)), shown, other._memory)
 
 

@@ -29,8 +29,12 @@ __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "writ
 _Lines: TypeAlias = slice | list[int] | list[bool] | np.ndarray
 
 
+class _Computing(Arithmetic, Multiplying, Whole):
+    """What is computed of an array, in memory or on the way through it."""
+
+
 # Of mypy's errors: `_shape` is an attribute of scipy's classes, and a property of ours for it.
-class DiskCSR(Conversion, Changing, Arithmetic, Multiplying, Whole, csr_array):  # type: ignore[misc]
+class DiskCSR(Conversion, Changing, _Computing, csr_array):  # type: ignore[misc]
     """A `scipy.sparse.csr_array` whose contents stay in an HDF5 file.
 
     Parameters
@@ -95,7 +99,7 @@ class DiskCSR(Conversion, Changing, Arithmetic, Multiplying, Whole, csr_array): 
         def copy(self) -> csr_array: ...
 
 
-class DiskCSC(Conversion, Changing, Arithmetic, Multiplying, Whole, csc_array):  # type: ignore[misc]
+class DiskCSC(Conversion, Changing, _Computing, csc_array):  # type: ignore[misc]
     """A `scipy.sparse.csc_array` whose contents stay in an HDF5 file; see `DiskCSR`.
 
     Notes
@@ -139,10 +143,10 @@ class _MatrixFlavour:
     """Of the older interface: methods that would go past the engine."""
 
     def __mul__(self, other: Any) -> Any:
-        return self.multiply(other) if _is_number(other) else self @ other  # type: ignore
+        return self.multiply(other) if _is_number(other) else self @ other  # type: ignore[attr-defined]
 
     def __rmul__(self, other: Any) -> Any:
-        return self.multiply(other) if _is_number(other) else other @ self  # type: ignore
+        return self.multiply(other) if _is_number(other) else other @ self  # type: ignore[attr-defined]
 
     def getnnz(self, axis: Any = None) -> Any:
         """Count what is stored, as in scipy; no values are read, and of rows no indices."""
@@ -157,17 +161,13 @@ class _MatrixFlavour:
         return self[:, j]  # type: ignore[index]
 
 
-class DiskCSRMatrix(
-    _MatrixFlavour, Conversion, Changing, Arithmetic, Multiplying, Whole, csr_matrix
-):  # type: ignore[misc]
+class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, _Computing, csr_matrix):  # type: ignore[misc]
     """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
 
     _axis, _memory = CSR, csr_matrix
 
 
-class DiskCSCMatrix(
-    _MatrixFlavour, Conversion, Changing, Arithmetic, Multiplying, Whole, csc_matrix
-):  # type: ignore[misc]
+class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, _Computing, csc_matrix):  # type: ignore[misc]
     """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
 
     _axis, _memory = CSC, csc_matrix

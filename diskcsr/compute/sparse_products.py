@@ -134,7 +134,7 @@ class _Beside:
 
     def __init__(self, more: "_Beside | None" = None) -> None:
         self.parts: list[Any] = []
-        self.nbytes = more.nbytes if more else 0
+        self.nbytes: int = more.nbytes if more else 0
 
     def add(self, part: Any) -> None:
         """Keep a part."""
