@@ -3,7 +3,8 @@
     python bench/opening.py [--repeats N] [--processes N] [--scale S] [--json OUT]
 
 What comes after that, operation by operation, ``python -m diskcsr.bench`` measures. diskcsr.write
-and anndata.AnnData.write_h5ad each write the same matrix uncompressed. Files are in the page cache,
+and anndata.AnnData.write_h5ad each write the same matrix uncompressed, and diskcsr once more with
+gzip: with untrusted=True another process decodes all of that. Files are in the page cache,
 kernels are compiled and on disk: the first process is not counted.
 """
 
@@ -77,13 +78,13 @@ def start_up(file, processes):
     return dict(zip(STEPS, map(statistics.median, zip(*runs[1:], strict=True)), strict=True))
 
 
-def opening(own, theirs, repeats):
+def opening(own, packed, theirs, repeats):
     """Return {what: median ms} of opening a file in a process where everything is imported."""
     from anndata.io import sparse_dataset
 
-    def ours(file):
+    def ours(file, **how):
         start = time.perf_counter()
-        array = diskcsr.open(file, "X")
+        array = diskcsr.open(file, "X", **how)
         taken = time.perf_counter() - start
         array.close()
         return taken
@@ -96,10 +97,15 @@ def opening(own, theirs, repeats):
         handle.close()
         return taken
 
+    def careful(file):
+        return ours(file, untrusted=True)
+
     return {
         name: 1e3 * statistics.median(function(file) for _ in range(repeats))
         for name, function, file in (
             ("diskcsr.open, its own file", ours, own),
+            ("the same, untrusted=True", careful, own),
+            ("diskcsr.open(untrusted=True), gzip", careful, packed),
             ("diskcsr.open, anndata's file", ours, theirs),
             ("h5py.File + sparse_dataset, anndata's file", peer, theirs),
         )
@@ -117,14 +123,16 @@ def run(args, folder):
     X = make_matrix(max(100, round(ROWS * args.scale)), COLUMNS, STORED_PER_ROW, rng)
     print(f"{X.shape[0]:,} x {X.shape[1]:,}, {X.nnz:,} stored values ({X.data.dtype})")
     own, theirs = Path(folder, "diskcsr.h5"), Path(folder, "anndata.h5ad")
+    packed = Path(folder, "gzip.h5")
     diskcsr.write(own, X, name="X").close()
+    diskcsr.write(packed, X, name="X", compression="gzip").close()
     AnnData(X).write_h5ad(theirs)
-    for file in own, theirs:
+    for file in own, packed, theirs:
         read_through(file)
 
     others = Others()
     found = {
-        "opening_ms": opening(own, theirs, args.repeats),
+        "opening_ms": opening(own, packed, theirs, args.repeats),
         "start_up_ms": start_up(own, args.processes),
     }
     for title, key in (

@@ -8,6 +8,7 @@ from .errors import (
     CorruptFileError,
     DiskCSRError,
     FormatError,
+    KernelCacheWarning,
     LockedFileError,
     MemoryBudgetError,
     ReadOnlyError,
@@ -61,4 +62,5 @@ __all__ = [
     "RollbackError",
     "WriteError",
     "MemoryBudgetError",
+    "KernelCacheWarning",
 ]

@@ -13,7 +13,7 @@ from .errors import DiskCSRError
 from .machine.options import format_bytes
 from .machine.terminal import Parser, print_table, run_program, say
 from .storage.check.check import check
-from .storage.check.describe import info
+from .storage.check.describe import info, info_apart
 
 __all__ = ["main", "parse_size"]
 
@@ -32,6 +32,7 @@ examples:
   python -m diskcsr info cells.h5ad layers/raw  one of them
   python -m diskcsr info cells.h5ad --deep      also reads all indices, to see whether they
                                                 are sorted
+  python -m diskcsr info upload.h5 --untrusted  of a file that may be meant to do harm
   python -m diskcsr info cells.h5ad --json      the same as JSON
 
 "reader" says what serves an array: direct (straight from the file), decode (chunks decoded in
@@ -59,6 +60,8 @@ examples:
 
 SRC is an HDF5 file of any known kind (h5ad, h5sparse, 10x, MATLAB v7.3, binsparse), .mtx or .npz.
 """
+#: Seconds without progress after which a process that looks at a file is ended.
+_SILENCE = 300.0
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -98,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("file", metavar="FILE")
     look.add_argument("name", metavar="NAME", nargs="?", help="one group (default: all)")
     look.add_argument("--deep", action="store_true", help="read all indices: are they sorted?")
+    look.add_argument(
+        "--untrusted",
+        action="store_true",
+        help="within limits of time and memory, and of no file that leads to others",
+    )
     look.add_argument("--json", action="store_true", help="print JSON")
     tests = command("check", _check, "Look for damage in a file; repair it.", _CHECK)
     tests.add_argument("file", metavar="FILE")
@@ -134,7 +142,11 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
 
 
 def _info(args: Any) -> int:
-    facts = info(args.file, args.name, deep=args.deep)
+    # Who looks at a file may not know it. The time to start a process is not noticed here.
+    if args.untrusted or not sys.executable:
+        facts = info(args.file, args.name, deep=args.deep, untrusted=args.untrusted)
+    else:
+        facts = info_apart(args.file, args.name, args.deep, _SILENCE)
     if args.json:
         _print_json(facts)
         return 0

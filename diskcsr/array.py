@@ -46,8 +46,8 @@ class DiskCSR(Conversion, Changing, _Computing, csr_array):  # type: ignore[misc
     mode : {"r", "r+", "c"}
         "r" refuses assignment; "r+" writes assignments and appended rows to the file; "c" is
         copy-on-write: changes stay in memory.
-    format, shape : optional
-        What the file leaves open; see `diskcsr.open`.
+    format, shape, untrusted : optional
+        What the file leaves open, and whether to be careful with it; see `diskcsr.open`.
 
     Raises
     ------
@@ -73,7 +73,7 @@ class DiskCSR(Conversion, Changing, _Computing, csr_array):  # type: ignore[misc
            [1., 0., 0.]])
     """
 
-    _axis, _memory = CSR, csr_array
+    _axis, _scipy_class = CSR, csr_array
 
     if TYPE_CHECKING:  # what its results are, which all classes here have code for in common
 
@@ -109,7 +109,7 @@ class DiskCSC(Conversion, Changing, _Computing, csc_array):  # type: ignore[misc
     means by rows and columns what it always does.
     """
 
-    _axis, _memory = CSC, csc_array
+    _axis, _scipy_class = CSC, csc_array
 
     if TYPE_CHECKING:  # what its results are, which all classes here have code for in common
 
@@ -164,13 +164,13 @@ class _MatrixFlavour:
 class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, _Computing, csr_matrix):  # type: ignore[misc]
     """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
 
-    _axis, _memory = CSR, csr_matrix
+    _axis, _scipy_class = CSR, csr_matrix
 
 
 class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, _Computing, csc_matrix):  # type: ignore[misc]
     """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
 
-    _axis, _memory = CSC, csc_matrix
+    _axis, _scipy_class = CSC, csc_matrix
 
 
 use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix))
@@ -185,6 +185,7 @@ def open(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: Literal[False] = False,
+    untrusted: bool = False,
 ) -> DiskCSR | DiskCSC: ...
 @overload
 def open(
@@ -195,6 +196,7 @@ def open(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: Literal[True],
+    untrusted: bool = False,
 ) -> DiskCSRMatrix | DiskCSCMatrix: ...
 def open(
     file: Any,
@@ -204,6 +206,7 @@ def open(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
+    untrusted: bool = False,
 ) -> DiskCSR | DiskCSC | DiskCSRMatrix | DiskCSCMatrix:
     """Open a stored sparse matrix; nothing but attributes is read.
 
@@ -223,6 +226,13 @@ def open(
         columns) of a file that an interrupted writer left.
     spmatrix : bool
         Return the older matrix flavour, for code that refuses `scipy.sparse.csr_array`.
+    untrusted : bool
+        Whether the file may be meant to do harm, as one that was uploaded. There is damage on which
+        HDF5 crashes, never returns or takes all memory; so a process with limits
+        (`diskcsr.options.untrusted_seconds`, `untrusted_bytes`) opens and reads it first, and again
+        whenever it is opened anew: by `refresh`, and for a pickle. Files that lead to others are
+        refused. It must be a path, and `mode` not "r+". Costs the start of a process, and that all
+        that is compressed is decoded once.
 
     Returns
     -------
@@ -234,7 +244,8 @@ def open(
     FormatError
         A `ValueError`: there is no sparse matrix, or several, or its tags contradict each other.
     CorruptFileError
-        A `ValueError`: its parts do not fit together.
+        A `ValueError`: its parts do not fit together; or looking at an `untrusted` file crashed
+        that process, or exceeded its limits.
     OSError
         The file cannot be opened.
     KeyError
@@ -249,7 +260,7 @@ def open(
     Read are: h5sparse, AnnData (all versions), binsparse 0.1, MATLAB v7.3, h5io, 10x Genomics v2
     and v3, and untagged groups of three arrays, where `format` and `shape` may be needed.
     """
-    return open_array(file, name, mode, format, shape, spmatrix)
+    return open_array(file, name, mode, format, shape, spmatrix, untrusted)
 
 
 @takes_storage

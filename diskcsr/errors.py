@@ -1,4 +1,4 @@
-"""Every exception of diskcsr.
+"""Every exception and warning of diskcsr.
 
 Each is ours and, at the same time, the builtin that callers of scipy, numpy and h5py already catch,
 so ``except ValueError`` and ``except diskcsr.DiskCSRError`` both work.
@@ -18,6 +18,7 @@ __all__ = [
     "RollbackError",
     "WriteError",
     "MemoryBudgetError",
+    "KernelCacheWarning",
 ]
 
 
@@ -63,3 +64,7 @@ class WriteError(DiskCSRError, OSError):
 
 class MemoryBudgetError(DiskCSRError, MemoryError):
     """A load that would not fit the memory budget was refused before it began."""
+
+
+class KernelCacheWarning(UserWarning):
+    """Compiled kernels are not kept where other processes find them; each compiles them again."""

@@ -1,5 +1,6 @@
 """A handle on a stored matrix: opening, closing, handing arrays out, pickling, refusing changes."""
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -18,6 +19,7 @@ from .storage.formats.conventions import ARRAYS
 from .storage.formats.opening import is_file_like, open_group
 from .storage.read.readers import Readers
 from .storage.read.source import Source, shared_source
+from .storage.read.untrusted import open_untrusted
 
 if TYPE_CHECKING:
     from .array import DiskCSC, DiskCSR
@@ -30,8 +32,8 @@ _MODES = ("r", "r+", "c")
 def use_classes(classes: Iterable[Any]) -> None:
     """Be told, once, of the classes that arrays are of: one for each axis and flavour."""
     for one in classes:
-        Handle._classes[one._axis, one._memory is one._axis.matrix] = one
-    interop.register({one: one._memory for one in Handle._classes.values()})
+        Handle._classes[one._axis, one._scipy_class is one._axis.matrix] = one
+    interop.register({one: one._scipy_class for one in Handle._classes.values()})
 
 
 def contents_of(matrix: Any) -> Contents | None:
@@ -46,26 +48,52 @@ def open_array(
     format: str | None = None,
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
+    untrusted: bool = False,
 ) -> "DiskCSR | DiskCSC":
     """Open a stored matrix as the array that it is; see `diskcsr.open`."""
-    source = _open_source(file, name, mode, format, shape)
+    source = _open_source(file, name, mode, format, shape, untrusted)
     return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
 
 
 def _open_source(
-    file: Any, name: str | None, mode: str, format: str | None, shape: tuple[int, int] | None
+    file: Any,
+    name: str | None,
+    mode: str,
+    format: str | None,
+    shape: tuple[int, int] | None,
+    untrusted: bool,
 ) -> Source:
     """Check the mode and open what `file` holds."""
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
+    hints: dict[str, Any] = {"format": format, "shape": shape}
+    if untrusted:
+        return _open_looked_at(file, name, mode, hints)
     with deferred():
         group, owned = open_group(file, name, mode == "r+")
         try:
-            return shared_source(group, owned, format=format, shape=shape)
+            return shared_source(group, owned, **hints)
         except BaseException:
             if owned is not None:
                 close_file(owned)
             raise
+
+
+def _open_looked_at(file: Any, name: str | None, mode: str, hints: dict[str, Any]) -> Source:
+    """Open a file once another process looked at all of it. Signals are not kept back."""
+    if not isinstance(file, str | bytes | os.PathLike):
+        raise TypeError(f"untrusted=True needs the path of a file, not {type(file).__name__}")
+    if mode == "r+":
+        raise ValueError(
+            "untrusted=True is for reading: to write, HDF5 uses parts of a file that reading does "
+            "not touch. Convert the matrix to a file of your own"
+        )
+    group, owned, guard = open_untrusted(os.fsdecode(file), name, hints)
+    try:
+        return shared_source(group, owned, guard, **hints)
+    except BaseException:
+        close_file(owned)
+        raise
 
 
 class _StoredArray:
@@ -91,7 +119,7 @@ class Handle:
     __slots__ = ("_mode", "_shared", "_source")
 
     _axis: ClassVar[Axis]
-    _memory: ClassVar[Any]  # scipy's class of the same format and flavour
+    _scipy_class: ClassVar[Any]  # scipy's class of the same format and flavour
     #: The class for each axis and each of scipy's classes; see `use_classes`.
     _classes: ClassVar[dict[tuple[Axis, bool], Any]] = {}
     _shared: dict[str, np.ndarray]
@@ -111,7 +139,7 @@ class Handle:
         # such a call, and gives scipy's own class: results are in memory.
         if not is_file_like(file):
             args = (name, *args) if args or name is not None else ()
-            return cls._memory(file, *args, **kwargs)
+            return cls._scipy_class(file, *args, **kwargs)
         return cls._open(file, name, *args, **kwargs)
 
     def __init__(self, file: Any, name: str | None = None, **kwargs: Any) -> None:
@@ -126,8 +154,9 @@ class Handle:
         mode: str = "r",
         format: str | None = None,
         shape: tuple[int, int] | None = None,
+        untrusted: bool = False,
     ) -> Any:
-        source = _open_source(file, name, mode, format, shape)
+        source = _open_source(file, name, mode, format, shape, untrusted)
         if source.axis is not cls._axis:
             source.close()
             raise FormatError(
@@ -250,7 +279,7 @@ class Handle:
     def transpose(self, axes: Any = None, copy: bool = False) -> Any:
         """Return the transpose over the same file: nothing is read unless `copy` is true."""
         if axes is not None:
-            self._memory((1, 1)).transpose(axes)  # scipy's own complaint about other axes
+            self._scipy_class((1, 1)).transpose(axes)  # scipy's own complaint about other axes
         if copy:
             return self.to_memory().transpose()
         flipped = self._twin()._over(self._source, self._mode, self._shared)
@@ -274,7 +303,7 @@ class Handle:
     conj = conjugate
 
     def _twin(self) -> Any:
-        return self._classes[self._axis.transposed, self._memory is self._axis.matrix]
+        return self._classes[self._axis.transposed, self._scipy_class is self._axis.matrix]
 
     def _pass_on(self, other: Any) -> None:
         """Give a handle over the same contents what was learned about them."""
@@ -303,7 +332,7 @@ class Handle:
 
     def _in_memory(self, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], n_minor: int) -> Any:
         """Make scipy's matrix of a block."""
-        return self._memory(arrays, shape=self._axis.swap((arrays[2].size - 1, n_minor)))
+        return self._scipy_class(arrays, shape=self._axis.swap((arrays[2].size - 1, n_minor)))
 
     def to_memory(self) -> Any:
         """Load the matrix.
@@ -379,7 +408,7 @@ class Handle:
         if address is None:
             whole = self.to_memory() if not self._held() else self
             arrays = (whole.data, whole.indices, whole.indptr)
-            return self._memory, (arrays, self._shape)
+            return self._scipy_class, (arrays, self._shape)
         flags = {
             name: self.__dict__[name]
             for name in ("_has_sorted_indices", "_has_canonical_format", "maxprint")

@@ -197,7 +197,7 @@ class Reading(Reducing):
             self._contents(),
             None if rows is None else self._major_rows(rows),
             batch_size,
-            container=self._memory,
+            container=self._scipy_class,
             shuffle=shuffle,
             rng=rng,
             block_size=block_size,

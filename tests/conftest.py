@@ -6,6 +6,8 @@ from hypothesis import HealthCheck, settings
 
 import diskcsr
 
+collect_ignore = ["campaign"]  # a program; test_campaign.py tests it
+
 # No deadline: the first call of a kernel compiles it.
 settings.register_profile(
     "diskcsr",

@@ -5,6 +5,7 @@ same arguments. They loop, keep lists, and read a file one element at a time.
 """
 
 import os
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -244,3 +245,81 @@ def is_canonical(indices, indptr):
     """Twin of `reduce.is_canonical`."""
     lines = [indices[a:b].tolist() for a, b in pairwise(indptr.tolist())]
     return all(line == sorted(set(line)) for line in lines)
+
+
+def _lines(indptr):
+    """The places of each line."""
+    return [range(a, b) for a, b in pairwise(np.asarray(indptr).tolist())]
+
+
+def add_lines(values, indptr, out):
+    """Twin of `reduce.add_lines`."""
+    for line, places in enumerate(_lines(indptr)):
+        for i in places:
+            out[line] += values[i]
+
+
+def add_exactly(values, indptr, out, lost):
+    """Twin of `reduce.add_exactly`: with fractions, of which nothing is lost at all."""
+    for line, places in enumerate(_lines(indptr)):
+        numbers = [out[line], lost[line], *(values[i] for i in places)]
+        parts = [[number.real for number in numbers], [number.imag for number in numbers]]
+        exact = [sum(map(Fraction, map(float, part))) for part in parts]
+        rounded = [float(part) for part in exact]
+        rest = [float(part - Fraction(number)) for part, number in zip(exact, rounded, strict=True)]
+        complex_numbers = np.iscomplexobj(values)
+        out[line] = complex(*rounded) if complex_numbers else rounded[0]
+        lost[line] = complex(*rest) if complex_numbers else rest[0]
+
+
+def add_at(values, indices, out):
+    """Twin of `reduce.add_at`."""
+    for value, index in zip(values, indices.tolist(), strict=True):
+        out[index] += value
+
+
+def summarize_at(values, indices, counts, sums, extremes, spread):
+    """Twin of `reduce.summarize_at`."""
+    for x, at in zip(values, indices.tolist(), strict=True):
+        if counts[at, 0] == 0:
+            spread[at, 0] = x
+        counts[at] += [1, x == 0, x != x]
+        if x == x:
+            extremes[at] = min(extremes[at, 0], x), max(extremes[at, 1], x)
+        sums[at] += x
+        spread[at, 1:] += [float(x) - spread[at, 0], (float(x) - spread[at, 0]) ** 2]
+
+
+def summarize_lines(values, indptr, counts, sums, extremes, spread):
+    """Twin of `reduce.summarize_lines`."""
+    lines = np.concatenate([np.full(len(places), k) for k, places in enumerate(_lines(indptr))])
+    summarize_at(values, lines.astype(np.int64), counts, sums, extremes, spread)
+
+
+def _best_of(numbers, largest):
+    """Place of the first of the most extreme numbers, of which NaN is the first of all."""
+    for i, number in enumerate(numbers):
+        if number != number:
+            return i
+    return numbers.index(max(numbers) if largest else min(numbers))
+
+
+def first_extremes_of_lines(values, indices, indptr, largest, best, where):
+    """Twin of `reduce.first_extremes_of_lines`."""
+    for line, places in enumerate(_lines(indptr)):
+        there = [int(indices[i]) for i in places]
+        where[line, 1:] = 0, min(set(range(len(there) + 1)) - set(there)), len(there)
+        if there:
+            found = _best_of([values[i] for i in places], largest)
+            best[line], where[line, :2] = values[places[found]], (there[found], found)
+
+
+def first_extremes_at(values, indices, indptr, first, largest, best, where):
+    """Twin of `reduce.first_extremes_at`."""
+    for line, places in enumerate(_lines(indptr), first):
+        for i in places:
+            at = indices[i]
+            place, before, missing, count = where[at]
+            if count == 0 or _best_of([best[at], values[i]], largest) == 1:
+                best[at], place, before = values[i], line, count
+            where[at] = place, before, missing + (missing == line), count + 1

@@ -19,6 +19,10 @@ class Unreadable(Refused):
     """HDF5 does not give what an array holds."""
 
 
+class TooLong(Refused):
+    """An array is longer than what is worth walking entry by entry."""
+
+
 @dataclass
 class Slow:
     """A stored matrix, row by row (of a CSC: column by column).
@@ -156,7 +160,7 @@ def _array(group: h5py.Group, name: str, kinds: str) -> np.ndarray | None:
         if not isinstance(dset, h5py.Dataset) or len(dset.shape) != 1 or dtype.kind not in kinds:
             raise Refused(name)
         if dset.size > 10**6:
-            raise Refused(f"{name} of {dset.size} elements")
+            raise TooLong(f"{name} of {dset.size} elements")
         if dtype.kind != "b" and h5py.check_enum_dtype(dtype) is not None:
             raise Refused(name)
     except Refused:
@@ -172,8 +176,11 @@ def _array(group: h5py.Group, name: str, kinds: str) -> np.ndarray | None:
     return values.astype(values.dtype.newbyteorder("="))
 
 
+PLAIN = ("data", "indices", "indptr")
+
+
 def read_slowly(group: h5py.Group) -> Slow:
-    """Read a group.
+    """Read a group with the tags of h5sparse, of AnnData, or with none but a shape.
 
     Raises
     ------
@@ -181,9 +188,24 @@ def read_slowly(group: h5py.Group) -> Slow:
         When its header alone makes it unreadable. What is wrong in the arrays is in the result.
     """
     attributes = _attributes(group)
-    format, shape = _format(attributes), _shape(attributes)
-    indptr = _array(group, "indptr", "iu")
-    indices, data = _array(group, "indices", "iu"), _array(group, "data", "biufc")
+    return walk(group, _format(attributes), _shape(attributes))
+
+
+def walk(
+    group: h5py.Group,
+    format: str | None,
+    shape: tuple[int, int],
+    names: tuple[str, str, str] = PLAIN,
+    *,
+    iso: bool = False,
+    logical: bool = False,
+) -> Slow:
+    """Read the arrays of these names as a matrix of this format, if need be the one that fits.
+
+    With `iso` there is one value for all entries; with `logical`, bytes are truth values.
+    """
+    indptr = _array(group, names[2], "iu")
+    indices, data = _array(group, names[1], "iu"), _array(group, names[0], "biufc")
     if format is None:  # then the length of indptr must tell, and nothing may be absent
         there = indptr is not None and indices is not None and data is not None
         lengths = dict(zip(("csr", "csc"), shape, strict=True))
@@ -194,18 +216,28 @@ def read_slowly(group: h5py.Group) -> Slow:
     n_major, n_minor = shape if format == "csr" else shape[::-1]
     if indptr is None or indptr.size != n_major + 1:
         raise Refused("indptr")
+    if iso:
+        if data is None or data.size != 1:
+            raise Refused("one value for all")
+        data = np.repeat(data, 0 if indices is None else indices.size)
     if (data is None) != (indices is None):
         there = indices if data is None else data
         if there is not None and there.size:
             raise Refused("data or indices")
         indices = None
+    if logical and data is not None:
+        data = data != 0
     dtype = np.dtype(np.float64) if data is None else data.dtype
     if dtype == np.float16:
         dtype = np.dtype(np.float32)
+    slow = Slow(format, shape, dtype, int(indptr[-1]))
+    _walk_lines(slow, [int(pointer) for pointer in indptr], indices, data, n_minor)
+    return slow
+
+
+def _walk_lines(slow: Slow, pointers: list[int], indices: Any, data: Any, n_minor: int) -> None:
     stored = 0 if data is None or indices is None else min(data.size, indices.size)
-    pointers = [int(pointer) for pointer in indptr]
-    slow = Slow(format, shape, dtype, pointers[-1])
-    for i in range(n_major):
+    for i in range(len(pointers) - 1):
         lo, hi = pointers[i], pointers[i + 1]
         good = 0 <= lo <= hi <= stored and (i > 0 or lo == 0)
         line = None
@@ -220,4 +252,3 @@ def read_slowly(group: h5py.Group) -> Slow:
         slow.totals.append(sum(data[lo:hi].tolist()) if good and hi > lo else 0)
         slow.repeated |= line is not None and len({j for j, _ in line}) < len(line)
     slow.broken = pointers[0] != 0 or any(line is None for line in slow.lines)
-    return slow

@@ -165,13 +165,34 @@ def test_opening(tmp_path):
     assert results["versions"]["diskcsr"] == diskcsr.__version__
     assert results["machine"]["cpu"] in stdout
     beginning = {**results["opening_ms"], **results["start_up_ms"]}
-    assert len(beginning) == 8
+    assert len(beginning) == 10
     for step, taken in beginning.items():
         assert math.isfinite(taken)
         assert taken > 0
         assert f"    {step}" in stdout
     if sys.platform == "linux":
         assert 0 <= results["busy_with_others"] <= results["machine"]["cores"] + 0.5
+
+
+def test_calls(tmp_path):
+    stdout, found = run_script("calls.py", tmp_path, f"--folder={tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+    assert next(iter(found)) == "A[rows], raw"
+    assert len(found) == 6
+    for name, (calls, files, crossings) in found.items():
+        assert name in stdout
+        assert calls > crossings > files > 5
+
+
+def test_calls_counts_what_it_says():
+    counter = load("calls")
+    here = Path(__file__).resolve()
+    counter.ROOT = str(here)  # this file alone counts
+
+    def inner():
+        return len(sorted([2, 1], key=lambda number: number))
+
+    assert counter.calls_of(lambda: inner()) == (4, 1, 0)
 
 
 def test_append(tmp_path):

@@ -1,5 +1,6 @@
 """Files on which HDF5 itself crashes or hangs: looked at first, or in a process that may end."""
 
+import io
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from diskcsr.errors import DiskCSRError
 from diskcsr.machine.alive import alive, limit_silence, waiting
 from diskcsr.machine.apart import Ended, run_apart
 from diskcsr.storage.files import headers
+from diskcsr.storage.files.peek import note_bytes, peek
 
 #: The module: the package has a function of that name.
 checking = sys.modules[check.__module__]
@@ -48,11 +50,25 @@ def run(code, *args, **keywords):
 
 
 OPEN_AND_READ = """
-import resource, sys
+import io, resource, sys
+import h5py
 import diskcsr
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+path, way = sys.argv[1:]
+
+def opened():
+    if way == "File r+":
+        return diskcsr.File(path, "r+")["X"]
+    if way in ("h5py r", "h5py r+"):
+        return diskcsr.open(h5py.File(path, way.split()[1])["X"])
+    if way == "bytes":
+        return diskcsr.open(io.BytesIO(open(path, "rb").read()))
+    if way == "file object":
+        return diskcsr.open(open(path, "rb"))
+    return diskcsr.open(path, mode=way)
+
 try:
-    with diskcsr.open(sys.argv[1], mode=sys.argv[2]) as A:
+    with opened() as A:
         print("read", A.to_memory().sum())
 except diskcsr.DiskCSRError as problem:
     print(type(problem).__name__, problem)
@@ -65,12 +81,20 @@ print("MB", int(peak.split()[1]) >> 10)
 # ------------------------------------------------------------------------------------- strings
 
 
+WAYS = ["r", "r+", "File r+", "h5py r", "h5py r+", "bytes", "file object"]
+
+
 @pytest.mark.parametrize("name", ["attribute_claims_2gb.h5", "global_heap_loop.h5"])
-def test_strings_that_claim_what_is_not_there(broken, name):
-    found = run(OPEN_AND_READ, broken(name), "r").stdout.split("\n")
+@pytest.mark.parametrize("way", WAYS)
+def test_strings_that_claim_what_is_not_there(broken, name, way):
+    found = run(OPEN_AND_READ, broken(name), way).stdout.split("\n")
     assert found[0].startswith("FormatError")
     assert "attribute 'h5sparse_format': cannot be read: a string claims" in found[0]
     assert int(found[1].split()[1]) < 300
+
+
+@pytest.mark.parametrize("name", ["attribute_claims_2gb.h5", "global_heap_loop.h5"])
+def test_a_check_of_strings_that_claim_what_is_not_there(broken, name):
     report = check(broken(name))
     (problem,) = [p for p in report.problems if p.where == "/X"]
     assert (problem.severity, problem.kind) == ("error", "tags")
@@ -114,6 +138,39 @@ def test_sound_strings_raise_no_alarm(tmp_path, libver, many, userblock):
 
 
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("way", ["h5py", "diskcsr", "bytes"])
+def test_strings_that_hdf5_has_not_written_yet_raise_no_alarm(tmp_path, libver, way):
+    path = texts(tmp_path / "m.h5", libver)
+    memory = io.BytesIO(path.read_bytes())
+    if way == "diskcsr":
+        file = diskcsr.File(path, "r+", libver=libver)
+    else:
+        file = h5py.File(path if way == "h5py" else memory, "r+", libver=libver)
+        if way == "bytes":
+            note_bytes(file, memory)
+    with file:
+        group = h5py.Group(file["X"].group.id if way == "diskcsr" else file["X"].id)
+        for number in range(50):  # heaps fill, are let go, and others take their place
+            for name in ("h5sparse_format", "names"):
+                del group.attrs[name]
+            group.attrs["h5sparse_format"] = "csr"
+            group.attrs["names"] = ["one" * number, "two" * 40 * number]
+            file.flush() if number == 20 else None
+            for name in ("h5sparse_format", "names", "encoding-type"):
+                assert headers.check_strings(group, name) is None
+        assert diskcsr.open(group).format == "csr"
+
+
+def test_what_only_hdf5_can_look_at_is_left_to_it(tmp_path):
+    path = texts(tmp_path / "m.h5")
+    with h5py.File(path, driver="core", backing_store=False) as file:
+        assert peek(file) is None
+        assert headers.check_strings(file["X"], "names") is None
+    with h5py.File(io.BytesIO(path.read_bytes())) as file:
+        assert peek(file) is None
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
 @pytest.mark.parametrize("userblock", [0, 512])
 @pytest.mark.parametrize(
     ("what", "said"),
@@ -151,6 +208,36 @@ def _is_free(raw, at):
     number, size = raw[at : at + 2], int.from_bytes(raw[at + 8 : at + 16], "little")
     begin = raw.rfind(b"GCOL", 0, at)
     return number == b"\0\0" and 16 <= size < 4096 and at + size == begin + 4096
+
+
+# ------------------------------------------------------------------------------------ superblock
+
+
+@pytest.mark.parametrize("userblock", [0, 512, 2048])
+def test_a_superblock_that_leads_to_another_driver(tmp_path, userblock):
+    path = tmp_path / "m.h5"
+    stored(path, libver="earliest", userblock_size=userblock)
+    with diskcsr.open(path, mode="r+") as A:
+        assert A.nnz
+    overwrite(path, userblock + 48, b"\1\0\6\0\1\0\0\0")
+    found = run(OPEN_AND_READ, path, "r+")
+    assert found.returncode == 0
+    assert found.stdout.startswith("CorruptFileError")
+    assert "leads to records of another driver of HDF5, at 4295360513" in found.stdout
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if not way.startswith("h5py")])
+def test_a_root_that_cannot_be_read(tmp_path, way):
+    path = tmp_path / "m.h5"
+    stored(path, libver="latest")
+    with h5py.File(path) as file:
+        root = h5py.h5g.get_objinfo(file.id).objno[0]
+    raw = path.read_bytes()
+    overwrite(path, root + 8, bytes([raw[root + 8] ^ 1]))
+    found = run(OPEN_AND_READ, path, way)
+    assert found.stdout.startswith(("CorruptFileError", "FormatError")), found
+    assert os.listdir(tmp_path) == ["m.h5"]
 
 
 # --------------------------------------------------------------------------------- fill values

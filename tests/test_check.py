@@ -16,9 +16,11 @@ from scipy.sparse import csr_array
 from strategies import matrices
 
 import diskcsr
+from diskcsr.errors import RollbackError
 from diskcsr.storage.check import scan as scanning
 from diskcsr.storage.check.check import Problem
 from diskcsr.storage.check.check import check as check_apart
+from diskcsr.storage.files.records import COLD
 
 #: In this process: starting another one for every file takes too long.
 check = partial(check_apart, isolated=False)
@@ -271,10 +273,21 @@ def test_no_hdf5_file_no_file_and_no_matrix(tmp_path):
 
 def test_a_journal_beside_the_file_is_noted(tmp_path):
     path = store(tmp_path / "m.h5")
-    (tmp_path / "m.h5-journal").write_bytes(b"x")
+    (tmp_path / "m.h5-journal").write_bytes(COLD)
     report = check(path)
     assert report.ok
     assert [p.kind for p in report.problems] == ["journal"]
+
+
+def test_a_damaged_journal_is_an_error(tmp_path):
+    path = store(tmp_path / "m.h5")
+    (tmp_path / "m.h5-journal").write_bytes(b"x")
+    (problem,) = check(path).problems
+    assert (problem.severity, problem.kind, problem.repairable) == ("error", "journal", False)
+    assert "m.h5-journal, is damaged: it ends within its header, after 1 bytes" in problem.what
+    with pytest.raises(RollbackError, match="is damaged"):
+        check(path, repair=True)
+    assert (tmp_path / "m.h5-journal").read_bytes() == b"x"
 
 
 def test_an_open_group_is_checked_but_not_repaired(tmp_path):

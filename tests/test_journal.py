@@ -4,8 +4,10 @@ import contextlib
 import fcntl
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from unittest import mock
 
 import numpy as np
@@ -16,14 +18,8 @@ from hypothesis import strategies as st
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError, WriteError
 from diskcsr.storage.files import journal as journal_module
 from diskcsr.storage.files.fileobject import JournalFile
-from diskcsr.storage.files.rollback import (
-    HEADER,
-    PAGE,
-    RECORD,
-    is_hot,
-    journal_path,
-    settle,
-)
+from diskcsr.storage.files.records import HEADER, PAGE, RECORD, journal_path
+from diskcsr.storage.files.rollback import is_hot, settle
 
 
 def some_bytes(n, seed=0):
@@ -195,13 +191,15 @@ def test_long_records_are_split(tmp_path):
     file.close()
 
 
-def test_one_call_saves_with_one_write(path, monkeypatch):
+def test_one_call_saves_at_once(path, monkeypatch):
+    """The records in one piece, and then the header that counts them."""
     file = JournalFile(path)
     written = []
     real = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda *call: written.append(call[0]) or real(*call))
+    monkeypatch.setattr(os, "pwrite", lambda *call: written.append(call[::2]) or real(*call))
     file.pwrite(bytes(7 * PAGE), PAGE)
-    assert written == [file._journal, file._data]
+    journal = file._journal
+    assert written == [(journal, HEADER.size), (journal, 0), (file._data, PAGE)]
     monkeypatch.undo()
     file.roll_back()
     file.close()
@@ -265,13 +263,16 @@ def test_a_new_file(tmp_path):
     assert path.read_bytes() == b"abc"
 
 
-def test_the_journal_of_a_file_that_is_gone(path):
+def test_the_journal_of_a_file_that_is_gone(path, old):
     file = JournalFile(path)
     file.write(b"half")
     kill(file)
-    path.unlink()
+    gone = path.rename(path.with_name("gone"))
     settle(path)
-    assert not journal_of(path).exists()
+    assert is_hot(path)  # the file may come back
+    gone.rename(path)
+    settle(path)
+    assert path.read_bytes() == old
 
 
 def test_durable_waits_for_the_disk_in_order(path, old, monkeypatch):
@@ -289,7 +290,11 @@ def test_durable_waits_for_the_disk_in_order(path, old, monkeypatch):
     note("pwrite", os.pwrite)
     note("fsync", os.fsync)
     file.write(b"new")
-    assert calls == ["pwrite journal", "fsync journal", "pwrite data"]
+    saved = ["pwrite journal", "fsync journal"]  # the records; and the header that counts them
+    assert calls == [*saved, *saved, "pwrite data"]
+    calls.clear()
+    file.pwrite(b"behind the end", 11 * PAGE)
+    assert calls == ["pwrite data"]
     calls.clear()
     file.commit()
     assert calls == ["fsync data", "pwrite journal", "fsync journal"]
@@ -554,6 +559,174 @@ def test_the_end_of_the_program(path, old):
     assert path.read_bytes() == old
 
 
+# -------------------------------------------------------------------------------------- damage
+
+
+@pytest.fixture
+def hot(path, old):
+    """What a killed writer left: its file, half changed, and its journal of two records."""
+    file = JournalFile(path)
+    file.pwrite(b"new", PAGE + 1)
+    file.truncate(10 * PAGE)
+    kill(file)
+    found = path.read_bytes(), journal_of(path).read_bytes()
+    assert recorded(path) == [(PAGE, PAGE), (10 * PAGE, 100)]
+    return found
+
+
+def outcome(path, data, journal, use=settle):
+    """Return what is in the file after `use`, or the message of the refusal, which changes none."""
+    path.write_bytes(data)
+    journal_of(path).write_bytes(journal)
+    try:
+        use(path)
+    except RollbackError as problem:
+        assert (path.read_bytes(), journal_of(path).read_bytes()) == (data, journal)
+        return str(problem)
+    return path.read_bytes()
+
+
+def is_refusal(found, path):
+    """Whether it says which files it is about, and nothing that could lose what they hold."""
+    wanted = (str(path), str(journal_of(path)), "is damaged", "copy them before you try anything")
+    return isinstance(found, str) and all(text in found for text in wanted)
+
+
+def flipped(raw, bit):
+    damaged = bytearray(raw)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+#: Most of the bytes saved in the first record of `hot`: one is as good as another.
+_SAVED = range(HEADER.size + RECORD.size + 1, HEADER.size + RECORD.size + PAGE - 1)
+ALIKE = set(_SAVED) - set(_SAVED[::97])
+
+
+def test_every_bit_of_a_hot_journal(path, hot, old):
+    data, journal = hot
+    assert outcome(path, data, journal) == old
+    for bit in range(8 * len(journal)):
+        if bit // 8 not in ALIKE:
+            assert is_refusal(outcome(path, data, flipped(journal, bit)), path), bit
+
+
+def test_every_length_of_a_hot_journal(path, hot, old):
+    data, journal = hot
+    for length in range(len(journal)):
+        if length not in ALIKE:
+            assert is_refusal(outcome(path, data, journal[:length]), path), length
+    assert outcome(path, data, journal + b"what was not counted yet") == old
+
+
+@given(st.data())
+def test_any_damage(tmp_path_factory, choice):
+    """The state before, or a refusal that changes nothing: never what is half changed."""
+    path = tmp_path_factory.mktemp("damaged") / "data"
+    old = some_bytes(3 * PAGE)
+    path.write_bytes(old)
+    file = JournalFile(path)
+    for i in range(choice.draw(st.integers(1, 3))):
+        file.pwrite(b"new", i * PAGE)
+    kill(file)
+    data, journal = path.read_bytes(), bytearray(journal_of(path).read_bytes())
+    start = choice.draw(st.integers(0, len(journal) - 1))
+    raw = choice.draw(st.binary(min_size=1, max_size=200).filter(any))
+    if choice.draw(st.booleans()):  # other bytes, or some that are missing or too many
+        raw = bytes(a ^ b for a, b in zip(journal[start:], raw, strict=False))
+        journal[start : start + len(raw)] = raw
+    else:
+        journal[start : start + choice.draw(st.integers(0, 300))] = raw
+    found = outcome(path, data, bytes(journal))
+    assert found == old or is_refusal(found, path)
+    shutil.rmtree(path.parent)
+
+
+def test_a_refusal_says_what_is_known(path, hot, old):
+    data, journal = hot
+    second = HEADER.size + RECORD.size + PAGE
+    found = outcome(path, data, flipped(journal, 8 * (second + RECORD.size)), JournalFile)
+    assert "its record 2 is not as it was written; it says that the file had 41060 bytes" in found
+    assert "there are 2 records of what it overwrote, of which the first 1 are whole" in found
+    found = outcome(path, data, flipped(journal, 8 * HEADER.size - 1), JournalFile)
+    assert "its header does not match its checksum; it says that the file had 41060 bytes" in found
+    assert "2 records of what it overwrote, of which the first 2 are whole, if that can" in found
+    found = outcome(path, data, journal[:30], JournalFile)
+    assert "it ends within its header, after 30 bytes. Nothing was changed now" in found
+    found = outcome(path, data, journal[:8] + b"\x07" + journal[9:], JournalFile)
+    assert "or is of version 7, which only a later version of diskcsr reads" in found
+
+
+def test_records_do_not_change_places(path, old):
+    """Both would be whole, if they did not know their number."""
+    file = JournalFile(path)
+    file.pwrite(b"new", 0)
+    file.pwrite(b"new", PAGE)
+    kill(file)
+    data, journal = path.read_bytes(), journal_of(path).read_bytes()
+    middle = HEADER.size + RECORD.size + PAGE
+    swapped = journal[: HEADER.size] + journal[middle:] + journal[HEADER.size : middle]
+    assert is_refusal(outcome(path, data, swapped), path)
+
+
+def test_a_cold_journal_of_which_a_bit_flipped(path, old):
+    file = JournalFile(path)
+    kill(file)
+    assert is_refusal(outcome(path, old, flipped(journal_of(path).read_bytes(), 70)), path)
+
+
+def test_a_journal_of_the_first_version(path, old):
+    """As version 0.1.0 wrote it: records were not counted, the first that is not whole ends it."""
+    samples = b"".join(
+        zlib.crc32(old[len(old) * i // 8 :][:512]).to_bytes(4, "little") for i in range(8)
+    )
+    header = struct.pack("<8sIIQQ32s", b"dcsr-jnl", 1, PAGE, len(old), 77, samples)
+    header += zlib.crc32(header).to_bytes(4, "little")
+    saved = old[PAGE : 2 * PAGE]
+    checksum = zlib.crc32(saved, zlib.crc32(struct.pack("<QQI", 77, PAGE, PAGE)))
+    record = struct.pack("<QII", PAGE, PAGE, checksum) + saved
+    data = old[:PAGE] + bytes(PAGE) + old[2 * PAGE :] + b"behind the end"
+    assert outcome(path, data, header + record) == old
+    assert outcome(path, data, header + record + record[:100]) == old
+    assert outcome(path, old + b"behind the end", header) == old
+    assert outcome(path, old, bytes(len(header)) + record) == old
+    for bit in range(8 * len(header)):
+        assert is_refusal(outcome(path, data, flipped(header + record, bit)), path), bit
+
+
+def test_a_refused_journal_stays_and_can_be_put_right(path, hot, old):
+    data, journal = hot
+    damaged = flipped(journal, 100)
+    for use in (settle, JournalFile, settle):
+        assert is_refusal(outcome(path, data, damaged, use), path)
+    assert outcome(path, data, journal, lambda path: JournalFile(path).close()) == old
+    assert not journal_of(path).exists()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_header_that_cannot_be_written(path, old, monkeypatch, first):
+    """What it would have counted is not changed, and the one before holds."""
+    file = JournalFile(path)
+    if not first:
+        file.pwrite(b"new", 0)
+    real, broken = os.pwrite, []
+
+    def half(descriptor, raw, offset):
+        if descriptor == file._journal and offset == 0 and not broken:
+            broken.append(real(descriptor, raw[:50], offset))
+            raise OSError(5, "Input/output error")
+        return real(descriptor, raw, offset)
+
+    monkeypatch.setattr(os, "pwrite", half)
+    with pytest.raises(OSError, match="Input/output"):
+        file.pwrite(b"new", PAGE)
+    assert broken == [50]
+    kill(file)
+    assert is_hot(path) == (not first)
+    settle(path)
+    assert path.read_bytes() == old
+
+
 # --------------------------------------------------------------------------------- any sequence
 
 steps = st.one_of(
@@ -589,26 +762,51 @@ def play(folder, size, sequence, cut):
     file = JournalFile(path)
     for i, (step, offset, length) in enumerate(sequence):
         before = path.read_bytes(), journal_of(path).read_bytes()
-        if step == "write":
-            raw = some_bytes(length, i)
-            file.pwrite(raw, offset)
-            now = now[:offset].ljust(offset, b"\0") + raw + now[offset + length :]
-        elif step == "truncate":
-            file.truncate(offset)
-            now = now[:offset].ljust(offset, b"\0")
-        else:
-            file.commit()
-            committed = now
+        with noting_writes(file._journal) as written:
+            if step == "write":
+                raw = some_bytes(length, i)
+                file.pwrite(raw, offset)
+                now = now[:offset].ljust(offset, b"\0") + raw + now[offset + length :]
+            elif step == "truncate":
+                file.truncate(offset)
+                now = now[:offset].ljust(offset, b"\0")
+            else:
+                file.commit()
+                committed = now
         assert path.read_bytes() == now
-        journal = journal_of(path).read_bytes()
-        check(folder / "after", now, journal, committed)
+        check(folder / "after", now, journal_of(path).read_bytes(), committed)
         if step != "commit":
-            torn = journal[: int(cut * len(journal))]
-            torn += before[1][len(torn) :]
-            check(folder / "torn", before[0], torn, committed)
+            check(folder / "torn", before[0], torn(before[1], written, cut), committed)
     kill(file)
     settle(path)
     assert path.read_bytes() == committed
+
+
+@contextlib.contextmanager
+def noting_writes(descriptor):
+    """Note what is written to a file: (offset, bytes)."""
+    written, real = [], os.pwrite
+
+    def noted(where, raw, offset):
+        if where == descriptor:
+            written.append((offset, bytes(raw)))
+        return real(where, raw, offset)
+
+    with mock.patch.object(os, "pwrite", noted):
+        yield written
+
+
+def torn(journal, written, cut):
+    """Return what is in a journal after a part of what was written to it; a header is one piece."""
+    journal, left = bytearray(journal), int(cut * sum(len(raw) for _, raw in written))
+    for offset, raw in written:
+        if left < len(raw):
+            raw = raw[: left if offset else 0]
+        journal[offset : offset + len(raw)] = raw
+        left -= len(raw)
+        if left < 0:
+            break
+    return bytes(journal)
 
 
 def check(path, data, journal, committed):

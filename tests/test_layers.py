@@ -17,7 +17,7 @@ ROOMS = {
     "errors": "",
     "axis": "",
     "loading": "",
-    "kernels": "loading",
+    "kernels": "errors loading",
     "machine": "errors",
     "keys": "errors axis kernels",
     "streams": "axis kernels machine keys",
@@ -199,10 +199,28 @@ def test_rows_and_columns_are_told_apart_in_one_place(name):
         assert not found, f"{name}, line {node.lineno}, tells {found} apart"
 
 
-def test_the_kernels_know_only_arrays():
-    for name in MODULES:
-        if name.startswith("kernels."):
-            assert {*imports(name)} <= {"numba", "numpy", "ctypes", "os", "diskcsr.kernels"}
+#: What stands beside the kernels: how they are compiled, and where they are kept.
+BESIDE = {"caching", "kept"}
+KERNELS = [
+    name for name in MODULES if name.startswith("kernels.") and name.split(".")[1] not in BESIDE
+]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_kernels_know_only_arrays(name):
+    known = {"numba", "numpy", "ctypes", "os", "diskcsr.kernels", "diskcsr.kernels.caching"}
+    assert {*imports(name)} <= known
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_one_module_decides_how_kernels_are_compiled(name):
+    taken = {
+        alias.name
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.ImportFrom) and node.module == "numba"
+        for alias in node.names
+    }
+    assert taken <= {"config", "types"}, f"{name}: njit is that of diskcsr.kernels.caching"
 
 
 def test_public_names_are_all_there():

@@ -1,7 +1,9 @@
 """The settings of the process, and the guard that keeps loads within the memory budget."""
 
+import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from diskcsr import options as exported
 from diskcsr.machine.options import (
     Options,
     _left_in_cgroups,
+    _left_of_own_limits,
     available_memory,
     format_bytes,
     options,
@@ -42,8 +45,8 @@ def test_defaults(monkeypatch):
     assert fresh.num_threads == len(os.sched_getaffinity(0))
     threads = fresh.num_threads
     assert repr(fresh) == (
-        "Options(memory_budget=0.5, memory_map=True, cache_bytes=67108864, "
-        f"num_threads={threads}, progress=None)"
+        f"Options(memory_budget=0.5, memory_map=True, cache_bytes=67108864, num_threads={threads}, "
+        "progress=None, untrusted_seconds=60.0, untrusted_bytes=1073741824)"
     )
 
 
@@ -53,7 +56,7 @@ def test_the_representation_shows_every_setting():
     with options.set(memory_budget=10**9, memory_map=False, cache_bytes=0, num_threads=3):
         assert repr(options) == (
             "Options(memory_budget=1000000000, memory_map=False, cache_bytes=0, num_threads=3, "
-            "progress=None)"
+            "progress=None, untrusted_seconds=60.0, untrusted_bytes=1073741824)"
         )
 
 
@@ -345,3 +348,71 @@ def test_control_groups(tmp_path, lines, files, left):
 
 def test_no_control_groups(tmp_path):
     assert list(_left_in_cgroups(tmp_path / "none", tmp_path)) == []
+
+
+# -------------------------------------------------------------------------------- own limits
+
+UNDER_A_LIMIT = """
+import json, resource, sys
+import diskcsr
+from diskcsr.machine.options import available_memory
+which = getattr(resource, sys.argv[1])
+use = [int(number) for number in open("/proc/self/statm").read().split()]
+used = use[{"RLIMIT_AS": 0, "RLIMIT_DATA": 5}[sys.argv[1]]] * resource.getpagesize()
+before = available_memory()
+resource.setrlimit(which, (used + (200 << 20), resource.RLIM_INFINITY))
+with diskcsr.open(sys.argv[2], "X") as A:
+    seen = [before, available_memory(), diskcsr.options.memory_limit()]
+    try:
+        A.toarray()  # 128 MiB
+    except diskcsr.MemoryBudgetError as problem:
+        seen.append(str(problem))
+    seen.append(A[5:6].sum())
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what counts against a limit")
+@pytest.mark.parametrize("which", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_limits_of_the_process_count(tmp_path, which):
+    path = tmp_path / "m.h5"
+    matrix = csr_array((np.ones(3), ([0, 5, 9], [1, 2, 3])), shape=(1 << 14, 1 << 10))
+    diskcsr.write(path, matrix).close()
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_A_LIMIT, which, str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    before, left, budget, refused, total = json.loads(done.stdout)
+    assert (150 << 20) < left <= (200 << 20) < before
+    assert abs(budget - left / 2) < 10 << 20
+    assert "134.2 MB" in refused
+    assert total == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("1000 300 100 5 0 400 0", [(5000 - 1000) * 4096, (500 - 400) * 4096]),
+        ("6000 300 100 5 0 600 0", [0, 0]),
+        ("not numbers", [5000 * 4096, 500 * 4096]),
+        (None, [5000 * 4096, 500 * 4096]),
+    ],
+    ids=["some left", "over them", "an unknown file", "no file"],
+)
+def test_what_is_left_of_limits(tmp_path, monkeypatch, text, left):
+    limits = {resource.RLIMIT_AS: 5000 * 4096, resource.RLIMIT_DATA: 500 * 4096}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limits[which], limits[which]))
+    monkeypatch.setattr(resource, "getpagesize", lambda: 4096)
+    if text is not None:
+        (tmp_path / "statm").write_text(text)
+    assert list(_left_of_own_limits(tmp_path / "statm")) == left
+
+
+def test_no_limits(tmp_path, monkeypatch):
+    none = resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (none, none))
+    assert list(_left_of_own_limits(Path("/proc/self/statm"))) == []

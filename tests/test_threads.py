@@ -1,5 +1,6 @@
 """The thread pool: results in order, errors passed on, nothing that waits for itself."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -373,3 +374,91 @@ def test_worker_processes_read_what_the_parent_reads(store, num_threads, method)
         assert type(got) is csr_array
         assert (got != matrix[rows]).nnz == 0
     assert (array[rows] != matrix[rows]).nnz == 0
+
+
+# ------------------------------------------------------------------------------ no more threads
+
+
+@pytest.fixture(params=[0, 1, 3])
+def few_threads(request, monkeypatch):
+    """The system gives so many threads, and then no more."""
+    started, start = [], threading.Thread.start
+
+    def refuse(thread):
+        if len(started) >= request.param:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threads, "_pool", None)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return request.param
+
+
+def counted():
+    """A function that takes its time, and the numbers it was called with."""
+    calls = []
+
+    def function(number):
+        calls.append(number)
+        time.sleep(0.002)
+        return number**2
+
+    return function, calls
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("run", [run_parts, lambda f, items: list(ordered_map(f, items, 3))])
+def test_all_is_done_once_where_there_are_no_more_threads(run):
+    function, calls = counted()
+    assert run(function, list(range(20))) == [number**2 for number in range(20)]
+    time.sleep(0.02)  # for who might do it again
+    assert sorted(calls) == list(range(20))
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("run", [run_parts, lambda f, items: list(ordered_map(f, items, 3))])
+def test_errors_come_out_where_there_are_no_more_threads(run):
+    function, done = fail_on(2)
+    with pytest.raises(Failure):
+        run(function, list(range(6)))
+    before = len(done)
+    time.sleep(0.05)
+    assert len(done) == before
+
+
+@pytest.mark.usefixtures("few_threads")
+def test_steps_are_told_of_where_there_are_no_more_threads():
+    told = []
+
+    def work(item):
+        for _ in range(3):
+            time.sleep(0.001)
+            yield 1
+        return item**2
+
+    found = threads.run_in_steps(work, list(range(8)), told.append)
+    assert found == [item**2 for item in range(8)]
+    assert sum(told) == 24
+
+
+def test_an_exception_does_not_keep_itself_alive(request):
+    class Large:
+        pass
+
+    seen = []
+
+    def function(number):
+        large = Large()
+        seen.append(weakref.ref(large))
+        raise Failure(number)
+
+    gc.disable()
+    request.addfinalizer(gc.enable)
+    with pytest.raises(Failure) as caught:
+        run_parts(function, [1, 2])
+    del caught
+    deadline = time.monotonic() + PATIENCE  # another thread has it until it looks for more to do
+    while any(ref() for ref in seen):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

@@ -13,6 +13,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from campaign.structures import (
+    ODD_ARRAY_DTYPES,
+    ODD_FORMATS,
+    ODD_NUMBERS,
+    ODD_SHAPES,
+    set_entry,
+)
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from trust_operations import check_file
@@ -98,65 +105,6 @@ def drafts(draw):
     return Draft(arrays, attributes, draw(st.sampled_from(LAYOUTS)))
 
 
-ODD_NUMBERS = [
-    -1,
-    0,
-    1,
-    2,
-    5,
-    7,
-    40,
-    127,
-    2**15,
-    2**31 - 1,
-    2**31,
-    2**32,
-    2**40,
-    2**63 - 1,
-    -(2**63),
-]
-ODD_ARRAY_DTYPES = ["f8", "S3", "i1", "u8", "f2", "?", "c16"]
-ODD_SHAPES = [
-    [3, 3],
-    [2, 2, 2],
-    [-1, 4],
-    [3.0, 4.0],
-    [2.5, 3],
-    [np.nan, 3],
-    [4, 10**9],
-    [2**62, 3],
-    [4, 2**62],
-    ["3", "4"],
-    3,
-    "3, 4",
-    np.array([4, 2**63], "u8"),
-]
-ODD_FORMATS = [
-    "csr",
-    "csc",
-    b"csr",
-    np.array([b"csc"]),
-    "coo",
-    "",
-    3,
-    [1.5, 2],
-    "csr_array",
-    "\udcff",
-]
-
-
-def _set(values: np.ndarray, at: int, number: int) -> np.ndarray:
-    """Set an entry of an integer array, wrapping around as its dtype does."""
-    values = values.copy()
-    if values.dtype.kind in "iu" and values.size:
-        bits = 8 * values.dtype.itemsize
-        number %= 2**bits
-        if values.dtype.kind == "i" and number >= 2 ** (bits - 1):
-            number -= 2**bits
-        values[at % values.size] = number
-    return values
-
-
 @st.composite
 def broken(draw):
     """A group, and up to three things wrong with it."""
@@ -176,7 +124,7 @@ def change_entry(draw, draft):
     name, values = _one_array(draw, draft, "indptr", "indptr", "indices")
     if values is not None:
         at, number = draw(st.integers(0, 40)), draw(st.sampled_from(ODD_NUMBERS))
-        draft.arrays[name] = _set(values, at, number)
+        draft.arrays[name] = set_entry(values, at, number)
 
 
 def exchange_entries(draw, draft):

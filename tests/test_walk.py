@@ -336,5 +336,5 @@ def test_iter_blocks_of_both_formats(store, matrix):
         for first, block in found:
             last = first + block.shape[A._axis.major]
             lines = A._axis.swap((slice(first, last), slice(None)))
-            assert type(block) is A._memory
+            assert type(block) is A._scipy_class
             assert_array_equal(block.toarray(), matrix.toarray()[lines])

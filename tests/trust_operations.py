@@ -35,9 +35,15 @@ class Keys:
     rows: np.ndarray
     columns: np.ndarray
     mask: np.ndarray
+    major: int = 0
+
+    @property
+    def lines(self) -> np.ndarray:
+        """Rows of a CSR, columns of a CSC."""
+        return (self.rows, self.columns)[self.major]
 
 
-def make_keys(shape: tuple[int, int], seed: int) -> Keys:
+def make_keys(shape: tuple[int, int], seed: int, major: int = 0) -> Keys:
     """Choose keys; rows and columns come unordered, repeated, and from either end."""
     rng = np.random.default_rng(seed)
     rows, columns = (
@@ -46,10 +52,10 @@ def make_keys(shape: tuple[int, int], seed: int) -> Keys:
     if 0 in shape:
         rows = columns = np.zeros(0, np.int64)
     i, j = (int(rng.integers(n)) if n else 0 for n in shape)
-    return Keys(shape, i, j, rows, columns, rng.random(shape[0]) < 0.5)
+    return Keys(shape, i, j, rows, columns, rng.random(shape[0]) < 0.5, major)
 
 
-def _plain(result: Any) -> np.ndarray:
+def plain(result: Any) -> np.ndarray:
     return result.toarray() if issparse(result) else np.asarray(result)
 
 
@@ -87,7 +93,7 @@ def _rebuilt(matrix: Any, keys: Keys) -> Any:
     if isinstance(matrix, np.ndarray):
         return matrix
     arrays = matrix.data, matrix.indices, matrix.indptr
-    return matrix._memory(arrays, shape=matrix.shape).toarray()
+    return matrix._scipy_class(arrays, shape=matrix.shape).toarray()
 
 
 def _blocks(matrix: Any, keys: Keys) -> Any:
@@ -147,13 +153,18 @@ def judge(operation: Operation, outcome: Any, slow: Slow, keys: Keys) -> str | N
         return (
             f"{operation.name} raised on {'a broken' if slow.may_fail else 'a good'} file: {trace}"
         )
+    return compare(operation, outcome, slow, keys)
+
+
+def compare(operation: Operation, outcome: Any, slow: Slow, keys: Keys) -> str | None:
+    """Return what is wrong with the array that an operation gave; None when it is right."""
     lines = operation.lines(slow, keys)
     if not slow.whole(lines):
         if operation.name in ("sum", "sum(0)") and all(slow.pointed):
             # To add up what is stored, nobody needs to know where it is.
             return None if outcome.sum() == sum(slow.totals) else f"{operation.name}: {outcome!r}"
         return f"{operation.name} gave {outcome!r} from lines that contradict themselves"
-    expected = _plain(operation.run(slow.dense(lines), keys))
+    expected = plain(operation.run(slow.dense(lines), keys))
     if outcome.shape != expected.shape:
         return f"{operation.name} has shape {outcome.shape}, not {expected.shape}"
     if not np.array_equal(outcome, expected, equal_nan=slow.dtype.kind in "fc"):
@@ -163,7 +174,7 @@ def judge(operation: Operation, outcome: Any, slow: Slow, keys: Keys) -> str | N
     return None
 
 
-def _applies(operation: Operation, slow: Slow, keys: Keys) -> bool:
+def applies(operation: Operation, slow: Slow, keys: Keys) -> bool:
     if 0 in slow.shape and operation.name in _SCALARS:
         return False
     # As dense, a boolean entry that is stored twice counts once; in a sum, twice.
@@ -172,7 +183,7 @@ def _applies(operation: Operation, slow: Slow, keys: Keys) -> bool:
 
 def _attempt(operation: Operation, matrix: Any, keys: Keys) -> Any:
     try:
-        return _plain(operation.run(matrix, keys))
+        return plain(operation.run(matrix, keys))
     except Exception as problem:
         return problem
 
@@ -213,7 +224,7 @@ def check_file(path: Any, seed: int, original: Any = None) -> str | None:
         return verdict
     if max(slow.shape) > LONGEST:
         return _check_entry(path, slow, keys)
-    chosen = [op for op in OPERATIONS if _applies(op, slow, keys)]
+    chosen = [op for op in OPERATIONS if applies(op, slow, keys)]
     with diskcsr.options.set(memory_budget=1 << 26):
         verdict = _check_handles(path, chosen, slow, keys)
         if verdict and original is not None and (before := _read(original)).shape == slow.shape:

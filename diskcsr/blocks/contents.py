@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..axis import Axis, axis_of
 from ..errors import CorruptFileError, StaleFileError
 from ..keys.plan import Plan, plan_batches, plan_reads, plan_span
@@ -23,6 +24,7 @@ from ..storage.formats.opening import open_group
 from ..storage.read.pointers import ArrayPointers, RowPointers
 from ..storage.read.readers import ArrayReader, Reader, Wanted, gather_together
 from ..storage.read.source import INSTEAD, Source, shared_source
+from ..storage.read.untrusted import open_untrusted
 from .walk import Block
 
 __all__ = ["Address", "Contents"]
@@ -42,6 +44,7 @@ class Address(NamedTuple):
     shape: tuple[int, int]
     dtype: np.dtype
     state: tuple[int, int] | None
+    untrusted: bool
 
     def open(self) -> Source:
         """Open the matrix for reading.
@@ -51,9 +54,13 @@ class Address(NamedTuple):
         StaleFileError
             When it has another format, shape or dtype now.
         """
-        group, owned = open_group(self.path, self.name, False)
+        guard, owned = None, None
+        if self.untrusted:
+            group, owned, guard = open_untrusted(self.path, self.name, self.hints)
+        else:
+            group, owned = open_group(self.path, self.name, False)
         try:
-            source = shared_source(group, owned, **self.hints)
+            source = shared_source(group, owned, guard, **self.hints)
             found = (source.axis.format, source.shape, source.dtype)
             if found != (self.format, self.shape, self.dtype):
                 raise StaleFileError(
@@ -236,7 +243,29 @@ class Contents:
             Its `first` is a major index.
         """
         for first, plan in self.plans(majors, max_bytes):
-            yield self.block(majors.start + first, plan, buffers, only)
+            place = majors.start + first
+            yield self._seen(place, plan, only) or self.block(place, plan, buffers, only)
+
+    def _seen(self, first: int, plan: Plan, only: str | None) -> Block | None:
+        """Return the block of a plan of whole lines where it is, if it need not be read."""
+        self.source.check_open()
+        lo, hi = (int(plan.range_lo[0]), int(plan.range_hi[-1])) if plan.size else (0, 0)
+        index = index_dtype(plan.size, self.n_minor)
+        seen = {"data": np.empty(0, self.dtype), "indices": np.empty(0, index)}
+        for name in seen if plan.size else ():
+            if only in (None, name):
+                reader = self.reader(name)
+                part = None if hi > reader.size else reader.view(lo, hi)
+                if part is None or part.dtype != seen[name].dtype:
+                    return None
+                seen[name] = part
+        if (
+            seen["indices"].size
+            and kernels.rows.first_bad_index(seen["indices"], self.n_minor) >= 0
+        ):
+            return None  # reading them says which
+        indptr = plan.indptr.astype(index, copy=False)
+        return Block(first, seen["data"], seen["indices"], indptr)
 
     def read(
         self, plan: Plan, buffers: Buffers | None = None, only: str | None = None
@@ -320,7 +349,10 @@ class Contents:
             return None
         state = source.freshness.now()
         format, shape, dtype = source.axis.format, source.shape, source.dtype
-        return Address(source.path, source.name, source.hints, format, shape, dtype, state)
+        untrusted = source.guard is not None
+        return Address(
+            source.path, source.name, source.hints, format, shape, dtype, state, untrusted
+        )
 
     def __reduce__(self) -> Any:
         address = self.address()

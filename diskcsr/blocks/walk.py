@@ -228,6 +228,7 @@ def fold(
             spare.append(buffers)
         return state
 
-    with reporting(options.progress if progress is None else progress, nbytes) as advance:
-        states = run_in_steps(work, runs, advance)
+    progress = options.progress if progress is None else progress
+    with reporting(progress, nbytes) as advance:
+        states = run_in_steps(work, runs, advance if progress else None)
     return reduce(join, states) if states else start()

@@ -7,7 +7,8 @@ warn.
 """
 
 import numpy as np
-from numba import njit
+
+from .caching import njit
 
 __all__ = ["BEFORE_START", "TOO_LONG", "TRUNCATED", "compress", "decompress"]
 

@@ -8,7 +8,8 @@ Python, so no 64-bit sum may overflow: numpy scalars would warn.
 """
 
 import numpy as np
-from numba import njit
+
+from .caching import njit
 
 __all__ = [
     "gather_2",

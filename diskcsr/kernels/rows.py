@@ -8,9 +8,10 @@ import ctypes
 import os
 
 import numpy as np
-from numba import config, njit, types
+from numba import config, types
 
 from . import WINDOW_SHIFT
+from .caching import njit
 
 __all__ = [
     "OUT_OF_RANGE",

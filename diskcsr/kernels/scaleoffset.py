@@ -9,7 +9,8 @@ warn.
 """
 
 import numpy as np
-from numba import njit
+
+from .caching import njit
 
 __all__ = ["gather_floats", "gather_integers", "pack_codes"]
 

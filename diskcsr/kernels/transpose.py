@@ -8,7 +8,8 @@ run as plain Python.
 """
 
 import numpy as np
-from numba import njit
+
+from .caching import njit
 
 __all__ = ["count", "partition", "place"]
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["alive", "limit_silence", "waiting"]
+__all__ = ["alive", "limit_silence", "limit_time", "waiting"]
 
 _limit = 0.0
 
@@ -20,6 +20,13 @@ def limit_silence(seconds: float) -> None:
     if seconds:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # no Python code could run by then
     signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def limit_time(seconds: float) -> None:
+    """Have this process end by SIGALRM after so many seconds, whatever it does meanwhile."""
+    limit_silence(seconds)
+    global _limit
+    _limit = 0.0  # signs of life then wind nothing up
 
 
 def alive() -> None:

@@ -1,6 +1,7 @@
 """Settings of the process: how much memory a load may take, how many threads read."""
 
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ class Options:
     ----------
     memory_budget : int or float
         The most bytes one load may take (an int), or a fraction of the memory available when it
-        begins (a float in (0, 1]; default 0.5). A load over it raises `MemoryBudgetError` before
-        anything is read. The environment variable ``DISKCSR_MEMORY_BUDGET`` sets the default.
+        begins (a float in (0, 1]; default 0.5), of which limits of control groups and of the
+        process leave less. A load over it raises `MemoryBudgetError` before anything is read. The
+        environment variable ``DISKCSR_MEMORY_BUDGET`` sets the default.
     memory_map : bool
         Whether parts of an uncompressed file that were read before are then copied from a memory
         map, without a system call; default true. A file that another program shortens while it is
@@ -38,6 +40,10 @@ class Options:
     progress : None, bool or callable
         True shows a bar (tqdm's) of each sum, product or statistic that goes over a whole matrix; a
         function is called with bytes done and bytes in all; default None.
+    untrusted_seconds : float
+        How long a file opened with ``untrusted=True`` may be looked at; default 60.
+    untrusted_bytes : int
+        The most memory that may take, beyond what a process needs to begin; default 1 GiB.
 
     Examples
     --------
@@ -48,7 +54,15 @@ class Options:
     """
 
     # A setting that does not exist cannot be set: a misspelt one would do nothing.
-    __slots__ = ("_memory_budget", "_num_threads", "cache_bytes", "memory_map", "progress")
+    __slots__ = (
+        "_memory_budget",
+        "_num_threads",
+        "cache_bytes",
+        "memory_map",
+        "progress",
+        "untrusted_bytes",
+        "untrusted_seconds",
+    )
 
     def __init__(self) -> None:
         budget = _from_environment("DISKCSR_MEMORY_BUDGET", self._checked_budget)
@@ -58,6 +72,8 @@ class Options:
         self.progress: Any = None
         threads = _from_environment("DISKCSR_NUM_THREADS", self._checked_threads)
         self._num_threads = threads or _usable_cores()
+        self.untrusted_seconds = 60.0
+        self.untrusted_bytes = 1 << 30
 
     @property
     def memory_budget(self) -> int | float:
@@ -94,7 +110,15 @@ class Options:
                 setattr(self, name, value)
 
     def __repr__(self) -> str:
-        names = ("memory_budget", "memory_map", "cache_bytes", "num_threads", "progress")
+        names = (
+            "memory_budget",
+            "memory_map",
+            "cache_bytes",
+            "num_threads",
+            "progress",
+            "untrusted_seconds",
+            "untrusted_bytes",
+        )
         return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @staticmethod
@@ -191,11 +215,32 @@ def _sum_of(stat: Path, names: tuple[str, ...]) -> int:
         return 0
 
 
+def _left_of_own_limits(use: Path) -> Iterator[int]:
+    """Yield what this process has left of its limits on address space and on data, in bytes.
+
+    Parameters
+    ----------
+    use : Path
+        The file that says what it uses, in pages: /proc/self/statm. Where there is none, as on
+        macOS, a limit counts whole.
+    """
+    try:
+        pages = [int(number) for number in use.read_text().split()]
+    except (OSError, ValueError):
+        pages = [0] * 6
+    # Which number of the file counts against which limit: size, and data with the stack (proc(5)).
+    for limited, field in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+        limit, _ = resource.getrlimit(limited)
+        if limit != resource.RLIM_INFINITY:
+            yield max(limit - pages[field] * resource.getpagesize(), 0)
+
+
 def available_memory() -> int:
     """Return the bytes this process could still take without swapping.
 
-    The least of what the kernel says is available (proc(5)) and what is left of the limits of the
-    control groups (containers, batch systems); there, as in the kernel's own figure, what is in use
+    The least of what the kernel says is available (proc(5)), what is left of the limits of the
+    control groups (containers, batch systems), and what is left of the process's own limits
+    (``ulimit -v``, ``ulimit -d``). In control groups, as in the kernel's own figure, what is in use
     only to keep parts of files that were read counts as available.
     """
     candidates = []
@@ -207,6 +252,7 @@ def available_memory() -> int:
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         candidates.append(pages // 2)
     candidates += _left_in_cgroups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    candidates += _left_of_own_limits(Path("/proc/self/statm"))
     return min(candidates)
 
 

@@ -119,17 +119,32 @@ def _enter(function: Callable[..., R], *args: Any) -> R:
         _inside.pool = before
 
 
-def _submit(pool: ThreadPoolExecutor, function: Callable[[T], R], item: T) -> "Future[R]":
+def _do(waiting: list[Any]) -> None:
+    """Do what waits, if no other thread has come first."""
     try:
-        return pool.submit(_enter, function, item)
-    except RuntimeError:
-        # The interpreter is ending and takes no new tasks; a thread that still reads does it alone.
-        done: Future[R] = Future()
+        future, function, item = waiting.pop()
+    except IndexError:
+        return
+    if future.set_running_or_notify_cancel():
         try:
-            done.set_result(_enter(function, item))
+            result = _enter(function, item)
         except BaseException as problem:
-            done.set_exception(problem)
-        return done
+            future.set_exception(problem)
+            del future  # else the traceback of an exception would keep the exception alive
+        else:
+            future.set_result(result)
+
+
+def _submit(pool: ThreadPoolExecutor, function: Callable[[T], R], item: T) -> "Future[R]":
+    future: Future[R] = Future()
+    waiting = [(future, function, item)]
+    try:
+        pool.submit(_do, waiting)
+    except RuntimeError:
+        # The interpreter is ending and takes no new tasks; or the system gives no further thread,
+        # and then another one of the pool's may find the task. Whoever comes first does it.
+        _do(waiting)
+    return future
 
 
 def _serial() -> bool:
@@ -147,14 +162,24 @@ def run_parts(function: Callable[[T], R], parts: list[T]) -> list[R]:
     with deferred():
         pool = _get_pool()
         _send_away()
-        futures = [_submit(pool, function, part) for part in parts[1:]]
+        futures: list[Future[R]] = []
         try:
+            for part in parts[1:]:
+                futures.append(_submit(pool, function, part))
             first = function(parts[0])
         finally:
             # Even when the first part failed, nobody may go on writing to the caller's arrays.
-            for future in futures:
-                future.exception()
-        return [first, *(future.result() for future in futures)]
+            _finish(futures)
+        try:
+            return [first, *map(Future.result, futures)]
+        finally:
+            futures.clear()  # an exception would keep itself alive, and all that was worked on
+
+
+def _finish(futures: Iterable["Future[Any]"]) -> None:
+    """Wait for all, whatever becomes of them."""
+    for future in futures:
+        future.exception()
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
@@ -189,7 +214,9 @@ def _next_result(pending: "deque[Future[R]]") -> R:
 
 
 def run_in_steps(
-    work: Callable[[T], Generator[int, None, R]], items: Sequence[T], told: Callable[[int], None]
+    work: Callable[[T], Generator[int, None, R]],
+    items: Sequence[T],
+    told: Callable[[int], None] | None = None,
 ) -> list[R]:
     """Work on items in all threads, this one among them, and see to signals between the steps.
 
@@ -199,7 +226,7 @@ def run_in_steps(
         Of an item; a generator that yields the size of each step, and returns the item's result.
     items : sequence
         Those that come first are begun first.
-    told : callable
+    told : callable, optional
         Is told of the sizes, in this thread; of the user's making, so signals are let through.
 
     Returns
@@ -214,13 +241,20 @@ def run_in_steps(
         other threads have then ended, within a step; work on earlier items is done all the same.
     """
     steps = _Steps(work, items, told)
+    own = threading.get_ident()
+
+    def watch() -> None:
+        # Where the system gives no further thread, this one does what was meant for another.
+        if threading.get_ident() == own:
+            steps.watch()
+
     with deferred():
         others: list[Future[None]] = []
         if len(items) > 1 and not _serial():
             pool = _get_pool()
             _send_away()
             count = min(options.num_threads, len(items)) - 1
-            others = [_submit(pool, steps.run, _nothing) for _ in range(count)]
+            others = [_submit(pool, steps.run, watch) for _ in range(count)]
         steps.run(steps.watch) if not others else _enter(steps.run, steps.watch)
         while wait(others, timeout=_PATIENCE).not_done:
             steps.attempt(steps.watch)
@@ -234,10 +268,6 @@ def run_in_steps(
     return steps.results
 
 
-def _nothing() -> None:
-    pass
-
-
 class _Steps(Generic[T, R]):
     """Items that several threads work on; each is a generator, whose steps are counted."""
 
@@ -245,7 +275,7 @@ class _Steps(Generic[T, R]):
         self,
         work: Callable[[T], Generator[int, None, R]],
         items: Sequence[T],
-        told: Callable[[int], None],
+        told: Callable[[int], None] | None,
     ) -> None:
         self._work, self._items, self._told = work, items, told
         self._lock = threading.Lock()
@@ -299,7 +329,8 @@ class _Steps(Generic[T, R]):
     def watch(self) -> None:
         """Handle signals, and tell what was done since the last time."""
         check()
-        with self._lock:
-            done, self._done = self._done, 0
-        if done:
-            allowing(self._told, done)
+        if self._told is not None:
+            with self._lock:
+                done, self._done = self._done, 0
+            if done:
+                allowing(self._told, done)

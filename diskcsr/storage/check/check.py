@@ -11,7 +11,8 @@ import h5py
 
 from ...errors import DiskCSRError
 from ...machine.apart import Ended, run_apart
-from ..files.rollback import is_hot, journal_path, settle
+from ..files.records import journal_path
+from ..files.rollback import damage_of, is_hot, settle
 from ..formats.detect import describe, find
 from ..formats.fields import locate
 from .problems import Problem, Scan
@@ -205,8 +206,10 @@ def look_at(path: str, name: str | None) -> tuple[Report, list[Scan]]:
         return Report(path, [], [Problem("error", "open", "/", what)]), []
     with file:
         report, scans = _report(file, name)
-    journal = journal_path(path)
-    if is_hot(path):
+    journal, damage = journal_path(path), damage_of(path)
+    if damage is not None:
+        report.problems.insert(0, Problem("error", "journal", "/", damage))
+    elif is_hot(path):
         what = f"a write was interrupted, or is under way: {journal} holds what it overwrote"
         advice = "Opening the file with diskcsr undoes the write, when its process is dead."
         hot = Problem("warning", "journal", "/", what, repairable=True, advice=advice)

@@ -7,10 +7,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ...axis import CSC
 from ...blocks.contents import Contents
 from ...errors import FormatError
 from ...keys.widths import INT32_MAX
+from ...machine.options import options
 from ..codecs.pipeline import pipeline_of
 from ..codecs.table import faster_decoders
 from ..files.files import open_to_read
@@ -18,9 +18,10 @@ from ..formats.conventions import ARRAYS
 from ..formats.detect import describe, find
 from ..read.readers import DirectReader
 from ..read.source import Source
+from ..read.untrusted import call_apart, check_alone
 from .scan import is_sorted
 
-__all__ = ["array_facts", "info"]
+__all__ = ["array_facts", "info", "info_apart"]
 
 #: Elements whose order is looked at without being asked for: a moment's work.
 _CHEAP = 1 << 20
@@ -28,7 +29,9 @@ _CHEAP = 1 << 20
 _CHUNK, _TINY, _HUGE = 1 << 16, 1 << 12, 1 << 20
 
 
-def info(file: Any, name: str | None = None, *, deep: bool = False) -> dict[str, Any]:
+def info(
+    file: Any, name: str | None = None, *, deep: bool = False, untrusted: bool = False
+) -> dict[str, Any]:
     """Say which sparse matrices a file holds, how they are stored and what reads them.
 
     Parameters
@@ -39,6 +42,9 @@ def info(file: Any, name: str | None = None, *, deep: bool = False) -> dict[str,
         One group only.
     deep : bool
         Read all indices to say whether they are sorted, however many there are.
+    untrusted : bool
+        Have all of it done by a process with limits, as in `diskcsr.open`: this one does not open
+        the file at all. Files that lead to others are refused.
 
     Returns
     -------
@@ -53,6 +59,8 @@ def info(file: Any, name: str | None = None, *, deep: bool = False) -> dict[str,
     ------
     OSError, FormatError, KeyError
         When the file cannot be opened or has no object `name`.
+    CorruptFileError
+        When an `untrusted` file crashed that process, or exceeded its limits.
 
     See Also
     --------
@@ -74,9 +82,27 @@ def info(file: Any, name: str | None = None, *, deep: bool = False) -> dict[str,
     path = os.fsdecode(os.fspath(file))
     with open(path, "rb"):
         pass  # the system's own words for what is missing or forbidden
+    if untrusted:
+        limits = {"seconds": options.untrusted_seconds, "memory": options.untrusted_bytes}
+        found: dict[str, Any] = call_apart(_facts, path, name, deep, True, **limits)
+        return found
+    return _facts(path, name, deep)
+
+
+def info_apart(file: str, name: str | None, deep: bool, silence: float) -> dict[str, Any]:
+    """Do what `info` does in a process that HDF5 may crash, without a limit but on silence."""
+    with open(file, "rb"):
+        pass
+    found: dict[str, Any] = call_apart(_facts, file, name, deep, silence=silence)
+    return found
+
+
+def _facts(path: str, name: str | None, deep: bool, alone: bool = False) -> dict[str, Any]:
     if not h5py.is_hdf5(path):
         raise FormatError(f"{path} is not an HDF5 file")
     with open_to_read(path) as opened:
+        if alone:
+            check_alone(opened)
         names = find(opened) if name is None else [name]
         matrices = [_matrix(opened, one, deep) for one in names]
         instead = None if matrices else describe(opened)
@@ -150,20 +176,20 @@ def array_facts(source: Source, part: str) -> dict[str, Any]:
         "ratio": None,
         "reader": reader.name,
         "why": reader.why,
-        "pieces": None,
+        "extents": None,
     }
     if name is None:
         return facts
     dset = source.group[name]
     memory, stored = reader.size * reader.dtype.itemsize, int(dset.id.get_storage_size())
-    options = [{"id": f.id, "name": f.name, "options": list(f.cd)} for f in _filters(dset)]
+    filters = [{"id": f.id, "name": f.name, "options": list(f.cd)} for f in _filters(dset)]
     return facts | {
         "dtype": str(dset.dtype),
         "size": int(dset.size),
         "chunks": int(dset.chunks[0]) if dset.chunks else None,
         "maxshape": dset.maxshape[0],
-        "filters": options,
-        "pieces": len(reader.extent_offset) if isinstance(reader, DirectReader) else None,
+        "filters": filters,
+        "extents": len(reader.extent_offset) if isinstance(reader, DirectReader) else None,
         "stored_bytes": stored,
         "memory_bytes": memory,
         "ratio": _ratio(memory, stored),
@@ -193,7 +219,7 @@ def _hints(
         hints.append(
             f"indices are not sorted within {source.axis.majors}: convert, or check --repair"
         )
-    if source.axis is CSC:
+    if source.axis.minor == 0:
         hints.append(
             "columns are contiguous, rows are not: where rows are wanted, convert the "
             "matrix to the format that keeps rows together (convert --format)"
@@ -215,9 +241,9 @@ def _array_hints(array: dict[str, Any]) -> list[str]:
         why = array["why"]
         advice = "install it" if "extra" in why else "rewrite it with convert"
         hints.append(f"{name} is read through h5py, which is slow ({why}): {advice}")
-    if (array["pieces"] or 1) > 1:
+    if (array["extents"] or 1) > 1:
         hints.append(
-            f"{name} lies in {array['pieces']} pieces: what computes with all of it loads it "
+            f"{name} lies in {array['extents']} extents: what computes with all of it loads it "
             "instead of mapping it; convert stores it in one"
         )
     if chunk and chunk < _TINY and array["size"] > chunk:

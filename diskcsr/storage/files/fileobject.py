@@ -10,6 +10,8 @@ __all__ = ["JournalFile"]
 
 #: Hardly any metadata of HDF5 is longer.
 _METADATA = 1 << 16
+#: No offset in a file can be greater, though an address in a damaged file may be.
+_LAST = (1 << 63) - 1
 #: How often something that was interrupted is begun anew.
 _TRIES = 100
 
@@ -62,6 +64,8 @@ class JournalFile(Journal):
         """
         self._check_open()
         view = memoryview(buffer).cast("B")
+        if self._position + len(view) > _LAST:
+            raise OSError(f"{self.path}: nothing can be at offset {self._position}")
         for _ in range(_TRIES):
             try:
                 self._fill(view)

@@ -16,7 +16,9 @@ from h5py._objects import phil
 from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
-from .rollback import is_hot, journal_path, settle
+from .headers import check_superblock
+from .records import journal_path
+from .rollback import is_hot, settle
 from .transactions import (
     close_file,
     driver_of,
@@ -147,7 +149,13 @@ def open_to_write(
     with deferred():
         if mode == "r+" or (mode == "a" and exists):
             _refuse_second_writer(path)
-            file = _attach(JournalFile(path, "r+", durable=durable), "r+", keywords)
+            journal = JournalFile(path, "r+", durable=durable)
+            try:
+                check_superblock(journal)
+            except BaseException:
+                give_up(journal)
+                raise
+            file = _attach(journal, "r+", keywords)
         elif exists:
             file = _replace(path, durable, keywords)
         else:
@@ -166,8 +174,13 @@ def _attach(journal: JournalFile, mode: str, keywords: dict[str, Any]) -> Journa
     except BaseException as problem:
         give_up(journal)
         raise_cause(problem, journal, "nothing was changed")
+    try:
+        register(file, journal)
+    except BaseException:
+        h5py.File.close(file)
+        give_up(journal)
+        raise
     journal.commit_when_dropped = True
-    register(file, journal)
     return file
 
 

@@ -7,15 +7,17 @@ What is not understood is left to HDF5: newer structures that have checksums, an
 Source: HDF5 File Format Specification, version 3.0, III.E (global heap), IV.A (object headers).
 """
 
-import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import h5py
 
 from ...errors import CorruptFileError
+from .journal import Journal
+from .peek import peek
 
-__all__ = ["check_strings", "tree_nodes"]
+__all__ = ["check_strings", "check_superblock", "tree_nodes"]
 
 _LAYOUT, _ATTRIBUTE, _CONTINUATION = 0x08, 0x0C, 0x10
 #: The largest header, and heap of strings, that is looked at.
@@ -30,15 +32,36 @@ _NODE, _KEY, _CHILD = struct.Struct("<5sBH16x"), 24, 8
 _CHILDREN = 64
 
 
+_Found = TypeVar("_Found")
+
+
+#: How a file begins, or goes on after its user block; how much of that is looked at.
+_SIGNATURE, _SUPERBLOCK = b"\x89HDF\r\n\x1a\n", 64
+_NO_ADDRESS = b"\xff" * 8
+
+
 class _Unknown(Exception):
     """Something that only HDF5 understands."""
 
 
-def check_strings(group: h5py.Group, name: str) -> str | None:
-    """Say what is wrong with the strings of variable length in an attribute, None when nothing is.
+def _twice(
+    file: h5py.File, look: Callable[[], _Found], alarmed: Callable[[_Found], bool]
+) -> _Found:
+    """Look at a file; where that alarms, and HDF5 may hold what is new, once more without that."""
+    found = look()
+    if alarmed(found) and file.mode != "r":
+        h5py.File.flush(file)
+        found = look()
+    return found
 
-    Only files that are open for reading are looked at: of others, HDF5 may hold what is new.
-    """
+
+def check_strings(group: h5py.Group, name: str) -> str | None:
+    """Say what is wrong with strings of variable length in an attribute; None when nothing is."""
+    return _twice(group.file, lambda: _wrong_string(group, name), lambda found: found is not None)
+
+
+def _wrong_string(group: h5py.Group, name: str) -> str | None:
+    """Do what `check_strings` does with what is written in the file."""
     try:
         look = _Look(group.file)
         value = look.attribute(_address(group), name.encode())
@@ -57,53 +80,85 @@ def check_strings(group: h5py.Group, name: str) -> str | None:
 def tree_nodes(dset: h5py.Dataset) -> dict[int, int]:
     """Return where the nodes of a version 1 B-tree of chunks lie, and how long each is at least.
 
-    None are returned of other indexes, and where the file is not open for reading alone.
+    None are returned of other indexes, and where the file is open for writing: HDF5 may have put
+    something else there meanwhile. Whether they go round in circles is looked at all the same.
 
     Raises
     ------
     CorruptFileError
         When a node leads back to one above it: HDF5 2.0.0 then runs out of stack.
     """
-    try:
-        look = _Look(dset.file)
-        layout = next(m for kind, _, m in look.messages(_address(dset)) if kind == _LAYOUT)
-        version, layout_class, dimensions, root = struct.unpack_from("<BBBQ", layout)
-        if (version, layout_class, dimensions) != (3, 2, 2):  # of one dimension, and the element
-            return {}
-        nodes = look.nodes(root)
-    except (_Unknown, struct.error, StopIteration):
-        return {}
+    file = dset.file
+    nodes = _twice(file, lambda: _nodes(dset), lambda found: found is None)
     if nodes is None:
-        name = f"{dset.file.filename}, dataset {dset.name!r}"
+        name = f"{file.filename}, dataset {dset.name!r}"
         raise CorruptFileError(f"{name}: its index is damaged: it goes round in circles")
+    if file.mode != "r":
+        return {}
     # In the first version of the superblock there is no choice but this.
-    least = _CHILDREN if dset.file.id.get_create_plist().get_version()[0] == 0 else 0
+    least = _CHILDREN if file.id.get_create_plist().get_version()[0] == 0 else 0
     return {
         address: _NODE.size + max(used, least) * (_KEY + _CHILD) + _KEY
         for address, used in nodes.items()
     }
 
 
+def _nodes(dset: h5py.Dataset) -> dict[int, int] | None:
+    """Return what `_Look.nodes` does of the index of a dataset; nothing where it has no such."""
+    try:
+        look = _Look(dset.file)
+        layout = next(m for kind, _, m in look.messages(_address(dset)) if kind == _LAYOUT)
+        version, layout_class, dimensions, root = struct.unpack_from("<BBBQ", layout)
+        if (version, layout_class, dimensions) != (3, 2, 2):  # of one dimension, and the element
+            return {}
+        return look.nodes(root)
+    except (_Unknown, struct.error, StopIteration):
+        return {}
+
+
 def _address(item: h5py.Group | h5py.Dataset) -> int:
     return int(h5py.h5g.get_objinfo(item.id).objno[0])
+
+
+def check_superblock(journal: Journal) -> None:
+    """Refuse a file whose superblock leads to records of another driver than HDF5 will use.
+
+    HDF5 2.0.0 reads them, writes them to where they cannot be, and crashes after that has failed.
+
+    Raises
+    ------
+    CorruptFileError
+        When there is such an address.
+    """
+    start = 0
+    while start + _SUPERBLOCK <= journal.size:
+        raw = journal.pread(start, _SUPERBLOCK)
+        if raw.startswith(_SIGNATURE):
+            version, sizes = raw[8], raw[13:15]
+            at = 48 + 4 * version
+            if version > 1 or sizes != b"\x08\x08" or raw[at : at + 8] == _NO_ADDRESS:
+                return
+            raise CorruptFileError(
+                f"{journal.path}: its superblock leads to records of another driver of HDF5, at "
+                f"{int.from_bytes(raw[at : at + 8], 'little')}: not opened for writing"
+            )
+        start = 2 * start or 512  # a user block may come first
 
 
 class _Look:
     """Bytes of a file, by addresses as HDF5 counts them."""
 
     def __init__(self, file: h5py.File) -> None:
-        if file.mode != "r" or file.driver != "sec2":
+        found = peek(file)
+        if found is None or file.id.get_create_plist().get_sizes() != (8, 8):
             raise _Unknown
-        if file.id.get_create_plist().get_sizes() != (8, 8):
-            raise _Unknown
-        self._fd, self._base = file.id.get_vfd_handle(), file.userblock_size
-        self._size = os.fstat(self._fd).st_size
+        (self._bytes, self._size), self._base = found, file.userblock_size
 
     def _read(self, address: int, size: int) -> bytes:
         offset = address + self._base
         if size > _MOST_BYTES or offset + size > self._size:
             raise _Unknown
-        return os.pread(self._fd, size, offset)
+        return self._bytes(offset, size)
 
     def attribute(self, address: int, name: bytes) -> bytes:
         """Return the value of an attribute as it stands in the header of an object."""

@@ -1,7 +1,6 @@
 """A file that keeps a rollback journal while it is written to: all of a transaction or nothing."""
 
 import contextlib
-import errno
 import io
 import os
 import stat
@@ -13,20 +12,18 @@ import numpy as np
 
 from ...errors import DiskCSRError, LockedFileError, WriteError
 from ...machine.interrupts import protected, stand_by, stand_down
-from .rollback import (
-    BRIEFLY,
+from .naming import open_journal, remove_left_behind, rename_new
+from .records import (
+    COLD,
     HEADER,
     MAX_RECORD,
     PAGE,
     Header,
-    fsync_folder,
     journal_path,
     new_header,
     pack_record,
-    pwrite_all,
-    roll_back,
-    try_lock,
 )
+from .rollback import BRIEFLY, fsync_folder, pwrite_all, roll_back, try_lock
 
 __all__ = ["Journal"]
 
@@ -92,6 +89,8 @@ class Journal:
         #: Whether HDF5 letting go of the file in good order means a commit.
         self.commit_when_dropped = False
         self.closed = self.dead = False
+        #: Whether what was in the journal has been dealt with.
+        self._cold = False
         self._lock = threading.RLock()
         self._header: Header | None = None
         flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if mode == "x" else 0)
@@ -127,9 +126,8 @@ class Journal:
         ignored = os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0")
         if not ignored and not try_lock(self._data, BRIEFLY):
             raise self._locked()
-        name = journal_path(self.path)
         while self._journal < 0:
-            journal = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+            journal = open_journal(self.path, new=new, durable=self.durable)
             try:
                 if not try_lock(journal, BRIEFLY):
                     raise self._locked()
@@ -140,17 +138,18 @@ class Journal:
                     os.close(journal)
         with contextlib.suppress(OSError):  # who may read the file may read what it was
             os.fchmod(self._journal, stat.S_IMODE(mode))
-        # Until it is rolled back, the journal must not be removed.
-        self._header = Header.read(self._journal)
-        if self._header is not None and not new:
-            roll_back(self._data, self._journal, self._header, self.path)
-        pwrite_all(self._journal, bytes(HEADER.size), 0)
-        self._header = None
+        if not new:
+            header = Header.read(self._journal, self.path)
+            if header is not None:
+                roll_back(self._data, self._journal, header, self.path)
+        pwrite_all(self._journal, COLD, 0)
+        if os.fstat(self._journal).st_size > _PIECE:
+            os.ftruncate(self._journal, HEADER.size)
+        self._cold = True
         if self.durable:
             os.fsync(self._journal)
             fsync_folder(self.path)
         self._size = self._committed = os.fstat(self._data).st_size
-        self._tail = os.fstat(self._journal).st_size
 
     def _locked(self) -> LockedFileError:
         return LockedFileError(
@@ -185,6 +184,16 @@ class Journal:
             raise
         return len(view)
 
+    @property
+    def size(self) -> int:
+        """Bytes the file has now."""
+        return self._size
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Read what the file has at `offset` now."""
+        self._check_open()
+        return os.pread(self._data, length, offset)
+
     def _doom(self, problem: BaseException) -> None:
         """Note what went wrong: from then on the transaction can only be rolled back."""
         self.problem = self.problem or problem
@@ -208,40 +217,53 @@ class Journal:
 
     def _save(self, start: int, stop: int) -> None:
         """Save what was there at the last commit between two offsets, once in a transaction."""
-        parts = []
+        missing = np.zeros(0, np.intp)
         if self._header is None:
             header = new_header(self._data, self._committed)
             self._saved = np.zeros(-(-self._committed // PAGE), dtype=bool)
-            self._tail = 0
-            parts.append(header.pack())
         else:
             header = self._header
-        missing: Any = ()
         if start < self._committed:
             first, last = start // PAGE, -(-min(stop, self._committed) // PAGE)
             missing = np.flatnonzero(~self._saved[first:last]) + first
-        if not len(missing) and not parts:
+        if not len(missing) and self._header is not None:
             return
-        pages = []
-        for page in _runs(missing):
-            offset = page[0] * PAGE
-            length = min(page[1] * PAGE, self._committed) - offset
-            parts += pack_record(header.nonce, offset, os.pread(self._data, length, offset))
-            pages.append(page)
-            if len(parts) * MAX_RECORD // 2 > _PIECE:
-                self._append(parts, header, pages)
-                parts, pages = [], []
-        if parts:
-            self._append(parts, header, pages)
-        if self.durable:
-            os.fsync(self._journal)
+        header = self._write_records(header, missing)
+        if self.durable and len(missing):
+            os.fsync(self._journal)  # what is counted must be there
+        self._write_header(header)
+        self._saved[missing] = True
 
-    def _append(self, parts: list[bytes], header: Header, pages: list[tuple[int, int]]) -> None:
-        """Write to the journal, and only then count as saved what is there."""
-        self._tail += pwrite_all(self._journal, b"".join(parts), self._tail)
-        self._header = header
-        for first, last in pages:
-            self._saved[first:last] = True
+    def _write_records(self, header: Header, pages: Any) -> Header:
+        """Write records of some pages to the journal; return the header that counts them."""
+        parts: list[bytes] = []
+        number = header.records
+        for first, behind in _runs(pages):
+            offset = first * PAGE
+            old = os.pread(self._data, min(behind * PAGE, self._committed) - offset, offset)
+            parts += pack_record(header.nonce, number, offset, old)
+            number += 1
+            if len(parts) * MAX_RECORD // 2 > _PIECE:
+                header = self._append(parts, header)
+                parts = []
+        return self._append(parts, header) if parts else header
+
+    def _append(self, parts: list[bytes], header: Header) -> Header:
+        nbytes = pwrite_all(self._journal, b"".join(parts), header.end)
+        return header.counting(nbytes, len(parts) // 2)
+
+    def _write_header(self, header: Header) -> None:
+        """Have records counted: from then on what they saved may be changed."""
+        try:
+            pwrite_all(self._journal, header.pack(), 0)
+            if self.durable:
+                os.fsync(self._journal)
+            self._header = header
+        except BaseException:
+            # Nothing was changed by it yet, and the records may be written anew.
+            with contextlib.suppress(OSError):
+                pwrite_all(self._journal, self._header.pack() if self._header else COLD, 0)
+            raise
 
     def commit(self) -> None:
         """Keep all changes, and begin a new transaction with the next one.
@@ -275,8 +297,9 @@ class Journal:
 
     def _cool(self) -> None:
         """Make the journal invalid; the moment when the transaction is over."""
-        pwrite_all(self._journal, bytes(HEADER.size), 0)
-        if self._tail > _PIECE:
+        long = self._header is not None and self._header.end > _PIECE
+        pwrite_all(self._journal, COLD, 0)
+        if long:
             os.ftruncate(self._journal, HEADER.size)
         if self.durable:
             os.fsync(self._journal)
@@ -306,7 +329,7 @@ class Journal:
             if self.closed:
                 return
             try:
-                if self._header is None and os.getpid() == self.pid:
+                if self._cold and self._header is None and os.getpid() == self.pid:
                     self._remove_journal(self.path)
             finally:
                 self._release()
@@ -380,9 +403,9 @@ class Journal:
                     os.replace(journal_path(old), journal_path(path))
                     os.replace(old, path)
                 else:
-                    _remove_left_behind(path)
-                    _rename_new(journal_path(old), journal_path(path), path)
-                    _rename_new(old, path, path)
+                    remove_left_behind(path)
+                    rename_new(journal_path(old), journal_path(path), path)
+                    rename_new(old, path, path)
                 self.path = path
             except BaseException as problem:
                 if isinstance(problem, OSError) and not isinstance(problem, FileExistsError):
@@ -406,43 +429,6 @@ class Journal:
         os.close(inherited)
         os.close(self._journal)
         self._journal = -1
-
-
-def _remove_left_behind(path: str) -> None:
-    """Remove the journal of a file that is gone, and leave that of one that is there alone."""
-    name = journal_path(path)
-    try:
-        journal = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return
-    try:
-        if not try_lock(journal) or os.path.exists(path):
-            raise _taken(path)
-        if os.fstat(journal).st_nlink:  # else removed just now
-            os.unlink(name)
-    finally:
-        os.close(journal)
-
-
-def _rename_new(old: str, new: str, path: str) -> None:
-    """Rename a file; raise `FileExistsError`, about `path`, when there is one of the new name."""
-    try:
-        os.link(old, new)
-    except FileExistsError:
-        raise _taken(path) from None
-    except OSError as problem:
-        # A file system without hard links.
-        if problem.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        if os.path.exists(new):
-            raise _taken(path) from problem
-        os.rename(old, new)
-    else:
-        os.unlink(old)
-
-
-def _taken(path: str) -> FileExistsError:
-    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
 
 def _runs(pages: Any) -> list[tuple[int, int]]:

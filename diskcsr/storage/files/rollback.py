@@ -1,109 +1,37 @@
-"""Rollback journals: what is in one, and how a file is put back to its last commit.
+"""Rolling a file back to its last commit, by the journal beside it.
 
 The idea is that of SQLite's rollback journal (https://www.sqlite.org/atomiccommit.html); the format
-is our own. The journal of ``m.h5`` is ``m.h5-journal`` beside it: a header, then records, all
-little-endian. The header is valid (the journal is *hot*) only while a transaction is under way.
-Each record holds bytes of the file as they were at the last commit. What lies behind the old end of
-the file has no records: undoing cuts it off.
+is our own, see `diskcsr.storage.files.records`. A journal is *hot* while a transaction is under
+way. What lies behind the old end of the file has no records: undoing cuts it off.
 """
 
 import contextlib
 import errno
 import fcntl
 import os
-import struct
 import time
 import zlib
-from dataclasses import dataclass
 from typing import Any
 
 from ...errors import LockedFileError, RollbackError
+from .records import (
+    COLD,
+    HEADER,
+    SAMPLE,
+    Header,
+    Record,
+    find_records,
+    is_cold,
+    journal_path,
+    sample_offsets,
+)
 
-__all__ = [
-    "HEADER",
-    "PAGE",
-    "Header",
-    "fsync_folder",
-    "is_hot",
-    "journal_path",
-    "new_header",
-    "pack_record",
-    "pwrite_all",
-    "roll_back",
-    "settle",
-    "try_lock",
-]
-
-#: Bytes are saved in multiples of a page, at most so many in one record.
-PAGE = 4096
-MAX_RECORD = 1 << 20
-
-_MAGIC, _VERSION = b"dcsr-jnl", 1
-_SAMPLES, _SAMPLE = 8, 512
-#: magic, version, page, size of the file at the commit, nonce, checksums of samples, checksum
-HEADER = struct.Struct(f"<8sIIQQ{4 * _SAMPLES}sI")
-#: offset in the file, length, checksum of nonce, offset, length and the bytes that follow
-RECORD = struct.Struct("<QII")
-_KEY = struct.Struct("<QQI")
+__all__ = ["damage_of", "fsync_folder", "is_hot", "pwrite_all", "roll_back", "settle", "try_lock"]
 
 #: A reader waits so long, in seconds, for a transaction to end; a writer for a reader's look.
 PATIENCE, BRIEFLY = 1.0, 0.25
 _POLL = 0.005
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
-
-
-@dataclass(frozen=True)
-class Header:
-    """The header of a hot journal."""
-
-    size: int
-    nonce: int
-    samples: bytes
-
-    def pack(self) -> bytes:
-        body = HEADER.pack(_MAGIC, _VERSION, PAGE, self.size, self.nonce, self.samples, 0)[:-4]
-        return body + zlib.crc32(body).to_bytes(4, "little")
-
-    @classmethod
-    def read(cls, journal: int) -> "Header | None":
-        """Return the header of a hot journal, None of a cold one."""
-        raw = os.pread(journal, HEADER.size, 0)
-        if len(raw) < HEADER.size or not any(raw):
-            return None
-        magic, version, page, size, nonce, samples, checksum = HEADER.unpack(raw)
-        if magic != _MAGIC or checksum != zlib.crc32(raw[:-4]):
-            return None
-        if (version, page) != (_VERSION, PAGE):
-            raise RollbackError(f"a journal of version {version} with pages of {page} bytes")
-        return cls(size, nonce, samples)
-
-
-def journal_path(path: Any) -> str:
-    """Where the journal of a file lies: beside the file itself, whatever links lead there."""
-    return os.path.realpath(os.fsdecode(path)) + "-journal"
-
-
-def new_header(data: int, size: int) -> Header:
-    """Describe the open file `data`, of `size` bytes, as it is now."""
-    samples = b"".join(_sample(data, at).to_bytes(4, "little") for at in _sample_offsets(size))
-    return Header(size, int.from_bytes(os.urandom(8), "little"), samples)
-
-
-def _sample_offsets(size: int) -> list[int]:
-    return [size * i // _SAMPLES for i in range(_SAMPLES)]
-
-
-def _sample(data: int, offset: int) -> int:
-    return zlib.crc32(os.pread(data, _SAMPLE, offset))
-
-
-def pack_record(nonce: int, offset: int, old: bytes) -> list[bytes]:
-    """Return the parts of the record that saves the bytes `old` at `offset`."""
-    return [RECORD.pack(offset, len(old), _checksum(nonce, offset, old)), old]
-
-
-def _checksum(nonce: int, offset: int, old: bytes) -> int:
-    return zlib.crc32(old, zlib.crc32(_KEY.pack(nonce, offset, len(old))))
 
 
 # ------------------------------------------------------------------------------- files and locks
@@ -165,9 +93,9 @@ def roll_back(data: int, journal: int, header: Header, path: str) -> None:
     Raises
     ------
     RollbackError
-        When the journal is that of another file; nothing is written then.
+        When the journal is damaged, or that of another file; nothing is written then.
     """
-    records = _find_records(journal, header)
+    records = find_records(journal, header, path)
     _check_identity(data, header, records, path)
     for offset, length, position in records:
         pwrite_all(data, os.pread(journal, length, position), offset)
@@ -175,30 +103,7 @@ def roll_back(data: int, journal: int, header: Header, path: str) -> None:
     os.fsync(data)
 
 
-def _find_records(journal: int, header: Header) -> list[tuple[int, int, int]]:
-    """Return (offset, length, position in the journal) of each whole record.
-
-    One that does not match its checksum was not finished, or is left from an earlier transaction;
-    then the bytes it is about were not touched yet, and there is nothing behind it.
-    """
-    records: list[tuple[int, int, int]] = []
-    position = HEADER.size
-    while True:
-        raw = os.pread(journal, RECORD.size, position)
-        if len(raw) < RECORD.size:
-            return records
-        offset, length, checksum = RECORD.unpack(raw)
-        position += RECORD.size
-        if length > MAX_RECORD or offset + length > header.size:
-            return records
-        old = os.pread(journal, length, position)
-        if len(old) < length or _checksum(header.nonce, offset, old) != checksum:
-            return records
-        records.append((offset, length, position))
-        position += length
-
-
-def _check_identity(data: int, header: Header, records: list, path: str) -> None:
+def _check_identity(data: int, header: Header, records: list[Record], path: str) -> None:
     """Compare the parts of the file that the transaction left alone with the header.
 
     Device and inode would tell a copied pair of file and journal apart from the original, though
@@ -209,8 +114,8 @@ def _check_identity(data: int, header: Header, records: list, path: str) -> None
         max(0, offset + length - max(offset, size)) for offset, length, _ in records
     )  # of what was cut off
     same = kept == max(0, header.size - size)
-    for i, offset in enumerate(_sample_offsets(header.size)):
-        end = min(offset + _SAMPLE, header.size)
+    for i, offset in enumerate(sample_offsets(header.size)):
+        end = min(offset + SAMPLE, header.size)
         if any(at < end and offset < at + length for at, length, _ in records):
             continue
         old = zlib.crc32(os.pread(data, end - offset, offset))
@@ -218,7 +123,8 @@ def _check_identity(data: int, header: Header, records: list, path: str) -> None
     if not same:
         raise RollbackError(
             f"{path}: the journal beside it, {journal_path(path)}, does not belong to this file, "
-            "which was replaced since; remove the journal if the file is as it should be"
+            "which was replaced since; if this file is as it should be, give the journal another "
+            "name, and keep it as long as the other file may be wanted"
         )
 
 
@@ -232,9 +138,27 @@ def is_hot(path: Any) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return Header.read(journal) is not None
+        return not is_cold(os.pread(journal, HEADER.size, 0))
     finally:
         os.close(journal)
+
+
+def damage_of(path: Any) -> str | None:
+    """Say what is wrong with the journal of a file; None when nothing is, or it is written to."""
+    try:
+        journal = os.open(journal_path(path), os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        if try_lock(journal):
+            header = Header.read(journal, os.fsdecode(path))
+            if header is not None:
+                find_records(journal, header, os.fsdecode(path))
+    except RollbackError as problem:
+        return str(problem)
+    finally:
+        os.close(journal)
+    return None
 
 
 def settle(path: Any) -> None:
@@ -253,7 +177,7 @@ def settle(path: Any) -> None:
         When a living writer does not come to the end of its transaction.
     RollbackError
         When a transaction must be undone and this process may not write to the file, or the journal
-        belongs to another file.
+        is damaged or belongs to another file.
     """
     name = journal_path(path)
     if not os.path.exists(name):
@@ -275,10 +199,12 @@ def _settle_once(path: str, name: str) -> bool:
         return True
     try:
         if not try_lock(journal):
-            return Header.read(journal) is None
+            return is_cold(os.pread(journal, HEADER.size, 0))
         if os.fstat(journal).st_nlink == 0:  # removed meanwhile
             return False
-        header = Header.read(journal)
+        if not os.path.exists(path):
+            return True  # it may come back, and want its journal then
+        header = Header.read(journal, path)
         if header is not None:
             _undo(path, name, header)
         with contextlib.suppress(OSError):
@@ -292,8 +218,6 @@ def _undo(path: str, name: str, header: Header) -> None:
     """Roll back; the journal's lock is held."""
     try:
         data = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return  # the file was removed, its journal was not
     except OSError as problem:
         raise RollbackError(
             f"{path}: a write to it was interrupted and must be undone before it can be read; "
@@ -314,7 +238,7 @@ def _undo(path: str, name: str, header: Header) -> None:
                 "has the file open"
             )
         roll_back(data, journal, header, path)
-        pwrite_all(journal, bytes(HEADER.size), 0)
+        pwrite_all(journal, COLD, 0)
     finally:
         os.close(journal)
         os.close(data)

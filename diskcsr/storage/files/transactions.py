@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import h5py
 from h5py import h5f, h5fd, h5i, h5o
 
-from ...errors import DiskCSRError, WriteError
+from ...errors import CorruptFileError, DiskCSRError, WriteError
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
 
@@ -39,7 +39,18 @@ _journals: dict[int, "weakref.ref[JournalFile]"] = {}
 
 
 def serial_of(identifier: Any) -> int:
-    return h5o.get_info(identifier).fileno
+    """Return HDF5's serial number of an open file, or of the one an object is in.
+
+    Raises
+    ------
+    CorruptFileError
+        When the object, or the file's root, is damaged: HDF5 looks at it.
+    """
+    try:
+        return int(h5o.get_info(identifier).fileno)
+    except RuntimeError as problem:
+        name = os.fsdecode(h5f.get_name(identifier))
+        raise CorruptFileError(f"{name}: HDF5 cannot look into it: {problem}") from problem
 
 
 def driver_of(identifier: h5f.FileID) -> int:

@@ -30,6 +30,7 @@ __all__ = [
     "detect",
     "find",
     "is_sparse",
+    "walk_groups",
 ]
 
 
@@ -162,7 +163,7 @@ def is_sparse(group: Any) -> bool:
     return False
 
 
-def _groups(root: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
+def walk_groups(root: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
     """Walk the groups below `root`, itself first, each once; links by name are left."""
     pending, seen = [(root.name or "/", root)], set()
     while pending:
@@ -197,7 +198,7 @@ def find(root_group: h5py.Group) -> list[str]:
     if not root_group:
         raise ClosedFileError("the file of this group is closed")
     try:
-        return sorted(name for name, group in _groups(root_group) if is_sparse(group))
+        return sorted(name for name, group in walk_groups(root_group) if is_sparse(group))
     except Exception as problem:
         raise CorruptFileError(
             f"{locate(root_group)}: its groups cannot be listed: {problem}"
@@ -222,7 +223,7 @@ def _describe_group(root: h5py.Group) -> str:
         if dense is None or (name == "matrix" and not {"row_attrs", "col_attrs"} <= set(root)):
             continue
         return f"dense dataset {name!r} {dense.shape}{owner or ' of a loom file' * (name != 'X')}"
-    for name, group in _groups(root):
+    for name, group in walk_groups(root):
         if is_sparse(group):
             return f"a sparse matrix in {name!r}: give that name"
         if all(dataset_or_none(group, part) for part in ARRAYS):

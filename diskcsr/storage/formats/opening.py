@@ -8,10 +8,11 @@ import h5py
 
 from ...errors import FormatError, ReadOnlyError
 from ..files.files import open_to_read, open_to_write
+from ..files.peek import note_bytes
 from ..files.transactions import close_file
 from . import detect as formats
 
-__all__ = ["is_file_like", "open_group"]
+__all__ = ["find_group", "is_file_like", "open_group"]
 
 
 def is_file_like(candidate: Any) -> bool:
@@ -54,12 +55,13 @@ def open_group(
         if write and file and file.file.mode == "r":
             raise ReadOnlyError(f"{file.file.filename} is open read-only: no mode 'r+' over it")
         # A subclass of h5py's may give anything for a name.
-        return _find(h5py.Group(file.id), name), None
+        return find_group(h5py.Group(file.id), name), None
     if isinstance(file, bytes):
         file = os.fsdecode(file)
     try:
         if hasattr(file, "read"):
             owned = h5py.File(file, "r+" if write else "r")
+            note_bytes(owned, file)
         else:
             owned = open_to_write(file, "r+") if write else open_to_read(file)
     except OSError as problem:
@@ -69,7 +71,7 @@ def open_group(
             raise FormatError(f"{file!r} is not an HDF5 file") from problem
         raise
     try:
-        return _find(owned, name), owned
+        return find_group(owned, name), owned
     except BaseException:
         close_file(owned)
         raise
@@ -81,7 +83,8 @@ def _is_hdf5(file: Any) -> bool:
     return bool(h5py.is_hdf5(os.fspath(file)))
 
 
-def _find(group: h5py.Group, name: str | None) -> h5py.Group:
+def find_group(group: h5py.Group, name: str | None) -> h5py.Group:
+    """Return the group of the matrix `name`, or of the only one; raises as `open_group` does."""
     where = group.file.filename
     if name is None:
         names = formats.find(group)

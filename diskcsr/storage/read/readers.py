@@ -4,6 +4,7 @@ A reader serves one dataset; `diskcsr.storage.read.choose` says which. Filtered 
 decoded here has its reader in `diskcsr.storage.read.decode`.
 """
 
+import mmap
 import os
 import sys
 import threading
@@ -122,6 +123,13 @@ class Reader:
         """Split a `gather` into at most `threads` calls; when all are done, `finish` it."""
         return [partial(self._gather, plan, out, limit)] if plan.size else []
 
+    def view(self, lo: int, hi: int) -> np.ndarray | None:
+        """Return elements ``lo:hi`` where they are, unchecked; None where they have to be read.
+
+        They must not be written to, and are there only while the array is.
+        """
+        return None
+
     def finish(self, out: np.ndarray) -> None:
         """Put right what the bytes of the file may have got wrong."""
         if out.dtype == np.bool_:
@@ -202,6 +210,9 @@ class ArrayReader(Reader):
     def __init__(self, where: str, array: np.ndarray) -> None:
         super().__init__(where, array.dtype, array.size, 0, "the array was handed out")
         self._array = np.ascontiguousarray(array)
+
+    def view(self, lo: int, hi: int) -> np.ndarray | None:
+        return self._array[lo:hi]
 
     def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
         _scatter(self._array, 0, plan, out)
@@ -314,6 +325,27 @@ class DirectReader(Reader):
         # Rows are read from two arrays at once: each gets half of the threads.
         parts = plan.parts(max(1, (threads + 1) // 2))
         return [partial(self._read_part, plan, part, out, limit) for part in parts]
+
+    def view(self, lo: int, hi: int) -> np.ndarray | None:
+        size = self.dtype.itemsize
+        e = int(np.searchsorted(self.extent_start, lo, side="right")) - 1
+        offset = int(self.extent_offset[e]) + (lo - int(self.extent_start[e])) * size
+        in_one = lo < hi <= self.extent_start[e + 1] and offset % self.dtype.alignment == 0
+        if not in_one or not options.memory_map or self.dtype == np.bool_:
+            return None
+        self._descriptor.check_unchanged()
+        begin = offset - offset % mmap.ALLOCATIONGRANULARITY
+        nbytes = (hi - lo) * size
+        if hasattr(os, "posix_fadvise"):
+            # While these are looked at, a disk can bring what follows.
+            os.posix_fadvise(self._descriptor.fd, offset + nbytes, nbytes, os.POSIX_FADV_WILLNEED)
+        try:
+            length = offset + nbytes - begin
+            mapped = mmap.mmap(self._descriptor.fd, length, prot=mmap.PROT_READ, offset=begin)
+        except (OSError, ValueError):
+            return None  # beyond the end of the file, or no address space: reading says which
+        self._count(1, nbytes)
+        return np.frombuffer(mapped, self.dtype, hi - lo, offset - begin)
 
     def _read_few(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
         for lo, hi, dst in zip(plan.range_lo, plan.range_hi, plan.piece_dst, strict=True):

@@ -8,7 +8,7 @@ import io
 import threading
 import weakref
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import h5py
 import numpy as np
@@ -26,6 +26,7 @@ from ...keys.widths import index_dtype
 from ...machine.options import require_memory
 from ..files.chunks import refuse_overlap
 from ..files.files import open_to_read
+from ..files.peek import note_bytes
 from ..files.transactions import close_file
 from ..formats.conventions import ARRAYS, Header
 from ..formats.detect import detect
@@ -54,6 +55,16 @@ _COMPARED = 1 << 16
 _WIDENED = {np.dtype(np.float16): np.dtype(np.float32)}
 
 
+class Guard(Protocol):
+    """What stands before a file that is not trusted; see `diskcsr.storage.read.untrusted`."""
+
+    def open(self) -> h5py.File:
+        """Look at the file, and then open it."""
+
+    def check(self, fd: int) -> None:
+        """Raise `StaleFileError` unless this is the file that was looked at."""
+
+
 class Source:
     """A stored matrix.
 
@@ -64,6 +75,8 @@ class Source:
         Closed together with the source.
     format, shape : optional
         What the user says of the matrix; see `diskcsr.open`.
+    guard : Guard, optional
+        Opens the file whenever that has to be done again.
 
     Attributes
     ----------
@@ -97,8 +110,10 @@ class Source:
         *,
         format: str | None = None,
         shape: tuple[int, int] | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.hints: dict[str, Any] = {"format": format, "shape": shape}
+        self.guard = guard
         self.lock = threading.RLock()
         #: The arrays over this source, by id (they cannot be hashed).
         self._arrays: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -191,7 +206,7 @@ class Source:
         """Open the file so that HDF5 reads all of it again."""
         if self._owned is not None:
             self.close()
-        file = open_to_read(self.filename)
+        file = self.guard.open() if self.guard else open_to_read(self.filename)
         self._fileobj = None
         alone = h5py.h5f.get_obj_count(file.id, h5py.h5f.OBJ_FILE) == 1
         if not alone and not self.freshness.is_seen_first(file):
@@ -199,7 +214,10 @@ class Source:
             close_file(file)
             self._fileobj = io.FileIO(self.filename)
             weakref.finalize(self, self._fileobj.close)
+            if self.guard:
+                self.guard.check(self._fileobj.fileno())
             file = h5py.File(self._fileobj, "r")
+            note_bytes(file, self._fileobj)
         try:
             return open_group(file, self.name)[0], file
         except (KeyError, FormatError) as problem:
@@ -477,10 +495,12 @@ class Source:
 _changing: "weakref.WeakValueDictionary[tuple, Source]" = weakref.WeakValueDictionary()
 
 
-def shared_source(group: h5py.Group, owned: h5py.File | None, **hints: Any) -> Source:
+def shared_source(
+    group: h5py.Group, owned: h5py.File | None, guard: Guard | None = None, **hints: Any
+) -> Source:
     """Return the `Source` of a group; the same one as long as a file is open for writing."""
     if group.file.mode == "r":
-        source = Source(group, owned, **hints)
+        source = Source(group, owned, guard=guard, **hints)
         source.catch_up()
         return source
     try:

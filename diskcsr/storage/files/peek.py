@@ -1,0 +1,62 @@
+"""The bytes of a file that HDF5 has open, read past HDF5."""
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import h5py
+from h5py._objects import phil
+
+from ...errors import CorruptFileError
+from .transactions import journal_of, serial_of
+
+__all__ = ["note_bytes", "peek"]
+
+#: Python's file objects that HDF5 reads through, by its serial number of the open file. HDF5 holds
+#: the objects themselves.
+_given: dict[int, "weakref.ref[Any]"] = {}
+
+
+def note_bytes(file: h5py.File, through: Any) -> None:
+    """Note the Python file object that a file was opened through: HDF5 does not tell it."""
+    for serial in [key for key, known in list(_given.items()) if known() is None]:
+        _given.pop(serial, None)
+    # Without a note nobody looks past HDF5.
+    with contextlib.suppress(TypeError, CorruptFileError):
+        _given[serial_of(file.id)] = weakref.ref(through)
+
+
+def peek(file: h5py.File) -> tuple[Callable[[int, int], bytes], int] | None:
+    """Return a function that reads bytes of a file, and how many there are.
+
+    What HDF5 has in memory and has not written yet is not among them.
+
+    Returns
+    -------
+    (callable, int) or None
+        The function takes an offset and a length. None where only HDF5 knows where bytes lie: in
+        memory (driver "core"), in several files, elsewhere in the net, or behind a Python file
+        object that somebody else gave to h5py.
+    """
+    journal = journal_of(file)
+    if journal is not None:
+        return journal.pread, journal.size
+    if file.driver == "sec2":
+        fd = file.id.get_vfd_handle()
+        return lambda offset, length: os.pread(fd, length, offset), os.fstat(fd).st_size
+    if file.driver != "fileobj":
+        return None
+    known = _given.get(serial_of(file.id))
+    through = None if known is None else known()
+    if through is None:
+        return None
+
+    def read(offset: int, length: int) -> bytes:
+        with phil:  # under which HDF5 moves it to and fro
+            through.seek(offset)
+            return bytes(through.read(length))
+
+    with phil:
+        return read, through.seek(0, os.SEEK_END)
