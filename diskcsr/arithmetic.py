@@ -69,7 +69,7 @@ class Arithmetic(Handle):
             operation = _named(operation.__name__, partial(_with_itself, operation))
             others = ()
         rest = (_beside(other, self) if isinstance(other, Handle) else other for other in others)
-        return elementwise(self._contents(), self._memory, operation, *rest, joins=joins)
+        return elementwise(self._contents(), self._scipy_class, operation, *rest, joins=joins)
 
 
 def _with_itself(operation: Callable, block: Any) -> Any:
@@ -81,7 +81,7 @@ def _beside(other: Any, array: Any) -> Any:
     if other._axis is not array._axis or other.shape != array.shape:
         return other.to_memory()
     shown = other._contents()
-    return Lines(lambda first, last: other._rows(range(first, last)), shown, other._memory)
+    return Lines(lambda first, last: other._rows(range(first, last)), shown, other._scipy_class)
 
 
 def _named(name: str, function: Any) -> Any:

@@ -150,7 +150,7 @@ class _MatrixFlavour:
 
     def getnnz(self, axis: Any = None) -> Any:
         """Count what is stored, as in scipy; no values are read, and of rows no indices."""
-        return stored_of(self._contents(), self._memory, axis)  # type: ignore[attr-defined]
+        return stored_of(self._contents(), self._scipy_class, axis)  # type: ignore[attr-defined]
 
     def getrow(self, i: int) -> Any:
         """Return row `i` as a (1, n) matrix; csr, as scipy gives it for csc too."""

@@ -23,11 +23,11 @@ class Multiplying(Handle):
 
     def _times(self, other: Any, reflected: bool) -> Any:
         """Return ``self @ other``, or ``other @ self``, without loading this matrix."""
-        own = sparse_products.Factor(self._contents(), self._memory)
+        own = sparse_products.Factor(self._contents(), self._scipy_class)
         if not issparse(other):
             return products.times_dense(own.matrix, own.container, other, reflected)
         if isinstance(other, Handle):
-            theirs = sparse_products.Factor(other._contents(), other._memory)
+            theirs = sparse_products.Factor(other._contents(), other._scipy_class)
         else:
             theirs = sparse_products.Factor(other, type(other))
         return sparse_products.times(*((theirs, own) if reflected else (own, theirs)))
@@ -79,4 +79,4 @@ def gram_product(A: Any, dense: Any, *, progress: Progress = None) -> Any:
         return A.T @ (A @ dense)
     if issparse(dense):
         raise TypeError("gram_product multiplies by a dense array; A.T @ (A @ B) takes a sparse B")
-    return products.gram_product(A._contents(), A._memory, np.asarray(dense), progress)
+    return products.gram_product(A._contents(), A._scipy_class, np.asarray(dense), progress)

@@ -34,11 +34,11 @@ class Reducing(Handle):
 
         Takes 8 (of complex numbers 16) bytes for each minor index, where these are summed.
         """
-        return sum_of(self._contents(), self._memory, axis, dtype, out)
+        return sum_of(self._contents(), self._scipy_class, axis, dtype, out)
 
     def mean(self, axis: Any = None, dtype: Any = None, out: Any = None) -> Any:
         """Mean over an axis, or over all elements, as in scipy; see `sum`."""
-        return mean_of(self._contents(), self._memory, axis, dtype, out)
+        return mean_of(self._contents(), self._scipy_class, axis, dtype, out)
 
     def var(self, axis: Any = None, dtype: Any = None, out: Any = None, *, ddof: float = 0) -> Any:
         """Variance over an axis, or over all elements: `numpy.var` of the dense array.
@@ -59,43 +59,43 @@ class Reducing(Handle):
         -----
         Takes about 70 bytes for each minor index, where these are what there is a result for.
         """
-        return variance_of(self._contents(), self._memory, axis, dtype, out, ddof)
+        return variance_of(self._contents(), self._scipy_class, axis, dtype, out, ddof)
 
     def std(self, axis: Any = None, dtype: Any = None, out: Any = None, *, ddof: float = 0) -> Any:
         """Standard deviation: the square root of `var`."""
-        return variance_of(self._contents(), self._memory, axis, dtype, out, ddof, root=True)
+        return variance_of(self._contents(), self._scipy_class, axis, dtype, out, ddof, root=True)
 
     def max(self, axis: Any = None, out: Any = None, *, explicit: bool = False) -> Any:
         """Maximum over an axis, or over all elements, as in scipy; takes what `var` does."""
-        return extreme_of(self._contents(), self._memory, "max", axis, out, explicit)
+        return extreme_of(self._contents(), self._scipy_class, "max", axis, out, explicit)
 
     def min(self, axis: Any = None, out: Any = None, *, explicit: bool = False) -> Any:
         """Minimum over an axis, or over all elements, as in scipy; takes what `var` does."""
-        return extreme_of(self._contents(), self._memory, "min", axis, out, explicit)
+        return extreme_of(self._contents(), self._scipy_class, "min", axis, out, explicit)
 
     def nanmax(self, axis: Any = None, out: Any = None, *, explicit: bool = False) -> Any:
         """Maximum but for NaN, as in scipy; takes what `var` does."""
-        return extreme_of(self._contents(), self._memory, "nanmax", axis, out, explicit)
+        return extreme_of(self._contents(), self._scipy_class, "nanmax", axis, out, explicit)
 
     def nanmin(self, axis: Any = None, out: Any = None, *, explicit: bool = False) -> Any:
         """Minimum but for NaN, as in scipy; takes what `var` does."""
-        return extreme_of(self._contents(), self._memory, "nanmin", axis, out, explicit)
+        return extreme_of(self._contents(), self._scipy_class, "nanmin", axis, out, explicit)
 
     def argmax(self, axis: Any = None, out: Any = None, *, explicit: bool = False) -> Any:
         """Where the maximum is, as in scipy; takes about 40 bytes a row or minor index."""
-        return place_of(self._contents(), self._memory, "argmax", axis, out, explicit)
+        return place_of(self._contents(), self._scipy_class, "argmax", axis, out, explicit)
 
     def argmin(self, axis: Any = None, out: Any = None, *, explicit: bool = False) -> Any:
         """Where the minimum is, as in scipy; takes about 40 bytes a row or minor index."""
-        return place_of(self._contents(), self._memory, "argmin", axis, out, explicit)
+        return place_of(self._contents(), self._scipy_class, "argmin", axis, out, explicit)
 
     def count_nonzero(self, axis: Any = None) -> Any:
         """Count what is not zero, entries of one place added up before; takes what `var` does."""
-        return count_of(self._contents(), self._memory, axis)
+        return count_of(self._contents(), self._scipy_class, axis)
 
     def diagonal(self, k: int = 0) -> Any:
         """Return the `k`-th diagonal, as in scipy; only lines that it meets are read."""
-        return diagonal_of(self._contents(), self._memory, k)
+        return diagonal_of(self._contents(), self._scipy_class, k)
 
 
 def describe(

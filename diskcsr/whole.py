@@ -47,7 +47,7 @@ class Whole(Handle):
         MemoryBudgetError
             When the dense array does not fit the budget.
         """
-        return conversions.to_dense(self._contents(), self._memory, order, out)
+        return conversions.to_dense(self._contents(), self._scipy_class, order, out)
 
     def tocsr(self, copy: bool = False) -> Any:
         """Return self when this is a CSR and `copy` is false, else an in-memory csr_array."""
@@ -68,7 +68,7 @@ class Whole(Handle):
         def tocoo(block: Any) -> Any:
             return block.tocoo(copy=False)
 
-        return elementwise(self._contents(), self._memory, tocoo)
+        return elementwise(self._contents(), self._scipy_class, tocoo)
 
     def tolil(self, copy: bool = False) -> Any:
         """Return a lil_array: Python's lists, six times the size of this matrix or more."""

@@ -11,7 +11,8 @@ long as the product itself. All are ``nogil`` (they run in a thread pool) and ca
 """
 
 import numpy as np
-from numba import njit
+
+from .caching import njit
 
 __all__ = ["add_lines", "add_lines_dense", "gram", "gram_product", "lines_dense", "lines_dot"]
 
