@@ -144,10 +144,10 @@ class _MatrixFlavour:
     """Of the older interface: methods that would go past the engine."""
 
     def __mul__(self, other: Any) -> Any:
-        return self.multiply(other) if _is_number(other) else self @ other  # type: ignore
+        return self.multiply(other) if _is_number(other) else self @ other  # type: ignore[attr-defined]
 
     def __rmul__(self, other: Any) -> Any:
-        return self.multiply(other) if _is_number(other) else other @ self  # type: ignore
+        return self.multiply(other) if _is_number(other) else other @ self  # type: ignore[attr-defined]
 
     def getnnz(self, axis: Any = None) -> Any:
         """Count what is stored, as in scipy; no values are read, and of rows no indices."""

@@ -142,6 +142,10 @@ OPERATIONS = [
     Operation("arrays", _rebuilt),
     Operation("A @ x", lambda A, k: A @ _weights(k.shape[1]), exact=False),
     Operation("x @ A", lambda A, k: _weights(k.shape[0]) @ A, exact=False),
+    Operation("A @ D", lambda A, k: A @ np.eye(k.shape[1], 3), exact=False),
+    Operation("A.T @ D", lambda A, k: A.T @ np.eye(k.shape[0], 3), exact=False),
+    Operation("2 * A", lambda A, k: 2 * A, exact=False),
+    Operation("tocoo", lambda A, k: A if isinstance(A, np.ndarray) else A.tocoo()),
     Operation("sum", lambda A, k: A.sum(), exact=False),
     Operation("sum(0)", lambda A, k: A.sum(axis=0), exact=False),
     Operation("sum(1)", lambda A, k: A.sum(axis=1), exact=False),
@@ -152,7 +156,7 @@ OPERATIONS = [
     Operation("diagonal", lambda A, k: A.diagonal(), _on_diagonal, _on_diagonal),
 ]
 _SCALARS = ("A[i, j]", "A[i]", "max", "max(0)", "min(1)")
-_SUMS = ("A @ x", "x @ A", "sum", "sum(0)", "sum(1)")
+_SUMS = ("A @ x", "x @ A", "A @ D", "A.T @ D", "2 * A", "sum", "sum(0)", "sum(1)")
 
 
 def judge(operation: Operation, outcome: Any, slow: Slow, keys: Keys) -> str | None:
