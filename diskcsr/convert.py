@@ -53,7 +53,7 @@ def _memory(max_memory: int | None, n_minor: int) -> Memory:
 
 def _folder(file: Any) -> Path:
     name = file.file.filename if hasattr(file, "file") else os.fsdecode(file)
-    return Path(name).resolve().parent
+    return Path(os.path.realpath(name)).parent
 
 
 def _nbytes(matrix: Any) -> int:

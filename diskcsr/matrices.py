@@ -18,6 +18,7 @@ from .blocks.contents import Contents
 from .handle import contents_of, open_array
 from .machine.options import options, require_memory
 from .machine.threads import ordered_map
+from .storage.files.names import check_ordinary
 from .storage.formats.opening import is_file_like
 from .storage.read.source import Source
 from .streams.pieces import Stream, as_matrix, stream_matrix, summed
@@ -64,6 +65,8 @@ def opened(source: Any, name: str | None = None) -> Iterator[Any]:
         yield source
         return
     path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else ""
+    if path.endswith((".mtx", ".mtx.gz", ".npz")):
+        check_ordinary(path)
     if path.endswith((".mtx", ".mtx.gz")):
         yield _load_market(path)
     elif path.endswith(".npz"):

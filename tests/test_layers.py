@@ -40,7 +40,7 @@ ROOMS = {
     "handle": "errors axis machine "
     "storage.files storage.formats storage.read blocks interop display",
     "reading": "axis machine keys blocks handle",
-    "matrices": "axis machine streams storage.formats storage.read blocks handle",
+    "matrices": "axis machine streams storage.files storage.formats storage.read blocks handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading matrices",

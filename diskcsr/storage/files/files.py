@@ -17,6 +17,7 @@ from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
 from .headers import check_superblock
+from .names import check_ordinary, named
 from .rollback import is_hot, journal_path, settle
 from .transactions import (
     close_file,
@@ -71,6 +72,7 @@ def open_to_read(path: Any, **keywords: Any) -> h5py.File:
     OSError
         As `h5py.File` does; also when another program has the file open for writing.
     """
+    check_ordinary(path)
     for _ in range(_TRIES):
         with deferred():
             settle(path)
@@ -95,7 +97,7 @@ def _open_unlocked(path: Any, keywords: dict[str, Any]) -> h5py.File:
         about_locks = isinstance(problem, BlockingIOError) or "lock" in str(problem)
         ours = os.path.exists(journal_path(path))
         if not about_locks or ("don't match" not in str(problem) and not ours):
-            raise
+            raise named(problem, path) from problem
         file = h5py.File(os.fspath(path), "r", locking=False, **keywords)
     else:
         # Files that are open already share the descriptor, and the lock of the first.
@@ -139,12 +141,13 @@ def open_to_write(
     RollbackError
         When an interrupted transaction cannot be undone.
     """
-    path = os.path.realpath(os.fsdecode(path))
     if mode not in ("r+", "a", "x", "w-", "w"):
         raise ValueError(f"mode must be 'r+', 'a', 'x', 'w-' or 'w', not {mode!r}")
+    if mode in ("x", "w-") and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(path))
+    check_ordinary(path, new=mode != "r+")
+    path = os.path.realpath(os.fsdecode(path))
     exists = os.path.exists(path)
-    if exists and mode in ("x", "w-"):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     with deferred():
         if mode == "r+" or (mode == "a" and exists):
             _refuse_second_writer(path)
@@ -172,6 +175,8 @@ def _attach(journal: JournalFile, mode: str, keywords: dict[str, Any]) -> Journa
         file = JournaledFile(journal, mode, **keywords)
     except BaseException as problem:
         give_up(journal)
+        if isinstance(problem, OSError) and journal.problem is None:
+            raise named(problem, journal.name) from problem
         raise_cause(problem, journal, "nothing was changed")
     try:
         register(file, journal)
@@ -257,6 +262,7 @@ def new_file(path: Any, *, durable: bool = False, **keywords: Any) -> Iterator[J
     FileExistsError
         When a file of this name appeared meanwhile.
     """
+    check_ordinary(path, new=True)
     path = os.path.realpath(os.fsdecode(path))
     with deferred():
         file, journal = _begin(path, durable, keywords)

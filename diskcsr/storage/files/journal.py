@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import DiskCSRError, LockedFileError, WriteError
 from ...machine.interrupts import protected, stand_by, stand_down
+from .names import open_journal
 from .rollback import (
     BRIEFLY,
     HEADER,
@@ -129,7 +130,7 @@ class Journal:
             raise self._locked()
         name = journal_path(self.path)
         while self._journal < 0:
-            journal = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+            journal = open_journal(name, os.O_RDWR | os.O_CREAT)
             try:
                 if not try_lock(journal, BRIEFLY):
                     raise self._locked()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import LockedFileError, RollbackError
+from .names import open_journal
 
 __all__ = [
     "HEADER",
@@ -228,7 +229,7 @@ def _check_identity(data: int, header: Header, records: list, path: str) -> None
 def is_hot(path: Any) -> bool:
     """Whether a transaction on the file is under way, or was interrupted."""
     try:
-        journal = os.open(journal_path(path), os.O_RDONLY)
+        journal = open_journal(journal_path(path), os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -270,7 +271,7 @@ def settle(path: Any) -> None:
 def _settle_once(path: str, name: str) -> bool:
     """Return False while a writer is in a transaction."""
     try:
-        journal = os.open(name, os.O_RDONLY)
+        journal = open_journal(name, os.O_RDONLY)
     except FileNotFoundError:
         return True
     try:
@@ -300,7 +301,7 @@ def _undo(path: str, name: str, header: Header) -> None:
             f"someone who may write to the file must open it once ({problem.strerror})"
         ) from problem
     try:
-        journal = os.open(name, os.O_RDWR)
+        journal = open_journal(name, os.O_RDWR)
     except OSError as problem:
         os.close(data)
         raise RollbackError(

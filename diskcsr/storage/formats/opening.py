@@ -65,9 +65,7 @@ def open_group(
         else:
             owned = open_to_write(file, "r+") if write else open_to_read(file)
     except OSError as problem:
-        if isinstance(problem, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
-        if not _is_hdf5(file):
+        if problem.errno is None and not _is_hdf5(file):  # what has a number the system said
             raise FormatError(f"{file!r} is not an HDF5 file") from problem
         raise
     try:
