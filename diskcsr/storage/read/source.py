@@ -23,7 +23,7 @@ from ...errors import (
 from ...keys.plan import plan_span
 from ...keys.widths import index_dtype
 from ...machine.options import require_memory
-from ..files.chunks import refuse_overlap
+from ..files.chunks import refuse_empty, refuse_overlap
 from ..files.files import open_to_read
 from ..files.peek import note_bytes
 from ..files.transactions import close_file
@@ -318,6 +318,8 @@ class Source:
             self._descriptor = self._open_descriptor()
         reader = choose_reader(dset, where, self._descriptor, name in self._known)
         self._refuse_overlap(name, dset, reader)
+        if name != "data":  # values may well be the fill value, as many as there are indices
+            refuse_empty(dset, where)
         if self.group.file.mode != "r":
             self._known.add(name)
         if name == "data" and self.header.iso:
