@@ -16,7 +16,7 @@ from .blocks.contents import Contents
 from .handle import contents_of, open_array
 from .importing.imported import SourceOptions
 from .keys.plan import plan_batches
-from .machine.options import memory_for
+from .machine.options import memory_for, require_memory
 from .machine.progress import reporting
 from .matrices import (
     Means,
@@ -32,6 +32,7 @@ from .matrices import (
 )
 from .reading import Reading
 from .storage.edit.virtual import write_joined
+from .storage.formats.fields import MAX_LENGTH
 from .storage.formats.opening import is_file_like
 from .storage.write.groups import write_stream
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
@@ -231,6 +232,8 @@ def convert(
 def _order(matrix: Any, permute_rows: bool, rng: Any) -> np.ndarray | None:
     """Draw the order in which rows are stored; None when they stay as they are."""
     if permute_rows:
+        rows = matrix.shape[0]
+        require_memory(8 * rows, f"an order of {rows} rows", "Raise the budget.")
         return np.random.default_rng(rng).permutation(matrix.shape[0])
     if rng is not None:
         raise ValueError("rng= says how rows are permuted, which needs permute_rows=True")
@@ -245,6 +248,7 @@ def _permuted(
     if shown is None:
         matrix = as_matrix(matrix, CSR)[order].asformat(axis.format)
         return stream_matrix(matrix, axis, [matrix], int(matrix.nnz), **changes)
+    shown.check()
     if axis is shown.axis and axis.major == 0:
         blocks = (matrix.fetch(order[a:b]) for a, b in _buffers(shown, order, means))
         return stream_matrix(matrix, axis, blocks, shown.nnz if shown.counts else None, **changes)
@@ -391,6 +395,11 @@ def _check_parts(parts: list[Any], axis: int, format: str | None) -> Axis:
                 f"array {number} has shape {part.shape}, which does not fit that of the first, "
                 f"{parts[0].shape}, along axis {1 - axis}"
             )
+        shown = contents_of(part)
+        if shown is not None:
+            shown.check()
+    if sum(part.shape[axis] for part in parts) > MAX_LENGTH:
+        raise ValueError(f"joined along axis {axis} they have more than {MAX_LENGTH} of these")
     return axis_for(parts[0], format)
 
 

@@ -280,6 +280,7 @@ def stream_of(matrix: Any, axis: Axis, means: Means, **changes: bool) -> Stream:
     if shown is None:
         matrix = as_matrix(matrix, axis)
         return stream_matrix(matrix, axis, [matrix], int(matrix.nnz), **changes)
+    shown.check()
     if shown.axis is not axis:
         stream = transposed(matrix, shown, means)
         return summed(stream) if changes.get("sum_duplicates") else stream

@@ -360,6 +360,18 @@ class Contents:
 
     # -------------------------------------------------------------------------------- pickling
 
+    def check(self) -> None:
+        """Raise what can be found wrong before a line is read; whoever believes lengths asks.
+
+        Raises
+        ------
+        CorruptFileError
+            When row pointers or indices are not where they can be, or claim what is not there.
+        """
+        for name in ("indptr", "indices"):
+            if name not in self.held:
+                self.source.reader(name)
+
     def address(self) -> Address | None:
         """Return where to find all this again; None when it is not in a file as it is shown."""
         source = self.source

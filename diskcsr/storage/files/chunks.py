@@ -16,13 +16,23 @@ from ...errors import CorruptFileError
 from ...machine.alive import alive
 from .headers import tree_nodes
 
-__all__ = ["ChunkIndex", "Places", "check_chunks", "index_chunks", "refuse_overlap", "unwritten"]
+__all__ = [
+    "ChunkIndex",
+    "Places",
+    "check_chunks",
+    "index_chunks",
+    "refuse_empty",
+    "refuse_overlap",
+    "unwritten",
+]
 
 #: A contiguous dataset that needs decoding is treated as chunks of this many elements.
 DIVISION = 1 << 16
 _UNDEFINED = 1 << 62  # beyond any file: HDF5's "no address", and nonsense
 #: Chunks an index has room for, however few of them are there: a length alone costs nothing.
 _MOST_EMPTY = 1 << 20
+#: Elements of row pointers or indices that may never have been written.
+_MOST_EMPTY_ELEMENTS = 1 << 26
 #: Chunks compared, at most, to learn whether addresses count the user block.
 _COMPARED = 64
 #: What HDF5 tells of a chunk, in its order.
@@ -194,6 +204,31 @@ def unwritten(dset: h5py.Dataset, size: int) -> np.ndarray:
     number = (_checked_table(dset)[0]["first"][:, 0] // np.uint64(length)).astype(np.int64)
     missing[number[number < missing.size]] = False
     return np.flatnonzero(missing)
+
+
+def refuse_empty(dset: h5py.Dataset, where: str) -> None:
+    """Raise `CorruptFileError` where nearly all of a long array was never written.
+
+    A length alone costs a file nothing, and whoever believes it reads zeros for hours. Its index
+    was checked before.
+    """
+    size = dset.size
+    if size <= _MOST_EMPTY_ELEMENTS:
+        return
+    properties = dset.id.get_create_plist()
+    layout, written = properties.get_layout(), size
+    if layout == h5py.h5d.CHUNKED:
+        written = dset.id.get_num_chunks() * dset.chunks[0]
+    elif layout == h5py.h5d.CONTIGUOUS and not properties.get_external_count():
+        written = 0 if dset.id.get_offset() is None else size
+    elif layout == h5py.h5d.VIRTUAL:
+        count = properties.get_virtual_count()
+        spaces = (properties.get_virtual_vspace(number) for number in range(count))
+        written = sum(space.get_select_npoints() for space in spaces)
+    if size - written > _MOST_EMPTY_ELEMENTS:
+        raise CorruptFileError(
+            f"{where}: of its {size} elements no more than {written} were ever written"
+        )
 
 
 def refuse_overlap(one: Places, other: Places, where: str) -> None:

@@ -20,6 +20,7 @@ from .fileobject import JournalFile
 from .freshness import is_shown_as_it_is
 from .headers import check_superblock
 from .looking import consistently
+from .names import check_ordinary, named
 from .records import journal_path
 from .streams import Stream
 from .transactions import (
@@ -73,6 +74,7 @@ def open_to_read(path: Any, **keywords: Any) -> h5py.File:
     OSError
         As `h5py.File` does.
     """
+    check_ordinary(path)
     return consistently(path, partial(_open_now, path, keywords), h5py.File.close)
 
 
@@ -104,7 +106,7 @@ def _open_unlocked(path: Any, keywords: dict[str, Any]) -> h5py.File:
         about_locks = isinstance(problem, BlockingIOError) or "lock" in str(problem)
         ours = os.path.exists(journal_path(path))
         if not about_locks or ("don't match" not in str(problem) and not ours):
-            raise
+            raise named(problem, path) from problem
         file = h5py.File(os.fspath(path), "r", locking=False, **keywords)
     else:
         # Files that are open already share the descriptor, and the lock of the first.
@@ -140,12 +142,13 @@ def open_to_write(
     RollbackError
         When an interrupted transaction cannot be undone.
     """
-    path = os.path.realpath(os.fsdecode(path))
     if mode not in ("r+", "a", "x", "w-", "w"):
         raise ValueError(f"mode must be 'r+', 'a', 'x', 'w-' or 'w', not {mode!r}")
+    if mode in ("x", "w-") and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(path))
+    check_ordinary(path, new=mode != "r+")
+    path = os.path.realpath(os.fsdecode(path))
     exists = os.path.exists(path)
-    if exists and mode in ("x", "w-"):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     with deferred():
         if mode == "r+" or (mode == "a" and exists):
             _refuse_second_writer(path)
@@ -173,6 +176,8 @@ def _attach(journal: JournalFile, mode: str, keywords: dict[str, Any]) -> Journa
         file = JournaledFile(journal, mode, **keywords)
     except BaseException as problem:
         give_up(journal)
+        if isinstance(problem, OSError) and journal.problem is None:
+            raise named(problem, journal.name) from problem
         raise_cause(problem, journal, "nothing was changed")
     try:
         register(file, journal)
@@ -258,6 +263,7 @@ def new_file(path: Any, *, durable: bool = False, **keywords: Any) -> Iterator[J
     FileExistsError
         When a file of this name appeared meanwhile.
     """
+    check_ordinary(path, new=True)
     path = os.path.realpath(os.fsdecode(path))
     with deferred():
         file, journal = _begin(path, durable, keywords)

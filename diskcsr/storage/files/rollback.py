@@ -16,6 +16,7 @@ from typing import Any
 from ...errors import LockedFileError, RollbackError
 from ...machine.interrupts import check
 from ...machine.options import options
+from .names import open_as_journal
 from .records import (
     COLD,
     HEADER,
@@ -138,7 +139,7 @@ def _check_identity(data: int, header: Header, records: list[Record], path: str)
 def is_hot(path: Any) -> bool:
     """Whether a transaction on the file is under way, or was interrupted."""
     try:
-        journal = os.open(journal_path(path), os.O_RDONLY)
+        journal = open_as_journal(journal_path(path), os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -150,7 +151,7 @@ def is_hot(path: Any) -> bool:
 def damage_of(path: Any) -> str | None:
     """Say what is wrong with the journal of a file; None when nothing is, or it is written to."""
     try:
-        journal = os.open(journal_path(path), os.O_RDONLY)
+        journal = open_as_journal(journal_path(path), os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
@@ -202,7 +203,7 @@ def settle(path: Any, deadline: float | None = None) -> None:
 def _settle_once(path: str, name: str) -> bool:
     """Return False while a writer is in a transaction."""
     try:
-        journal = os.open(name, os.O_RDONLY)
+        journal = open_as_journal(name, os.O_RDONLY)
     except FileNotFoundError:
         return True
     try:
@@ -232,7 +233,7 @@ def _undo(path: str, name: str, header: Header) -> None:
             f"someone who may write to the file must open it once ({problem.strerror})"
         ) from problem
     try:
-        journal = os.open(name, os.O_RDWR)
+        journal = open_as_journal(name, os.O_RDWR)
     except OSError as problem:
         os.close(data)
         raise RollbackError(

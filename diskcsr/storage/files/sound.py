@@ -14,6 +14,7 @@ import h5py
 
 from ...errors import CorruptFileError
 from .chunks import Places, check_chunks
+from .names import check_ordinary
 
 __all__ = ["check_sound"]
 
@@ -82,6 +83,7 @@ def _source(dset: h5py.Dataset, file: str, name: str) -> Iterator[h5py.Dataset]:
     try:
         try:
             if file != ".":
+                check_ordinary(_path(dset, file))
                 opened = h5py.File(_path(dset, file), "r")
             found = (opened or dset.file)[name]
         except (OSError, KeyError, RuntimeError, ValueError) as problem:

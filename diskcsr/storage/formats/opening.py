@@ -66,9 +66,7 @@ def open_group(
         else:
             owned = open_to_write(file, "r+") if write else open_to_read(file)
     except OSError as problem:
-        if isinstance(problem, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
-        if not _is_hdf5(file):
+        if problem.errno is None and not _is_hdf5(file):  # what has a number the system said
             raise FormatError(
                 f"{os.fspath(file)!r} is not an HDF5 file; diskcsr.convert makes one of Matrix "
                 "Market, CSV, Parquet and others (source_kind= says of which, where the name of a "

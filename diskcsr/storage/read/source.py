@@ -24,7 +24,7 @@ from ...errors import (
 from ...keys.plan import plan_span
 from ...keys.widths import index_dtype
 from ...machine.options import require_memory
-from ..files.chunks import refuse_overlap
+from ..files.chunks import refuse_empty, refuse_overlap
 from ..files.files import open_to_read
 from ..files.freshness import Freshness
 from ..files.looking import consistently
@@ -317,6 +317,8 @@ class Source:
         if reader.check_unchanged is None:
             reader.check_unchanged = self.freshness.check_unchanged
         self._refuse_overlap(name, dset, reader)
+        if name != "data":  # values may well be the fill value, as many as there are indices
+            refuse_empty(dset, where)
         if self.group.file.mode != "r":
             self._known.add(name)
         if name == "data" and self.header.iso:

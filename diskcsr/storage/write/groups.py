@@ -17,6 +17,7 @@ from ...machine.interrupts import allowing, deferred, pulled
 from ...streams.stream import Portion, Stream
 from ..codecs import table
 from ..files.files import new_file, open_to_read, open_to_write
+from ..files.names import check_ordinary
 from ..files.transactions import changing, check_writing, close_file, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import default_tags, stamp
@@ -200,6 +201,7 @@ def _target(file: Any) -> Iterator[h5py.Group]:
         with changing(group):
             yield group
         return
+    check_ordinary(file, new=True)
     path = Path(os.fsdecode(file))
     if path.exists():
         with deferred(), open_to_write(path, "r+") as existing, transaction(existing):
