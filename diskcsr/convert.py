@@ -216,16 +216,17 @@ def convert(
     reading = SourceOptions(
         source_name, None if fields is None else tuple(fields), labels, shape, dtype, duplicates
     )
-    with imported(source, source_kind, reading) as found:
+    with ExitStack() as stack:
+        found = stack.enter_context(imported(source, source_kind, reading))
         if found is not None:
             if permute_rows or rng is not None:
                 raise ValueError("permute_rows=: convert to HDF5 first, then permute the rows")
             _check_apart([source], file)
             store_imported(file, found, name, format, how)
-            return open_array(file, name)
-    with opened(source, source_name) as matrix:
-        order = _order(matrix, permute_rows, rng)
-        _store_matrix(file, matrix, name, format, how, order)
+        else:
+            matrix = stack.enter_context(opened(source, source_name))
+            order = _order(matrix, permute_rows, rng)
+            _store_matrix(file, matrix, name, format, how, order)
     return open_array(file, name)
 
 
@@ -268,11 +269,15 @@ def _buffers(shown: Contents, order: np.ndarray, means: Means) -> Iterator[tuple
 
 
 def _check_apart(matrices: list[Any], file: Any) -> None:
+    """Refuse to write into a file that is read meanwhile, by its path or as a matrix on disk."""
     path = None if hasattr(file, "file") else os.path.realpath(os.fsdecode(file))
     for matrix in matrices:
         shown = contents_of(matrix)
-        source = None if shown is None else shown.source.path
-        if source is not None and path is not None and os.path.realpath(source) == path:
+        source = matrix if shown is None else shown.source.path
+        if path is None or not isinstance(source, str | bytes | os.PathLike):
+            continue
+        source = os.fsdecode(source)
+        if os.path.realpath(source) == path:
             raise ValueError(
                 f"{source} is open for reading as a source: write to another file, and rename it"
             )
