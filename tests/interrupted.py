@@ -294,6 +294,8 @@ FAULTS: dict[str, tuple[Callable[[], None], bool, type[BaseException]]] = {
 OURS = f"{os.sep}diskcsr{os.sep}"
 #: A full disk is a matter of these alone.
 WRITING = {"pwrite", "ftruncate", "fsync"}
+#: The calls that a fault is a matter of, where not of all.
+ONLY = {"disk full": WRITING}
 
 
 class Injector:
@@ -303,7 +305,7 @@ class Injector:
         self.act, self.after, self.expected = FAULTS[fault]
         self.lines = fault == "any line"
         self.range = range(n, n + times)
-        self.only = WRITING if fault == "disk full" else None
+        self.only = ONLY.get(fault)
         self.count, self.fired, self.where = 0, 0, ""
 
     @contextlib.contextmanager
@@ -417,7 +419,7 @@ def trial(operation: Operation, folder: Path, fault: str, n: int, times: int = 1
         text = f"{type(problem).__name__}: {problem}"
         assert isinstance(problem, injector.expected), f"{injector.where}: raised {text}"
     found = judge(operation, folder, before_files, before_fds, f"{injector.where} #{n}")
-    if fault != "disk full":
+    if injector.expected is not OSError:
         assert problem is not None, f"{injector.where} #{n}: the interrupt was swallowed"
         assert isinstance(problem, injector.expected), f"{injector.where} #{n}: {problem!r}"
     elif problem is None:

@@ -18,8 +18,9 @@ from .pool import Ended, Pool
 
 __all__ = ["Result", "examine"]
 
-#: Seconds an operation, a trial, and a look by h5py may take; most take some hundredths.
-LIMIT, TRIAL, LOOK = 40.0, 300.0, 20.0
+#: Seconds of a processor that an operation, a trial, and a look by h5py may take; most take some
+#: hundredths. Four times as long by the clock.
+LIMIT, TRIAL, LOOK = 15.0, 120.0, 15.0
 
 
 @dataclass
@@ -99,8 +100,8 @@ def _of_file(case: Case, pool: Pool, folder: Path) -> Result:
 
 def _outcomes(case: Case, pool: Pool, folder: Path, keys: Keys) -> Iterator[tuple[str, Any]]:
     """Yield each operation's outcome; when one ends the process, the next begin in another."""
-    left = list(case.operations)
-    while left:
+    left, hangs = list(case.operations), 0
+    while left and hangs < 2:
         try:
             some = case.replace(operations=left)
             for outcome in pool["operate"].ask("operate", some, folder, keys, limit=LIMIT):
@@ -110,6 +111,7 @@ def _outcomes(case: Case, pool: Pool, folder: Path, keys: Keys) -> Iterator[tupl
             if not left:  # while it closed what all had used
                 yield case.operations[-1], end
                 return
+            hangs += end.how == "hang"
             yield left.pop(0), end
             case = case.replace(together=False)
 

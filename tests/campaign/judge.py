@@ -108,16 +108,16 @@ class Judge:
 
     def _scipy_raises(self, row: Row, classes: set[str]) -> bool:
         """Whether scipy, in memory, raises an error of such a class itself."""
-        slow = self._slow()
-        if slow is None or slow.broken or max(slow.shape) > LONGEST:
-            return False
-        try:
-            if row.operation is not None:
-                row.operation.run(in_memory(slow), self.keys)
-            elif row.kind == "change" and row.right is not None:
-                row.right(slow.dense(), self.keys).astype(slow.dtype, casting="same_kind")
-        except Exception as problem:
-            return type(problem).__name__ in classes
+        for slow in self._read():
+            if slow.broken or max(slow.shape) > LONGEST:
+                continue
+            try:
+                if row.operation is not None:
+                    row.operation.run(in_memory(slow), self.keys)
+                elif row.kind == "change" and row.right is not None:
+                    row.right(slow.dense(), self.keys).astype(slow.dtype, casting="same_kind")
+            except Exception as problem:
+                return type(problem).__name__ in classes
         return False
 
     def _after(self, row: Row, outcome: dict[str, Any]) -> list[Finding]:
@@ -135,13 +135,14 @@ class Judge:
 
     # ------------------------------------------------------------------------------------ values
 
-    def _slow(self) -> Slow | None:
-        return self.truth[1] if self.truth[0] == "slow" else None
+    def _read(self) -> list[Slow]:
+        """What was read of the damaged file, and of the one before."""
+        return [truth[1] for truth in (self.truth, self.before) if truth[0] == "slow"]
 
     def _value(self, row: Row, outcome: dict[str, Any]) -> str | None:
         if self.truth[0] == "long":
             return None  # nobody can say
-        candidates = [truth[1] for truth in (self.truth, self.before) if truth[0] == "slow"]
+        candidates = self._read()
         problem: str | None = f"{outcome.get('value')!r} although {self.truth}"
         for slow in candidates:
             if max(slow.shape) > LONGEST:
@@ -183,6 +184,8 @@ class Judge:
             if operation.name.startswith(("sum", "mean", "count")) and all(slow.pointed):
                 return None  # to add up what is stored, nobody needs to know where it is
             return f"{value!r} from lines that contradict themselves"
+        if slow.repeated and slow.dtype.kind == "b":
+            return None  # stored twice it counts twice, or once where scipy has added it up
         try:
             expected = plain(operation.run(in_memory(slow), self.keys))
         except Exception as problem:
@@ -198,6 +201,8 @@ class Judge:
             return None  # what was not looked at is as broken as it was
         if slow.broken and row.name != "overwrite":
             return f"made {made} of lines that contradict themselves"
+        if row.name in _BLIND and made[0] != "slow":
+            return None
         if made[0] != "slow" or made[1].broken:
             return f"made what h5py cannot read: {made}"
         expected = row.right(slow.dense(), self.keys)

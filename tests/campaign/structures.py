@@ -113,7 +113,9 @@ def is_legal(damage: list[list[Any]]) -> bool:
 
 
 #: How h5py refuses.
-_REFUSALS = (TypeError, ValueError, OSError, KeyError, AttributeError, RuntimeError)
+_REFUSALS = (TypeError, ValueError, OSError, KeyError, AttributeError, RuntimeError, MemoryError)
+#: Elements that a step takes into memory.
+_MOST = 10**6
 
 
 def apply(path: Path, source: Source, damage: list[list[Any]]) -> None:
@@ -151,6 +153,8 @@ def _attribute(rng: np.random.Generator, source: Source) -> list[Any]:
 
 
 def _values(group: h5py.Group, name: str) -> np.ndarray:
+    if group[name].size > _MOST:
+        raise ValueError(f"{name} is too long")
     return np.asarray(group[name][()])
 
 
