@@ -45,7 +45,7 @@ ROOMS = {
     "convert": "axis machine keys streams "
     "storage.formats storage.write blocks storage.edit handle reading matrices",
     "array": "axis storage.write handle changing convert",
-    "h5": "machine storage.files storage.formats handle array",
+    "h5": "errors machine storage.files storage.formats handle array",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks convert array h5",
     # Above everything.

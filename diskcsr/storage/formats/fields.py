@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import CorruptFileError, FormatError
 from ..files.headers import check_strings
+from ..files.links import refuse_foreign
 from ..files.sound import check_sound
 
 __all__ = [
@@ -124,7 +125,10 @@ def lengths(value: Any, count: int, where: object) -> tuple[int, ...]:
 def member(group: h5py.Group, name: str) -> Any:
     """Return the object `name` of a group; None when there is no link of this name."""
     try:
+        refuse_foreign(group, name)
         return group[name] if group.id.links.exists(name.encode()) else None
+    except FormatError:
+        raise
     except Exception as problem:  # links to nowhere, to themselves, to damaged objects
         raise CorruptFileError(
             f"{locate(group)}: {name!r} cannot be opened: {problem}"
@@ -135,7 +139,7 @@ def dataset_or_none(group: h5py.Group, name: str) -> h5py.Dataset | None:
     """Return the dataset `name`, or None when nothing of that name, or something else, is there."""
     try:
         found = member(group, name)
-    except CorruptFileError:
+    except (CorruptFileError, FormatError):
         return None
     return found if isinstance(found, h5py.Dataset) else None
 
