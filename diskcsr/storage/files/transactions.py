@@ -16,6 +16,7 @@ from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
 
 __all__ = [
+    "all_or_nothing",
     "changing",
     "check_writing",
     "close_file",
@@ -209,6 +210,21 @@ def raise_cause(problem: BaseException, journal: JournalFile, left: str) -> NoRe
         raise cause
     text = f"{cause.strerror or cause}; the file could not be written, {left}"
     raise WriteError(cause.errno or errno.EIO, text, journal.name) from cause
+
+
+@contextlib.contextmanager
+def all_or_nothing(item: Any) -> Iterator[None]:
+    """Do what leaves a file half changed when it fails, as a damaged one may have it.
+
+    Within a change, that is undone then and the file closed, whoever would put it in order again.
+    """
+    journal = journal_of(item)
+    try:
+        yield
+    except BaseException as problem:
+        if journal is not None:
+            journal.problem = journal.problem or problem
+        raise
 
 
 @contextlib.contextmanager

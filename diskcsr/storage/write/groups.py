@@ -15,7 +15,7 @@ from ...keys.widths import index_dtype
 from ...machine.interrupts import allowing, deferred, pulled
 from ...streams.pieces import Piece, Stream
 from ..files.files import new_file, open_to_write
-from ..files.transactions import changing, check_writing, transaction
+from ..files.transactions import all_or_nothing, changing, check_writing, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import default_tags, stamp
 from .arrays import ArrayWriter, create_array
@@ -113,9 +113,10 @@ def _new_group(
             if taken in group:
                 del group[taken]
         check_writing(parent)()
-        if name in parent:
-            del parent[name]
-        parent.move(temporary, name)
+        with all_or_nothing(parent):
+            if name in parent:
+                del parent[name]
+            parent.move(temporary, name)
     except BaseException:
         if temporary in parent:
             del parent[temporary]
