@@ -65,7 +65,7 @@ class DiskCSR(Conversion, Changing, csr_array):  # type: ignore[misc]
            [1., 0., 0.]])
     """
 
-    _axis, _memory = CSR, csr_array
+    _axis, _scipy_class = CSR, csr_array
 
     if TYPE_CHECKING:  # what its results are, which all classes here have code for in common
 
@@ -101,7 +101,7 @@ class DiskCSC(Conversion, Changing, csc_array):  # type: ignore[misc]
     means by rows and columns what it always does.
     """
 
-    _axis, _memory = CSC, csc_array
+    _axis, _scipy_class = CSC, csc_array
 
     if TYPE_CHECKING:  # what its results are, which all classes here have code for in common
 
@@ -142,13 +142,13 @@ class _MatrixFlavour:
 class DiskCSRMatrix(_MatrixFlavour, Conversion, Changing, csr_matrix):  # type: ignore[misc]
     """`DiskCSR` for code that still wants a `scipy.sparse.csr_matrix` (``*`` is ``@``)."""
 
-    _axis, _memory = CSR, csr_matrix
+    _axis, _scipy_class = CSR, csr_matrix
 
 
 class DiskCSCMatrix(_MatrixFlavour, Conversion, Changing, csc_matrix):  # type: ignore[misc]
     """`DiskCSC` for code that still wants a `scipy.sparse.csc_matrix` (``*`` is ``@``)."""
 
-    _axis, _memory = CSC, csc_matrix
+    _axis, _scipy_class = CSC, csc_matrix
 
 
 use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix))

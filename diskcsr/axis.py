@@ -37,6 +37,11 @@ class Axis:
         """What the major axis counts, in a user's words."""
         return ("rows", "columns")[self.major]
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether rows are what lies together; iterating over a matrix goes over its rows."""
+        return self.major == 0
+
     def swap(self, pair: Any) -> tuple[Any, Any]:
         """Turn a (row, column) pair into (major, minor), or back: it is its own inverse.
 

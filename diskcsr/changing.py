@@ -15,7 +15,7 @@ from .machine.progress import Progress, reporting
 from .matrices import blocks_of, check_block, in_memory
 from .storage.edit.update import append_blocks, assign, scale
 from .storage.formats.conventions import ARRAYS
-from .streams.pieces import tidied
+from .streams.stream import tidied
 
 __all__ = ["Changing"]
 

@@ -32,7 +32,7 @@ from .storage.edit.virtual import write_joined
 from .storage.formats.opening import is_file_like
 from .storage.write.groups import write_stream
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
-from .streams.pieces import Stream, as_matrix, piece_of, relabelled, stream_matrix
+from .streams.stream import Stream, as_matrix, portion_of, relabelled, stream_matrix
 from .streams.transpose import Memory
 
 if TYPE_CHECKING:
@@ -95,13 +95,13 @@ def _stream_blocks(blocks: Iterable[Any], axis: Axis, changes: dict[str, bool]) 
         )
     n_minor, dtype = axis.swap(first[1].shape)[1], np.dtype(first[1].dtype)
 
-    def pieces() -> Iterator[Any]:
+    def portions() -> Iterator[Any]:
         for number, block in chain([first], numbered):
             check_block(block, f"block {number}", axis, n_minor, dtype, "the first block")
-            data, indices, lengths = piece_of(block, **changes)
+            data, indices, lengths = portion_of(block, **changes)
             yield data.astype(dtype, copy=False), indices, lengths
 
-    return Stream(axis, n_minor, dtype, pieces())
+    return Stream(axis, n_minor, dtype, portions())
 
 
 def _store_matrix(
@@ -207,7 +207,7 @@ def _permuted(
     if shown is None:
         matrix = as_matrix(matrix, CSR)[order].asformat(axis.format)
         return stream_matrix(matrix, axis, [matrix], **changes)
-    if axis is shown.axis is CSR:
+    if axis is shown.axis and axis.major == 0:
         blocks = (matrix.fetch(order[a:b]) for a, b in _buffers(shown, order, means))
         return stream_matrix(matrix, axis, blocks, **changes)
     if axis.minor == 0:  # the rows are what the indices say
@@ -342,14 +342,14 @@ def _joined_major(parts: list[Any], target: Axis, means: Means, changes: dict[st
     """One part after the other."""
     dtype = np.result_type(*(part.dtype for part in parts))
 
-    def pieces() -> Iterator[Any]:
+    def portions() -> Iterator[Any]:
         for part in parts:
-            for values, *rest in stream_of(part, target, means, **changes).pieces:
+            for values, *rest in stream_of(part, target, means, **changes).portions:
                 yield values.astype(dtype, copy=False), *rest
 
     n_major = sum(target.swap(part.shape)[0] for part in parts)
     n_minor = target.swap(parts[0].shape)[1]
-    return Stream(target, n_minor, dtype, pieces(), n_major, _stored(parts, changes))
+    return Stream(target, n_minor, dtype, portions(), n_major, _stored(parts, changes))
 
 
 def _joined_minor(
@@ -361,14 +361,14 @@ def _joined_minor(
     n_major = target.swap(aligned[0].shape)[0]
     n_minor = sum(target.swap(part.shape)[1] for part in aligned)
 
-    def pieces() -> Iterator[Any]:
+    def portions() -> Iterator[Any]:
         lengths = sum(_lengths(part) for part in aligned) + np.zeros(n_major, np.int64)
         for lo, hi in plan_batches(lengths, max(1, memory.bucket // (dtype.itemsize + 12))):
             key = target.swap((slice(lo, hi), slice(None)))
             some = [part[key] for part in aligned]
-            yield piece_of(stacked(some, format=target.format, dtype=dtype), **changes)
+            yield portion_of(stacked(some, format=target.format, dtype=dtype), **changes)
 
-    return Stream(target, n_minor, dtype, pieces(), n_major, _stored(aligned, changes))
+    return Stream(target, n_minor, dtype, portions(), n_major, _stored(aligned, changes))
 
 
 def _stored(parts: list[Any], changes: dict[str, bool]) -> int | None:

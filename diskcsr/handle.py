@@ -30,8 +30,8 @@ _MODES = ("r", "r+", "c")
 def use_classes(classes: Iterable[Any]) -> None:
     """Be told, once, of the classes that arrays are of: one for each axis and flavour."""
     for one in classes:
-        Handle._classes[one._axis, one._memory is one._axis.matrix] = one
-    interop.register({one: one._memory for one in Handle._classes.values()})
+        Handle._classes[one._axis, one._scipy_class is one._axis.matrix] = one
+    interop.register({one: one._scipy_class for one in Handle._classes.values()})
 
 
 def contents_of(matrix: Any) -> Contents | None:
@@ -91,7 +91,7 @@ class Handle:
     __slots__ = ("_mode", "_shared", "_source")
 
     _axis: ClassVar[Axis]
-    _memory: ClassVar[Any]  # scipy's class of the same format and flavour
+    _scipy_class: ClassVar[Any]  # scipy's class of the same format and flavour
     #: The class for each axis and each of scipy's classes; see `use_classes`.
     _classes: ClassVar[dict[tuple[Axis, bool], Any]] = {}
     _shared: dict[str, np.ndarray]
@@ -111,7 +111,7 @@ class Handle:
         # such a call, and gives scipy's own class: results are in memory.
         if not is_file_like(file):
             args = (name, *args) if args or name is not None else ()
-            return cls._memory(file, *args, **kwargs)
+            return cls._scipy_class(file, *args, **kwargs)
         return cls._open(file, name, *args, **kwargs)
 
     def __init__(self, file: Any, name: str | None = None, **kwargs: Any) -> None:
@@ -250,7 +250,7 @@ class Handle:
     def transpose(self, axes: Any = None, copy: bool = False) -> Any:
         """Return the transpose over the same file: nothing is read unless `copy` is true."""
         if axes is not None:
-            self._memory((1, 1)).transpose(axes)  # scipy's own complaint about other axes
+            self._scipy_class((1, 1)).transpose(axes)  # scipy's own complaint about other axes
         if copy:
             return self.to_memory().transpose()
         flipped = self._twin()._over(self._source, self._mode, self._shared)
@@ -274,7 +274,7 @@ class Handle:
     conj = conjugate
 
     def _twin(self) -> Any:
-        return self._classes[self._axis.transposed, self._memory is self._axis.matrix]
+        return self._classes[self._axis.transposed, self._scipy_class is self._axis.matrix]
 
     def _pass_on(self, other: Any) -> None:
         """Give a handle over the same contents what was learned about them."""
@@ -303,7 +303,7 @@ class Handle:
 
     def _in_memory(self, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], n_minor: int) -> Any:
         """Make scipy's matrix of a block."""
-        return self._memory(arrays, shape=self._axis.swap((arrays[2].size - 1, n_minor)))
+        return self._scipy_class(arrays, shape=self._axis.swap((arrays[2].size - 1, n_minor)))
 
     def to_memory(self) -> Any:
         """Load the matrix.
@@ -367,7 +367,7 @@ class Handle:
         if address is None:
             whole = self.to_memory() if not self._held() else self
             arrays = (whole.data, whole.indices, whole.indptr)
-            return self._memory, (arrays, self._shape)
+            return self._scipy_class, (arrays, self._shape)
         flags = {
             name: self.__dict__[name]
             for name in ("_has_sorted_indices", "_has_canonical_format", "maxprint")

@@ -20,7 +20,7 @@ from .machine.options import options, require_memory
 from .machine.threads import ordered_map
 from .storage.formats.opening import is_file_like
 from .storage.read.source import Source
-from .streams.pieces import Stream, as_matrix, stream_matrix, summed
+from .streams.stream import Stream, as_matrix, stream_matrix, summed
 from .streams.transpose import Memory, count_indices, transpose
 
 __all__ = [

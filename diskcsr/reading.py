@@ -5,21 +5,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .axis import CSR, axis_of
+from .axis import axis_of
 from .blocks.batches import Batches
+from .blocks.walk import Block, blocks
 from .handle import Handle
 from .keys.keep import Keep
-from .keys.plan import Plan
 from .keys.selection import Selection, normalize, outer
 from .keys.widths import index_dtype
 from .machine.buffers import Buffers
-from .machine.options import options, require_memory
-from .machine.threads import ordered_map
+from .machine.options import require_memory
 
 __all__ = ["Reading"]
 
-#: Stored elements of one block when a matrix is walked: a few MB, so several fit any cache.
-BLOCK = 1 << 20
+#: Bytes of one block when some elements of its rows are looked for: several fit any cache.
+BLOCK = 1 << 23
 
 
 class _Outer:
@@ -50,7 +49,7 @@ class Reading(Handle):
         return _Outer(self)
 
     def __iter__(self) -> Iterator[Any]:
-        if self._axis is CSR:
+        if self._axis.keeps_rows:
             for _, block in self.iter_blocks():
                 yield from block
         else:
@@ -78,8 +77,7 @@ class Reading(Handle):
         """
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be positive, not {max_bytes}")
-        for begin, _, block in self._blocks(Selection(range(self._n_major)), max_bytes):
-            yield begin, block
+        yield from self._blocks(Selection(range(self._n_major)), max_bytes)
 
     # ------------------------------------------------------------------------- batches of rows
 
@@ -201,7 +199,7 @@ class Reading(Handle):
             self._contents(),
             None if rows is None else self._major_rows(rows),
             batch_size,
-            container=self._memory,
+            container=self._scipy_class,
             shuffle=shuffle,
             rng=rng,
             block_size=block_size,
@@ -210,17 +208,17 @@ class Reading(Handle):
             return_rows=return_rows,
         )
 
-    def _blocks(self, selection: Selection, max_bytes: int) -> Iterator[tuple[int, int, Any]]:
+    def _blocks(self, selection: Selection, max_bytes: int) -> Iterator[tuple[int, Any]]:
         """Read what is stored of a selection block by block, the next ones while one is used."""
         contents = self._contents()
-        walk = contents.walk(selection.stored, max(1, max_bytes // (self.dtype.itemsize + 4)))
         keep = Keep(selection, contents.n_minor)
 
-        def read(job: tuple[int, int, Plan]) -> tuple[int, int, Any]:
-            first, last, plan = job
-            return first, last, self._in_memory(keep(first, *contents.read(plan)), keep.n_minor)
+        def kept(block: Block) -> Block:
+            return Block(block.first, *keep(*block))
 
-        yield from ordered_map(read, walk, ahead=options.num_threads)
+        walk = blocks(contents, selection.stored, through=[kept], max_bytes=max_bytes)
+        for first, *arrays in walk:
+            yield first, self._in_memory((arrays[0], arrays[1], arrays[2]), keep.n_minor)
 
     def _take(self, selection: Selection) -> Any:
         if selection.element is not None:
@@ -235,7 +233,7 @@ class Reading(Handle):
         """Some entries of some rows: rows are read in blocks, and what is not wanted is dropped."""
         counts, indices, data = [np.zeros(1, np.int64)], [], []
         total, n_major = 0, len(selection.stored)
-        for _, _, block in self._blocks(selection, BLOCK * 8):
+        for _, block in self._blocks(selection, BLOCK):
             counts.append(block.indptr[1:].astype(np.int64) + total)
             indices.append(block.indices)
             data.append(block.data)

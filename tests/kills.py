@@ -119,7 +119,7 @@ class AppendBlocks(Append):
     steps = CALLS
 
     def call(self, A, n):
-        update._APPENDED = 3 * BLOCK * PER_ROW
+        update._COMMITTED = 3 * BLOCK * PER_ROW
         A.append(matrix(n + i, BLOCK) for i in range(CALLS))
 
 

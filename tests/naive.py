@@ -235,3 +235,12 @@ def place(values, majors, minors, at, data, indices):
     for value, major, minor in zip(values, majors, minors.tolist(), strict=True):
         data[at[minor]], indices[at[minor]] = value, major
         at[minor] += 1
+
+
+# ------------------------------------------------------------------------- diskcsr.kernels.reduce
+
+
+def is_canonical(indices, indptr):
+    """Twin of `reduce.is_canonical`."""
+    lines = [indices[a:b].tolist() for a, b in pairwise(indptr.tolist())]
+    return all(line == sorted(set(line)) for line in lines)

@@ -174,8 +174,8 @@ def test_refused(store, format, key, value, first):
 @pytest.mark.parametrize("kept", [1, 1 << 26])
 @pytest.mark.parametrize("layout", ["raw", "gzip"])
 def test_nothing_is_written_when_the_last_block_is_refused(store, layout, kept, monkeypatch):
-    monkeypatch.setattr(update, "_BLOCK", 8)
-    monkeypatch.setattr(update, "_KEPT", kept)
+    monkeypatch.setattr(update, "_SEARCHED", 8)
+    monkeypatch.setattr(update, "_PENDING_BYTES", kept)
     plain = count_matrix(60, 12, 0.4)
     A = store(plain, layout=layout)
     path = Path(A.filename)

@@ -174,6 +174,27 @@ def test_opening(tmp_path):
         assert 0 <= results["busy_with_others"] <= results["machine"]["cores"] + 0.5
 
 
+def test_calls(tmp_path):
+    stdout, found = run_script("calls.py", tmp_path, f"--folder={tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+    assert next(iter(found)) == "A[rows], raw"
+    assert len(found) == 6
+    for name, (calls, files, crossings) in found.items():
+        assert name in stdout
+        assert calls > crossings > files > 5
+
+
+def test_calls_counts_what_it_says():
+    counter = load("calls")
+    here = Path(__file__).resolve()
+    counter.ROOT = str(here)  # this file alone counts
+
+    def inner():
+        return len(sorted([2, 1], key=lambda number: number))
+
+    assert counter.calls_of(lambda: inner()) == (4, 1, 0)
+
+
 def test_append(tmp_path):
     pytest.importorskip("anndata")
     arguments = ["--blocks=22", "--rows=5", "--scale=0.01", "--repeats=2", f"--folder={tmp_path}"]

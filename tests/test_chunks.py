@@ -237,14 +237,14 @@ def test_datasets_written_turn_by_turn(tmp_path):
 
 
 @pytest.mark.parametrize("length", [1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 200_000])
-def test_cut(length):
+def test_divided(length):
     index = ChunkIndex(length, np.array([1000]), np.array([length * 4]), np.zeros(1, np.uint32))
-    cut = index.cut(length, 4)
-    assert cut.length == chunks.PIECE
-    assert cut.offset.size == -(-length // chunks.PIECE)
-    assert cut.offset[0] == 1000
-    assert np.array_equal(cut.offset[:-1] + cut.nbytes[:-1], cut.offset[1:])
-    assert cut.nbytes.sum() == length * 4
+    divided = index.divided(length, 4)
+    assert divided.length == chunks.DIVISION
+    assert divided.offset.size == -(-length // chunks.DIVISION)
+    assert divided.offset[0] == 1000
+    assert np.array_equal(divided.offset[:-1] + divided.nbytes[:-1], divided.offset[1:])
+    assert divided.nbytes.sum() == length * 4
 
 
 @pytest.mark.parametrize("chunk", [None, 10])

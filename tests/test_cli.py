@@ -191,11 +191,11 @@ def test_hints(tmp_path, monkeypatch):
             )
             for first in reversed(range(0, values.size, 16)):  # HDF5 makes room as it is written
                 dset[first : first + 16] = values[first : first + 16]
-    pieces = info(path)["matrices"][0]["arrays"]["data"]["pieces"]
-    assert pieces > 1
-    assert f"data lies in {pieces} pieces: what computes with all of it loads it" in hints(path)
+    extents = info(path)["matrices"][0]["arrays"]["data"]["extents"]
+    assert extents > 1
+    assert f"data lies in {extents} extents: what computes with all of it loads it" in hints(path)
     diskcsr.convert(path, path.with_name("one.h5")).close()
-    assert "pieces" not in hints(path.with_name("one.h5"))
+    assert "extents" not in hints(path.with_name("one.h5"))
     store(matrix, chunks=(1 << 21,), maxshape=(None,), compression="gzip")
     assert "data: chunks of 2097152 elements are huge" in hints(path)
     monkeypatch.setattr("diskcsr.storage.codecs.libraries.find", lambda *names: None)

@@ -134,14 +134,11 @@ def test_row_pointers_that_were_handed_out(array, matrix):
 def test_a_walk_reads_the_row_pointers_once(array, matrix, monkeypatch, walk):
     monkeypatch.setattr(module, "WALK", walk)
     contents = contents_of(array)
-    found = [
-        (first, last, contents.read(plan)) for first, last, plan in contents.walk(range(N_ROWS), 60)
-    ]
-    firsts = [first for first, _, _ in found]
-    assert firsts == [0, *(last for _, last, _ in found[:-1])]
-    assert found[-1][1] == N_ROWS
-    assert_array_equal(np.concatenate([block[0] for *_, block in found]), matrix.data)
-    assert all(block[0].size <= 60 for *_, block in found)
+    found = [contents.block(*planned) for planned in contents.plans(range(N_ROWS), 60 * 12)]
+    assert [block.first for block in found] == [0, *(block.last for block in found[:-1])]
+    assert found[-1].last == N_ROWS
+    assert_array_equal(np.concatenate([block.data for block in found]), matrix.data)
+    assert all(block.data.size <= 60 for block in found)
     # Runs of rows share the pointer between them.
     runs = -(-N_ROWS // walk)
     if array.reader["indptr"].name == "direct":

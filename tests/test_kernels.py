@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 from numba import config
 from strategies import indptrs, major_indices
 
+from diskcsr.kernels import reduce, transpose
 from diskcsr.kernels import rows as kernels
-from diskcsr.kernels import transpose
 
 NO_WINDOW = (0, 0, np.zeros(0, np.uint8))
 binary = st.integers(0, 1)
@@ -44,7 +44,7 @@ def spans_of_rows(draw, max_rows=12):
 
 
 def test_every_public_kernel_has_a_twin():
-    names = [(module, name) for module in (kernels, transpose) for name in module.__all__]
+    names = [(module, name) for module in (kernels, reduce, transpose) for name in module.__all__]
     functions = {name for module, name in names if callable(getattr(module, name))}
     assert {name for name in functions if not hasattr(naive, name)} == set()
 

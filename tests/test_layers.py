@@ -29,11 +29,13 @@ ROOMS = {
     "storage.read": "errors axis kernels machine keys storage.files storage.formats storage.codecs",
     "storage.write": "machine keys streams storage.files storage.formats storage.codecs",
     # Whole lines of what an array shows; what edits and checks a file walks over them, too.
-    "blocks": "errors axis machine keys storage.files storage.formats storage.read",
+    "blocks": "errors axis kernels machine keys storage.files storage.formats storage.read",
     "storage.edit": "errors axis keys "
     "storage.files storage.formats storage.codecs storage.read storage.write blocks",
     "storage.check": "errors axis machine keys "
     "storage.files storage.formats storage.codecs storage.read blocks",
+    # Sums, products and statistics of all that there is.
+    "compute": "",
     # What users hold.
     "interop": "",
     "display": "errors machine storage.formats storage.check blocks",

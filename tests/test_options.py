@@ -42,7 +42,8 @@ def test_defaults(monkeypatch):
     assert fresh.num_threads == len(os.sched_getaffinity(0))
     threads = fresh.num_threads
     assert repr(fresh) == (
-        f"Options(memory_budget=0.5, memory_map=True, cache_bytes=67108864, num_threads={threads})"
+        "Options(memory_budget=0.5, memory_map=True, cache_bytes=67108864, "
+        f"num_threads={threads}, progress=None)"
     )
 
 
@@ -51,7 +52,8 @@ def test_the_representation_shows_every_setting():
     assert sorted(re.findall(r"(\w+)=", repr(options))) == sorted(settings)
     with options.set(memory_budget=10**9, memory_map=False, cache_bytes=0, num_threads=3):
         assert repr(options) == (
-            "Options(memory_budget=1000000000, memory_map=False, cache_bytes=0, num_threads=3)"
+            "Options(memory_budget=1000000000, memory_map=False, cache_bytes=0, num_threads=3, "
+            "progress=None)"
         )
 
 

@@ -93,7 +93,7 @@ def _rebuilt(matrix: Any, keys: Keys) -> Any:
     if isinstance(matrix, np.ndarray):
         return matrix
     arrays = matrix.data, matrix.indices, matrix.indptr
-    return matrix._memory(arrays, shape=matrix.shape).toarray()
+    return matrix._scipy_class(arrays, shape=matrix.shape).toarray()
 
 
 def _blocks(matrix: Any, keys: Keys) -> Any:

@@ -6,6 +6,7 @@ on; all else is read from the file. Nothing but `Contents` knows which is which.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +23,13 @@ from ..storage.formats.opening import open_group
 from ..storage.read.pointers import ArrayPointers, RowPointers
 from ..storage.read.readers import ArrayReader, Reader, Wanted, gather_together
 from ..storage.read.source import INSTEAD, Source, shared_source
+from .walk import Block
 
 __all__ = ["Address", "Contents"]
 
-#: Rows whose pointers are looked at in one go when a whole matrix is walked.
-WALK = 1 << 20
+#: Rows whose pointers are looked at in one go when a whole matrix is walked, and how many are where
+#: a longer one is cut.
+WALK, GRID = 1 << 20, 1 << 12
 
 
 class Address(NamedTuple):
@@ -164,22 +167,71 @@ class Contents:
         """Plan the reads that give the wanted lines; `stored` as of `spans`."""
         return _planned(stored, *self.spans(stored))
 
-    def walk(self, stored: Any, max_elements: int) -> Iterator[tuple[int, int, Plan]]:
+    def cuts(self, count: int) -> list[range]:
+        """Cut the lines into at most `count` runs of about equal numbers of elements.
+
+        They depend on the matrix and on `count` alone. Of a very long matrix only some row
+        pointers are looked at, and lines between them stay together.
+        """
+        n, nnz = self.n_major, self.nnz
+        if count < 2 or not nnz:
+            return [range(n)] if n else []
+        if n <= WALK:
+            lines = np.arange(n + 1)
+            starts = self.spans(range(n))[0]
+        else:
+            lines = np.linspace(0, n, GRID).astype(np.int64)
+            starts = self.spans(lines[:-1])[0]
+        inner = lines[np.searchsorted(starts, nnz * np.arange(1, count) // count)]
+        edges = np.unique(np.concatenate(([0], inner, [n]))).tolist()
+        return [range(a, b) for a, b in pairwise(edges)]
+
+    def plans(self, majors: Any, max_bytes: int) -> Iterator[tuple[int, Plan]]:
         """Plan the wanted lines in blocks of bounded size.
+
+        Parameters
+        ----------
+        majors : range or (k,) int64 array
+            Major indices, in range.
+        max_bytes : int
+            The most bytes of values and indices a block holds, unless one line holds more.
 
         Yields
         ------
-        first, last : int
-            The block's place in `stored`.
+        first : int
+            The block's place in `majors`.
         plan : Plan
         """
-        for begin in range(0, len(stored), WALK):
-            some = stored[begin : begin + WALK]
+        most = max(1, max_bytes // (self.dtype.itemsize + index_dtype(self.n_minor).itemsize))
+        for begin in range(0, len(majors), WALK):
+            some = majors[begin : begin + WALK]
             starts, stops = self.spans(some)
-            for first, last in plan_batches(stops - starts, max_elements):
+            for first, last in plan_batches(stops - starts, most):
                 place = slice(first, last)
-                plan = _planned(some[place], starts[place], stops[place])
-                yield begin + first, begin + last, plan
+                yield begin + first, _planned(some[place], starts[place], stops[place])
+
+    def block(self, first: int, plan: Plan, buffers: Buffers | None = None) -> Block:
+        """Read the block of a plan, into `buffers` where given; see `read`."""
+        return Block(first, *self.read(plan, buffers))
+
+    def walk(self, majors: range, max_bytes: int, buffers: Buffers) -> Iterator[Block]:
+        """Give whole lines, one block after the other in the same memory.
+
+        Parameters
+        ----------
+        majors : range
+            Major indices, in range.
+        max_bytes : int
+            As of `plans`.
+        buffers : Buffers
+
+        Yields
+        ------
+        Block
+            Its `first` is a major index.
+        """
+        for first, plan in self.plans(majors, max_bytes):
+            yield self.block(majors.start + first, plan, buffers)
 
     def read(
         self, plan: Plan, buffers: Buffers | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..loading import load
 
-_MODULES = ("fletcher32", "lzf", "planes", "rows", "scaleoffset", "transpose")
+_MODULES = ("fletcher32", "lzf", "planes", "reduce", "rows", "scaleoffset", "transpose")
 
 #: Whether a part of the file was read before is kept for blocks of 64 kB, what a page fault on a
 #: file maps at once. It stands here for those who need it without the compiler.

@@ -28,10 +28,10 @@ def checksum(data):
     start = 0
     while start < words:
         n = min(360, words - start)  # 32-bit sums of 360 words cannot overflow
-        piece = data[2 * start : 2 * start + 2 * n]
+        part = data[2 * start : 2 * start + 2 * n]
         part1, part2 = _U32(0), _U32(0)
         for i in range(n):
-            word = _U32(piece[2 * i]) << _8_32 | _U32(piece[2 * i + 1])
+            word = _U32(part[2 * i]) << _8_32 | _U32(part[2 * i + 1])
             part1 = _U32(part1 + word)
             part2 = _U32(part2 + _U32(word * _U32(n - i)))
         sum2 = (sum2 + _U(n) * sum1 + _U(part2)) % _U(65535)

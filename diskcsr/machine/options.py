@@ -35,6 +35,9 @@ class Options:
         Threads that read and decode, for the whole process; 1 does everything in the calling
         thread. Default: the cores this process may use, or ``DISKCSR_NUM_THREADS``.
         `diskcsr.set_num_threads` sets it, too.
+    progress : None, bool or callable
+        True shows a bar (tqdm's) of each sum, product or statistic that goes over a whole matrix; a
+        function is called with bytes done and bytes in all; default None.
 
     Examples
     --------
@@ -45,13 +48,14 @@ class Options:
     """
 
     # A setting that does not exist cannot be set: a misspelt one would do nothing.
-    __slots__ = ("_memory_budget", "_num_threads", "cache_bytes", "memory_map")
+    __slots__ = ("_memory_budget", "_num_threads", "cache_bytes", "memory_map", "progress")
 
     def __init__(self) -> None:
         budget = _from_environment("DISKCSR_MEMORY_BUDGET", self._checked_budget)
         self._memory_budget = budget or 0.5
         self.memory_map = True
         self.cache_bytes = 64 << 20
+        self.progress: Any = None
         threads = _from_environment("DISKCSR_NUM_THREADS", self._checked_threads)
         self._num_threads = threads or _usable_cores()
 
@@ -90,7 +94,7 @@ class Options:
                 setattr(self, name, value)
 
     def __repr__(self) -> str:
-        names = ("memory_budget", "memory_map", "cache_bytes", "num_threads")
+        names = ("memory_budget", "memory_map", "cache_bytes", "num_threads", "progress")
         return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @staticmethod

@@ -3,20 +3,23 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from .interrupts import deferred
+from .interrupts import allowing, check, deferred
 from .options import options
 
-__all__ = ["ordered_map", "run_parts", "set_num_threads"]
+__all__ = ["ordered_map", "run_in_steps", "run_parts", "set_num_threads"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+#: Seconds after which a thread that waits for others looks after signals.
+_PATIENCE = 0.05
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -108,11 +111,12 @@ def _come_back() -> None:
 def _enter(function: Callable[..., R], *args: Any) -> R:
     _come_back()
     # A task that itself asks for the pool must not wait for a thread of it: see run_parts.
+    before = getattr(_inside, "pool", False)
     _inside.pool = True
     try:
         return function(*args)
     finally:
-        _inside.pool = False
+        _inside.pool = before
 
 
 def _submit(pool: ThreadPoolExecutor, function: Callable[[T], R], item: T) -> "Future[R]":
@@ -182,3 +186,120 @@ def _next_result(pending: "deque[Future[R]]") -> R:
     # A signal must not leave a lock of the future taken, which its thread needs.
     with deferred():
         return pending.popleft().result()
+
+
+def run_in_steps(
+    work: Callable[[T], Generator[int, None, R]], items: Sequence[T], told: Callable[[int], None]
+) -> list[R]:
+    """Work on items in all threads, this one among them, and see to signals between the steps.
+
+    Parameters
+    ----------
+    work : callable
+        Of an item; a generator that yields the size of each step, and returns the item's result.
+    items : sequence
+        Those that come first are begun first.
+    told : callable
+        Is told of the sizes, in this thread; of the user's making, so signals are let through.
+
+    Returns
+    -------
+    list
+        The results, in order.
+
+    Raises
+    ------
+    BaseException
+        What a signal's handler or `told` raises; else that of the first item that failed. All
+        other threads have then ended, within a step; work on earlier items is done all the same.
+    """
+    steps = _Steps(work, items, told)
+    with deferred():
+        others: list[Future[None]] = []
+        if len(items) > 1 and not _serial():
+            pool = _get_pool()
+            _send_away()
+            count = min(options.num_threads, len(items)) - 1
+            others = [_submit(pool, steps.run, _nothing) for _ in range(count)]
+        steps.run(steps.watch) if not others else _enter(steps.run, steps.watch)
+        while wait(others, timeout=_PATIENCE).not_done:
+            steps.attempt(steps.watch)
+        steps.attempt(steps.watch)
+    problem, steps.problem = steps.problem, None
+    try:
+        if problem is not None:
+            raise problem
+    finally:
+        del problem  # what it was raised in would keep itself alive, and all that it worked on
+    return steps.results
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Steps(Generic[T, R]):
+    """Items that several threads work on; each is a generator, whose steps are counted."""
+
+    def __init__(
+        self,
+        work: Callable[[T], Generator[int, None, R]],
+        items: Sequence[T],
+        told: Callable[[int], None],
+    ) -> None:
+        self._work, self._items, self._told = work, items, told
+        self._lock = threading.Lock()
+        self._next = self._done = 0
+        #: Items from here on are not worth working on: that of the first failure.
+        self._end = len(items)
+        self.problem: BaseException | None = None
+        self.results: list[Any] = [None] * len(items)
+
+    def run(self, watch: Callable[[], None]) -> None:
+        """Work on one item after the other until none is left; `watch` between any two steps."""
+        while (number := self._take()) < self._end:
+            steps = self._work(self._items[number])
+            try:
+                self.results[number] = self._through(number, steps, watch)
+            except BaseException as problem:
+                self._fail(number, problem)
+            finally:
+                steps.close()
+
+    def _through(
+        self, number: int, steps: Generator[int, None, R], watch: Callable[[], None]
+    ) -> R | None:
+        while number < self._end:
+            try:
+                size = next(steps)
+            except StopIteration as ended:
+                return ended.value
+            with self._lock:
+                self._done += size
+            self.attempt(watch)
+        return None
+
+    def _take(self) -> int:
+        with self._lock:
+            self._next += 1
+            return self._next - 1
+
+    def _fail(self, number: int, problem: BaseException) -> None:
+        with self._lock:
+            if number < self._end:
+                self._end, self.problem = number, problem
+
+    def attempt(self, watch: Callable[[], None]) -> None:
+        """Call `watch`; what it raises ends all."""
+        try:
+            watch()
+        except BaseException as problem:
+            self._fail(-1, problem)
+
+    def watch(self) -> None:
+        """Handle signals, and tell what was done since the last time."""
+        check()
+        with self._lock:
+            done, self._done = self._done, 0
+        if done:
+            allowing(self._told, done)

@@ -23,7 +23,7 @@ from ..keys.widths import index_dtype
 from ..machine.interrupts import deferred
 from ..machine.options import format_bytes, options
 from ..machine.threads import ordered_map
-from .pieces import Piece, Stream
+from .stream import Portion, Stream
 
 __all__ = ["Memory", "count_indices", "transpose"]
 
@@ -112,7 +112,7 @@ def transpose(
     folder: Path,
     advance: Callable[[int], None],
 ) -> Stream:
-    """Stream a compressed matrix the other way: nothing is read before the first piece is.
+    """Stream a compressed matrix the other way: nothing is read before the first portion is.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def transpose(
     n_major, n_minor = axis.swap(matrix.shape)
     dtype = np.dtype(matrix.dtype)
 
-    def pieces() -> Iterator[Piece]:
+    def portions() -> Iterator[Portion]:
         counts = np.zeros(n_minor, np.int64)
         count(counts, memory.block)
         task = _plan(counts, n_major, dtype, memory.bucket)
@@ -148,7 +148,7 @@ def transpose(
         for data, indices, lengths in made:
             yield data.reshape(-1).view(dtype), indices, lengths
 
-    return Stream(axis.transposed, n_major, dtype, pieces(), n_minor, int(matrix.nnz))
+    return Stream(axis.transposed, n_major, dtype, portions(), n_minor, int(matrix.nnz))
 
 
 def _plan(counts: np.ndarray, n_major: int, dtype: np.dtype, bucket: int) -> _Task:
@@ -187,7 +187,7 @@ def _places(counts: np.ndarray) -> np.ndarray:
 
 def _at_once(
     task: _Task, blocks: Iterable[tuple[int, Any]], advance: Callable[[int], None]
-) -> Iterator[Piece]:
+) -> Iterator[Portion]:
     """Everything is one bucket."""
     size = int(task.starts[-1])
     data, indices = np.empty(size, task.data), np.empty(size, task.major)
@@ -204,7 +204,7 @@ def _by_buckets(
     blocks: Iterable[tuple[int, Any]],
     folder: Path,
     advance: Callable[[int], None],
-) -> Iterator[Piece]:
+) -> Iterator[Portion]:
     with deferred():
         made = tempfile.TemporaryFile(  # noqa: SIM115
             dir=folder, prefix=".transpose-", buffering=0
@@ -213,7 +213,7 @@ def _by_buckets(
         spill = _Spill(task, file)
         for nbytes in spill.fill(blocks):
             advance(nbytes)
-        yield from spill.pieces()
+        yield from spill.portions()
 
 
 class _Spill:
@@ -266,15 +266,15 @@ class _Spill:
                     done = os.pwrite(self._fd, left, offset)
                     left, offset = left[done:], offset + done
 
-    def pieces(self) -> Iterator[Piece]:
+    def portions(self) -> Iterator[Portion]:
         """Read bucket after bucket, in order."""
         yield from (
-            piece
+            portion
             for made in ordered_map(self._bucket, range(len(self._task.edges)), ahead=1)
-            for piece in made
+            for portion in made
         )
 
-    def _bucket(self, bucket: int) -> Iterable[Piece]:
+    def _bucket(self, bucket: int) -> Iterable[Portion]:
         task = self._task
         lo, hi = task.edges[bucket]
         size = int(task.starts[bucket + 1] - task.starts[bucket])
@@ -289,7 +289,7 @@ class _Spill:
             kernels.transpose.place(values, majors, minors, at, data, indices)
         return [(data, indices, counts)]
 
-    def _single(self, bucket: int, size: int) -> Iterator[Piece]:
+    def _single(self, bucket: int, size: int) -> Iterator[Portion]:
         """The entries of one minor index are in order as they are, however many there are."""
         for begin, end in self._steps(size):
             lengths = np.array([size] if end == size else [], np.int64)

@@ -7,7 +7,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ...axis import CSC
 from ...blocks.contents import Contents
 from ...errors import FormatError
 from ...keys.widths import INT32_MAX
@@ -150,7 +149,7 @@ def array_facts(source: Source, part: str) -> dict[str, Any]:
         "ratio": None,
         "reader": reader.name,
         "why": reader.why,
-        "pieces": None,
+        "extents": None,
     }
     if name is None:
         return facts
@@ -163,7 +162,7 @@ def array_facts(source: Source, part: str) -> dict[str, Any]:
         "chunks": int(dset.chunks[0]) if dset.chunks else None,
         "maxshape": dset.maxshape[0],
         "filters": options,
-        "pieces": len(reader.extent_offset) if isinstance(reader, DirectReader) else None,
+        "extents": len(reader.extent_offset) if isinstance(reader, DirectReader) else None,
         "stored_bytes": stored,
         "memory_bytes": memory,
         "ratio": _ratio(memory, stored),
@@ -193,7 +192,7 @@ def _hints(
         hints.append(
             f"indices are not sorted within {source.axis.majors}: convert, or check --repair"
         )
-    if source.axis is CSC:
+    if source.axis.minor == 0:
         hints.append(
             "columns are contiguous, rows are not: where rows are wanted, convert the "
             "matrix to the format that keeps rows together (convert --format)"
@@ -215,9 +214,9 @@ def _array_hints(array: dict[str, Any]) -> list[str]:
         why = array["why"]
         advice = "install it" if "extra" in why else "rewrite it with convert"
         hints.append(f"{name} is read through h5py, which is slow ({why}): {advice}")
-    if (array["pieces"] or 1) > 1:
+    if (array["extents"] or 1) > 1:
         hints.append(
-            f"{name} lies in {array['pieces']} pieces: what computes with all of it loads it "
+            f"{name} lies in {array['extents']} extents: what computes with all of it loads it "
             "instead of mapping it; convert stores it in one"
         )
     if chunk and chunk < _TINY and array["size"] > chunk:

@@ -23,7 +23,8 @@ from ...machine.options import format_bytes, require_memory
 from ..formats.conventions import Header
 from ..formats.tags import stamp, tags_there
 from .problems import Scan
-from .scan import open_arrays, row_blocks, scan
+from .scan import scan
+from .stored import open_arrays, row_blocks
 
 __all__ = ["repair_file"]
 

@@ -4,8 +4,7 @@ The arrays are read in blocks, by the readers that also serve an open array: wha
 here cannot be read there. Nothing is changed; `diskcsr.storage.check.repair` acts on what is found.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import h5py
@@ -13,24 +12,16 @@ import numpy as np
 
 from ...axis import axis_of
 from ...errors import CorruptFileError
-from ...keys.plan import plan_batches, plan_span
 from ...keys.widths import INT32_MAX
-from ...machine.alive import alive
 from ..files.chunks import refuse_overlap, unwritten
-from ..formats.conventions import ARRAYS, Header
-from ..formats.fields import array_or_none, dataset_or_none
-from ..read.choose import choose_reader
-from ..read.descriptor import Descriptor
-from ..read.readers import H5Reader, Reader
+from ..formats.conventions import Header
+from ..formats.fields import dataset_or_none
+from ..read.readers import H5Reader
 from .problems import Scan, brief
+from .stored import BLOCK, Stored, open_arrays, readable_blocks, row_blocks, signed
 from .tags import find_header, is_tagged, usual_names
 
-__all__ = ["Stored", "is_sorted", "open_arrays", "row_blocks", "scan"]
-
-#: Elements, and row pointers, looked at in one go.
-BLOCK = 1 << 20
-#: Elements that were never written and yet are looked at: a length alone costs a file nothing.
-_MOST_EMPTY = 1 << 26
+__all__ = ["is_sorted", "scan"]
 
 
 @dataclass(frozen=True)
@@ -42,45 +33,6 @@ class _Pointers:
     last: int  # of the good ones
     torn: bool  # what follows is unwritten, or leads past the stored elements in good order
     fill: bool  # what follows is unwritten
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One of the three arrays: its dataset, the dataset's own name, and the reader."""
-
-    name: str
-    dset: h5py.Dataset
-    reader: Reader
-
-    def is_own(self, group: h5py.Group) -> bool:
-        """Whether its bytes are in the group's file and belong to no other object, too."""
-        elsewhere = self.dset.is_virtual or self.dset.external
-        linked = h5py.h5g.get_objinfo(self.dset.id).nlink > 1
-        return not (elsewhere or linked or self.dset.file.filename != group.file.filename)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return int(self.dset.size)
-
-    def read(self, lo: int, hi: int) -> np.ndarray:
-        """Read elements ``lo:hi``."""
-        alive()
-        out = np.empty(hi - lo, self.reader.dtype)
-        if hi > lo:
-            self.reader.gather(plan_span(lo, hi, np.array([0, hi - lo])), out)
-        return out
-
-    def read_by_hdf5(self, lo: int, hi: int) -> np.ndarray:
-        """Read elements ``lo:hi`` through HDF5, whichever reader serves the array."""
-        slow = H5Reader(self.dset, self.reader.where, "for comparison")
-        return replace(self, reader=slow).read(lo, hi)
-
-    def hdf5_decodes(self) -> bool:
-        """Whether HDF5 has all filters that the dataset is stored with."""
-        properties = self.dset.id.get_create_plist()
-        numbers = (properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
-        return all(map(h5py.h5z.filter_avail, numbers))
 
 
 def scan(group: h5py.Group) -> Scan:
@@ -125,77 +77,6 @@ def _scan(group: h5py.Group, found: Scan) -> None:
         found.leave()  # mending them would change another matrix, or another file
 
 
-# --------------------------------------------------------------------------------------- arrays
-
-
-def open_arrays(group: h5py.Group, names: tuple[str, ...], found: Scan) -> dict[str, Stored]:
-    """Open those of the three arrays that are there and can be read in reasonable time."""
-    descriptor: Descriptor | str = "the file is no ordinary one open for reading"
-    if group.file.driver == "sec2" and group.file.mode == "r":
-        descriptor = Descriptor(group.file)
-    arrays = {}
-    for part, name in zip(ARRAYS, names, strict=True):
-        try:
-            dset = array_or_none(group, name, integer=part != "data")
-            if dset is None:
-                continue
-            where = f"{group.file.filename}, dataset {dset.name!r}"
-            stored = Stored(name, dset, choose_reader(dset, where, descriptor))
-            empty = _unwritten(dset)
-            if empty > _MOST_EMPTY:
-                what = f"of its {dset.size} elements {empty} were never written"
-                found.add("error", "unwritten", what, name)
-                continue
-            arrays[part] = stored
-        except Exception as problem:
-            found.add("error", "dataset", brief(problem, group), name)
-    return arrays
-
-
-def _unwritten(dset: h5py.Dataset) -> int:
-    """Elements of a dataset that take no place in the file: they read as zeros."""
-    if dset.is_virtual or dset.external:
-        return 0
-    if dset.chunks:
-        return int(dset.size - dset.id.get_num_chunks() * dset.chunks[0])
-    return int(dset.size - dset.id.get_storage_size() // dset.dtype.itemsize)
-
-
-def _signed(values: np.ndarray) -> np.ndarray:
-    """Return integers as int64; those beyond it as the largest, which is as wrong."""
-    if values.dtype == np.uint64:
-        values = np.minimum(values, np.uint64(np.iinfo(np.int64).max))
-    return values.astype(np.int64, copy=False)
-
-
-def _blocks(array: Stored, lo: int, hi: int, found: Scan) -> Iterator[tuple[int, np.ndarray]]:
-    """Read ``lo:hi`` block by block; of those that cannot be read, note each chunk at fault."""
-    for first in range(lo, hi, BLOCK):
-        last = min(first + BLOCK, hi)
-        try:
-            values = array.read(first, last)
-        except Exception:
-            yield from _readable_chunks(array, first, last, found)
-        else:
-            yield first, values
-
-
-def _readable_chunks(
-    array: Stored, lo: int, hi: int, found: Scan
-) -> Iterator[tuple[int, np.ndarray]]:
-    length = array.dset.chunks[0] if array.dset.chunks else max(array.size, 1)
-    for chunk in range(lo // length, -(-hi // length)):
-        first, last = max(lo, chunk * length), min(hi, (chunk + 1) * length)
-        try:
-            values = array.read(first, last)
-        except Exception as problem:
-            what = f"a chunk cannot be read: {brief(problem, array.dset)}"
-            advice = "Restore the file from a copy; the other chunks can be read."
-            found.add("error", "chunk", what, array.name, position=chunk, advice=advice)
-        else:
-            yield first, values
-
-
 # --------------------------------------------------------------------------------- row pointers
 
 
@@ -203,8 +84,8 @@ def _scan_pointers(array: Stored, elements: int, found: Scan) -> _Pointers:
     """Check that the row pointers begin with 0, do not decrease and end within the arrays."""
     good = last = before = seen = 0
     torn, fill = True, False
-    for first, raw in _blocks(array, 0, array.size, found):
-        values = _signed(raw)
+    for first, raw in readable_blocks(array, 0, array.size, found):
+        values = signed(raw)
         down = values < np.concatenate([[before], values[:-1]])
         negative, beyond = values < 0, values > elements
         start = (first + np.arange(values.size) == 0) & (values != 0)
@@ -225,7 +106,7 @@ def _scan_pointers(array: Stored, elements: int, found: Scan) -> _Pointers:
             fill = bool(values.size and values[0] == 0)
         if values.size:
             torn = torn and bool((values == 0).all() if fill else not down.any())
-        before, seen = int(_signed(raw[-1:])[0]), seen + raw.size
+        before, seen = int(signed(raw[-1:])[0]), seen + raw.size
     torn = torn and good > 0 and seen == array.size
     return _Pointers(array.size, good, last, torn, fill)
 
@@ -294,35 +175,20 @@ _CLIPPED = ("slack", "lengths", "indptr-length", "indptr-beyond", "indptr-decrea
 # ---------------------------------------------------------------------------- indices and values
 
 
-def row_blocks(indptr: Stored, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Walk good row pointers in blocks of whole rows of at most `BLOCK` elements, or one row.
-
-    Yields
-    ------
-    first : int
-        Major index of the first row.
-    pointers : (k + 1,) int64 array
-    """
-    for begin in range(0, rows, BLOCK):
-        pointers = _signed(indptr.read(begin, min(begin + BLOCK, rows) + 1))
-        for first, last in plan_batches(np.diff(pointers), BLOCK):
-            yield begin + first, pointers[first : last + 1]
-
-
 def _scan_indices(
     array: Stored, indptr: Stored, rows: int | None, n_minor: int | None, found: Scan
 ) -> None:
     """Check indices: in range, and within each row sorted and each there once."""
     if rows is None:
-        for first, raw in _blocks(array, 0, array.size, found):
-            _scan_range(_signed(raw), n_minor, first, array.name, found)
+        for first, raw in readable_blocks(array, 0, array.size, found):
+            _scan_range(signed(raw), n_minor, first, array.name, found)
         return
     end = 0
     for _, pointers in row_blocks(indptr, rows):
         lo, end = int(pointers[0]), int(pointers[-1])
         before = np.zeros(0, np.int64)  # of a row longer than a block, the last index so far
-        for first, raw in _blocks(array, lo, end, found):
-            values = _signed(raw)
+        for first, raw in readable_blocks(array, lo, end, found):
+            values = signed(raw)
             _scan_range(values, n_minor, first, array.name, found)
             if raw.size == end - lo:
                 _scan_order(values, pointers - lo, lo, array.name, found)
@@ -331,7 +197,7 @@ def _scan_indices(
                 bounds = np.array([0, part.size])
                 _scan_order(part, bounds, first - before.size, array.name, found)
                 before = values[-1:]
-    for _ in _blocks(array, end, array.size, found):
+    for _ in readable_blocks(array, end, array.size, found):
         pass  # of what no row holds, only whether it can be read
 
 
@@ -383,7 +249,7 @@ def _scan_order(
 
 
 def _scan_values(array: Stored, found: Scan) -> None:
-    for first, values in _blocks(array, 0, array.size, found):
+    for first, values in readable_blocks(array, 0, array.size, found):
         if values.dtype.kind in "fc":
             wrong = np.flatnonzero(~np.isfinite(values))
             what = "values are not finite"

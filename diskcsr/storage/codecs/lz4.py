@@ -44,9 +44,9 @@ def encode(data: Bytes, cd: Cd) -> Bytes:
     compress = libraries.library("numcodecs.lz4").compress
     parts = [data.size.to_bytes(8, "big"), block.to_bytes(4, "big")]
     for start in range(0, data.size, block):
-        piece = data[start : start + block]
-        packed = compress(piece)[4:]  # less numcodecs' own header
-        stored = piece.tobytes() if len(packed) >= piece.size else packed
+        plain = data[start : start + block]
+        packed = compress(plain)[4:]  # less numcodecs' own header
+        stored = plain.tobytes() if len(packed) >= plain.size else packed
         parts += [len(stored).to_bytes(4, "big"), stored]
     return as_bytes(b"".join(parts))
 

@@ -27,11 +27,11 @@ from ..write.groups import chunk_length
 __all__ = ["append_blocks", "assign", "scale"]
 
 #: Bytes of new values that are kept between checking an assignment and writing it.
-_KEPT = 1 << 26
+_PENDING_BYTES = 1 << 26
 #: Elements of the rows that are looked at together.
-_BLOCK = 1 << 20
+_SEARCHED = 1 << 20
 #: Stored values that are appended in one transaction, when there are that many.
-_APPENDED = 1 << 22
+_COMMITTED = 1 << 22
 
 
 # ------------------------------------------------------------------------------------- assignment
@@ -55,7 +55,7 @@ def assign(source: Source, change: Change) -> None:
         size += sum(array.nbytes for array in changed)
         if kept is not None:
             kept.append(changed)
-            kept = kept if size <= _KEPT else None
+            kept = kept if size <= _PENDING_BYTES else None
     with transaction(source.group):
         check = check_writing(source.group)
         for starts, stops, values in _new_values(source, change) if kept is None else kept:
@@ -74,13 +74,15 @@ def _new_values(
         return f"{source.where}: element {source.axis.swap((major, minor))}"
 
     per_row = 1 if change.minor is None else max(1, change.minor.size)
-    step = max(1, 4 * _BLOCK // per_row)
+    step = max(1, 4 * _SEARCHED // per_row)
     for begin in range(0, change.major.size, step):
         rows = change.major[begin : begin + step]
-        for first, last, plan in contents.walk(rows, _BLOCK):
-            block = contents.read(plan)
-            new = apply_change(change, begin + first, block, contents.n_minor, describe)
-            yield *contents.spans(rows[first:last]), new
+        # One after the other: nothing may be read ahead of what is written meanwhile.
+        for first, plan in contents.plans(rows, _SEARCHED * (contents.dtype.itemsize + 4)):
+            new = apply_change(
+                change, begin + first, contents.read(plan), contents.n_minor, describe
+            )
+            yield *contents.spans(rows[first : first + plan.indptr.size - 1]), new
 
 
 def _write_runs(
@@ -117,8 +119,8 @@ def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], fa
     nnz = Contents.stored(source).nnz
 
     def scaled() -> Iterator[tuple[int, np.ndarray]]:
-        for lo in range(0, nnz, 4 * _BLOCK):
-            values = data[lo : min(lo + 4 * _BLOCK, nnz)].astype(source.dtype, copy=False)
+        for lo in range(0, nnz, 4 * _SEARCHED):
+            values = data[lo : min(lo + 4 * _SEARCHED, nnz)].astype(source.dtype, copy=False)
             yield lo, operation(values, factor)
 
     if may_round(pipeline_of(data)):
@@ -210,7 +212,7 @@ def _together(blocks: Iterable[Any]) -> Iterator[list[Any]]:
         for block in blocks:
             some.append(block)
             stored += block.nnz + block.shape[0] + block.shape[1]
-            if stored >= _APPENDED:
+            if stored >= _COMMITTED:
                 yield some
                 some, stored = [], 0
     except Exception:  # a wrong block: those before it stay
@@ -284,8 +286,8 @@ def _rewrite(
     temporary = f"writing-{uuid.uuid4().hex}"
     new = create_like(group, temporary, old, length, dtype, chunk)
     writer = ArrayWriter(new)
-    for lo in range(0, length, 4 * _BLOCK):
-        values = old[lo : min(lo + 4 * _BLOCK, length)]
+    for lo in range(0, length, 4 * _SEARCHED):
+        values = old[lo : min(lo + 4 * _SEARCHED, length)]
         writer.append(values.astype(dtype.newbyteorder("="), copy=False))
     writer.finish()
     del group[name]

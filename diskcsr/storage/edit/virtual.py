@@ -48,12 +48,12 @@ def write_joined(
     sizes = [part.nnz for part in checked]
     layouts = {}
     for array in ("data", "indices"):
-        dtype = _stored(checked[0], array).dtype
+        dtype = _dataset(checked[0], array).dtype
         layout = h5py.VirtualLayout((sum(sizes),), dtype)
         begin = 0
         for part, size in zip(checked, sizes, strict=True):
             if size:
-                dset = _stored(part, array)
+                dset = _dataset(part, array)
                 place = _place(part.source.path or "", folder)
                 whole = h5py.VirtualSource(place, dset.name, dset.shape, dset.dtype)
                 layout[begin : begin + size] = whole[:size]
@@ -84,7 +84,7 @@ def _checked(parts: list[Contents | None], target: Axis, axis: int) -> list[Cont
         else:
             found.append(part)
             for name in ("data", "indices"):
-                own, first = _stored(part, name).dtype, _stored(found[0], name).dtype
+                own, first = _dataset(part, name).dtype, _dataset(found[0], name).dtype
                 if own != first:
                     problem = f"stores {name!r} as {own}, the first as {first}"
         if problem:
@@ -103,7 +103,7 @@ def _is_in_a_file(part: Contents | None) -> TypeGuard[Contents]:
     return part.source.path is not None
 
 
-def _stored(part: Contents, name: str) -> h5py.Dataset:
+def _dataset(part: Contents, name: str) -> h5py.Dataset:
     return part.source.dataset(name)
 
 

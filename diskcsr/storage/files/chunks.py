@@ -19,7 +19,7 @@ from .headers import tree_nodes
 __all__ = ["ChunkIndex", "Places", "check_chunks", "index_chunks", "refuse_overlap", "unwritten"]
 
 #: A contiguous dataset that needs decoding is treated as chunks of this many elements.
-PIECE = 1 << 16
+DIVISION = 1 << 16
 _UNDEFINED = 1 << 62  # beyond any file: HDF5's "no address", and nonsense
 #: Chunks an index has room for, however few of them are there: a length alone costs nothing.
 _MOST_EMPTY = 1 << 20
@@ -91,12 +91,12 @@ class ChunkIndex:
         written[list(self.damage)] = False
         return _together((self.offset[written], self.nbytes[written]), self.nodes)
 
-    def cut(self, size: int, itemsize: int) -> "ChunkIndex":
-        """Cut the one piece of a contiguous dataset into chunks that can be decoded alone."""
-        offset = self.offset[0] + np.arange(0, size, PIECE, dtype=np.int64) * itemsize
-        nbytes = np.full(offset.size, PIECE * itemsize, np.int64)
-        nbytes[-1] = (size - (offset.size - 1) * PIECE) * itemsize
-        return ChunkIndex(PIECE, offset, nbytes, np.zeros(offset.size, np.uint32))
+    def divided(self, size: int, itemsize: int) -> "ChunkIndex":
+        """Divide the one extent of a contiguous dataset into chunks that can be decoded alone."""
+        offset = self.offset[0] + np.arange(0, size, DIVISION, dtype=np.int64) * itemsize
+        nbytes = np.full(offset.size, DIVISION * itemsize, np.int64)
+        nbytes[-1] = (size - (offset.size - 1) * DIVISION) * itemsize
+        return ChunkIndex(DIVISION, offset, nbytes, np.zeros(offset.size, np.uint32))
 
 
 def index_chunks(dset: h5py.Dataset, fd: int) -> ChunkIndex | str:
@@ -121,7 +121,7 @@ def index_chunks(dset: h5py.Dataset, fd: int) -> ChunkIndex | str:
         start = dset.id.get_offset()
         if start is None or start >= _UNDEFINED:
             return "it was never written"
-        # One piece, unless its values must be converted: see `ChunkIndex.cut`.
+        # One extent, unless its values must be converted: see `ChunkIndex.divided`.
         one = np.array([start]), np.array([size * itemsize]), np.zeros(1, np.uint32)
         return ChunkIndex(size, *one)
     table, nodes = _checked_table(dset)

@@ -66,7 +66,7 @@ def _fast_reader(
         if extents is not None:
             return DirectReader(dset, where, descriptor, extents)
     if not dset.chunks:
-        index = index.cut(dset.size, dset.dtype.itemsize)
+        index = index.divided(dset.size, dset.dtype.itemsize)
         pipeline = replace(pipeline, chunk=index.length)
     return DecodeReader(dset, where, descriptor, index, pipeline)
 

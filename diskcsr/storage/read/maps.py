@@ -16,7 +16,7 @@ _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux
 
 
 def map_private(reader: DirectReader, size: int) -> np.ndarray | None:
-    """Map the first `size` elements of a dataset, or return None when they do not lie in one piece.
+    """Map the first `size` elements of a dataset, or return None where they lie in several extents.
 
     Returns
     -------

@@ -82,7 +82,7 @@ def _create_raw(
     """Create a dataset without filters, whose chunks HDF5 lays out at once and side by side.
 
     Else it finds room for each chunk when it is first written, with chunks of other datasets and
-    its own records between them; an array that lies in one piece can be mapped.
+    its own records between them; an array that lies in one extent can be mapped.
     """
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_chunk((chunk,))
@@ -142,7 +142,7 @@ class ArrayWriter:
     Parameters
     ----------
     dset : h5py.Dataset
-        Chunked, one-dimensional. Made as long as it is to be, it can be laid out in one piece.
+        Chunked, one-dimensional. Made as long as it is to be, it can be laid out in one extent.
     start : int
         The first element to write. Those before it, and those behind the last one written, stay.
     tested : bool

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...keys.widths import index_dtype
 from ...machine.interrupts import allowing, deferred, pulled
-from ...streams.pieces import Piece, Stream
+from ...streams.stream import Portion, Stream
 from ..files.files import new_file, open_to_write
 from ..files.transactions import all_or_nothing, changing, check_writing, transaction
 from ..formats.conventions import ARRAYS, Header
@@ -124,7 +124,7 @@ def _new_group(
 
 
 def _begin_group(parent: h5py.Group, name: str, chunks: int) -> h5py.Group:
-    """Make a group whose arrays will lie in one piece each, where they are laid out at once.
+    """Make a group whose arrays will lie in one extent each, where they are laid out at once.
 
     HDF5 makes a record of chunks when the one before is full, wherever the file ends then: between
     the chunks of an array, which then cannot be mapped. But it first takes records that became
@@ -197,39 +197,39 @@ def _store(
 ) -> int:
     """Write the three arrays; return how many rows there were."""
     index = index_dtype(stream.n_minor)
-    pieces, n_major, nnz = _look_ahead(stream)
+    portions, n_major, nnz = _look_ahead(stream)
     data = _create(group, "data", stream.dtype, nnz, storage)
     indices = _create(group, "indices", index, nnz, storage)
     length = None if n_major is None else n_major + 1
     indptr = _create(group, "indptr", np.dtype(np.int64), length, storage)
     indptr.append(np.zeros(1, np.int64))
     rows = stored = 0
-    for values, minor, lengths in pulled(pieces):
+    for values, minor, lengths in pulled(portions):
         data.append(values)
         indices.append(minor)
         indptr.append(stored + np.cumsum(lengths))
         rows += lengths.size
         stored += int(lengths.sum())
         allowing(advance, values.nbytes + minor.size * index.itemsize)
-        # While the next piece is made, this one need not be kept.
+        # While the next portion is made, this one need not be kept.
         del values, minor
     for array in (data, indices, indptr):
         array.finish()
     return rows
 
 
-def _look_ahead(stream: Stream) -> tuple[Iterator[Piece], int | None, int | None]:
-    """Learn the sizes of a small stream from its first pieces; see `chunk_length`."""
-    pieces = allowing(iter, stream.pieces)
+def _look_ahead(stream: Stream) -> tuple[Iterator[Portion], int | None, int | None]:
+    """Learn the sizes of a small stream from its first portions; see `chunk_length`."""
+    portions = allowing(iter, stream.portions)
     if stream.nnz is not None:
-        return pieces, stream.n_major, stream.nnz
-    first: list[Piece] = []
+        return portions, stream.n_major, stream.nnz
+    first: list[Portion] = []
     stored = 0
-    for piece in pulled(pieces):
-        first.append(piece)
-        stored += piece[0].size
+    for portion in pulled(portions):
+        first.append(portion)
+        stored += portion[0].size
         if stored > CHUNK:
-            return chain(first, pieces), stream.n_major, None
+            return chain(first, portions), stream.n_major, None
     return iter(first), sum(lengths.size for _, _, lengths in first), stored
 
 

@@ -1,4 +1,4 @@
-"""A matrix on its way into a file: pieces of bounded size, in storage order."""
+"""A matrix on its way into a file: portions of bounded size, in storage order."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from scipy.sparse import issparse
 from ..axis import Axis
 
 __all__ = [
-    "Piece", "Stream", "as_matrix", "piece_of", "relabelled", "stream_matrix", "summed", "tidied",
+    "Portion", "Stream", "as_matrix", "portion_of", "relabelled", "stream_matrix", "summed",
+    "tidied",
 ]  # fmt: skip
 
-#: Values, minor indices, and the lengths of the rows that end in the piece. A row longer than a
-#: piece lies in several, and has its length in the last of them.
-Piece: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+#: Values, minor indices, and the lengths of the rows that end in the portion. A row longer than a
+#: portion lies in several, and has its length in the last of them.
+Portion: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,16 @@ class Stream:
     axis : Axis
     n_minor : int
     dtype : numpy.dtype
-    pieces : iterable of Piece
+    portions : iterable of Portion
         Can be gone through once.
     n_major, nnz : int or None
-        None where only the end of the pieces tells.
+        None where only the end of the portions tells.
     """
 
     axis: Axis
     n_minor: int
     dtype: np.dtype
-    pieces: Iterable[Piece]
+    portions: Iterable[Portion]
     n_major: int | None = None
     nnz: int | None = None
 
@@ -70,8 +71,8 @@ def tidied(block: Any, *, sort: bool = True, sum_duplicates: bool = False) -> An
     return block.sorted_indices() if sort and not block.has_sorted_indices else block
 
 
-def piece_of(block: Any, **changes: bool) -> Piece:
-    """Make a piece of a compressed block in memory; `changes` as of `tidied`."""
+def portion_of(block: Any, **changes: bool) -> Portion:
+    """Make a portion of a compressed block in memory; `changes` as of `tidied`."""
     block = tidied(block, **changes)
     lengths = np.diff(block.indptr).astype(np.int64, copy=False)
     return block.data[: block.nnz], block.indices[: block.nnz], lengths
@@ -82,31 +83,31 @@ def stream_matrix(matrix: Any, axis: Axis, blocks: Iterable[Any], **changes: boo
     n_major, n_minor = axis.swap(matrix.shape)
     # Summing makes fewer of them: how many, the end tells.
     nnz = None if changes.get("sum_duplicates") else int(matrix.nnz)
-    pieces = (piece_of(block, **changes) for block in blocks)
-    return Stream(axis, n_minor, np.dtype(matrix.dtype), pieces, n_major, nnz)
+    portions = (portion_of(block, **changes) for block in blocks)
+    return Stream(axis, n_minor, np.dtype(matrix.dtype), portions, n_major, nnz)
 
 
 # ------------------------------------------------------------------------- streams from streams
 
 
 def summed(stream: Stream) -> Stream:
-    """Add up duplicates; a row in several pieces is put together first."""
-    pieces = (piece_of(block, sum_duplicates=True) for block in _whole_rows(stream))
-    return Stream(stream.axis, stream.n_minor, stream.dtype, pieces, stream.n_major)
+    """Add up duplicates; rows in several portions are joined first."""
+    portions = (portion_of(block, sum_duplicates=True) for block in _whole_rows(stream))
+    return Stream(stream.axis, stream.n_minor, stream.dtype, portions, stream.n_major)
 
 
 def relabelled(stream: Stream, places: np.ndarray, *, sort: bool = True) -> Stream:
-    """Send each minor index `i` to ``places[i]``; a row in several pieces is put together first."""
-    pieces = (piece_of(block, sort=sort) for block in _whole_rows(stream, places))
-    return Stream(stream.axis, stream.n_minor, stream.dtype, pieces, stream.n_major, stream.nnz)
+    """Send each minor index `i` to ``places[i]``; rows in several portions are joined first."""
+    portions = (portion_of(block, sort=sort) for block in _whole_rows(stream, places))
+    return Stream(stream.axis, stream.n_minor, stream.dtype, portions, stream.n_major, stream.nnz)
 
 
 def _whole_rows(stream: Stream, places: np.ndarray | None = None) -> Iterator[Any]:
     """Yield blocks of whole rows, their minor indices perhaps sent to other places."""
-    parts: list[Piece] = []
-    for piece in stream.pieces:
-        parts.append(piece)
-        lengths = piece[2]
+    parts: list[Portion] = []
+    for portion in stream.portions:
+        parts.append(portion)
+        lengths = portion[2]
         if not lengths.size:
             continue
         values, minor = (np.concatenate(some) for some in list(zip(*parts, strict=True))[:2])

@@ -1,0 +1,217 @@
+"""The door for all that goes over a matrix: its blocks in order, or a fold over them in any order.
+
+A fold cuts the matrix, not the threads: each cut has a state of its own, into which its blocks go
+in order, and the states are joined in order. So no number of threads changes a bit of an answer.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import reduce
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from ..axis import Axis
+from ..keys.plan import Plan
+from ..machine.buffers import Buffers
+from ..machine.options import options
+from ..machine.progress import Progress, reporting
+from ..machine.threads import ordered_map, run_in_steps
+
+__all__ = ["STATES", "Block", "BlockSource", "Transform", "blocks", "fold"]
+
+S = TypeVar("S")
+
+#: Bytes that the states of all cuts of a fold may take together, beside a state that takes more.
+STATES = 1 << 27
+
+
+class Block(NamedTuple):
+    """Whole lines in memory.
+
+    Attributes
+    ----------
+    first : int
+        Place of its first line among those that are walked over: of a fold, its major index.
+    data, indices, indptr : array
+        As `scipy.sparse.csr_array` has them, ``indptr[0]`` being 0.
+    """
+
+    first: int
+    data: np.ndarray
+    indices: np.ndarray
+    indptr: np.ndarray
+
+    @property
+    def last(self) -> int:
+        """Place behind its last line."""
+        return self.first + self.indptr.size - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values and indices."""
+        return self.data.nbytes + self.indices.nbytes
+
+
+class Transform(Protocol):
+    """What becomes of a block on its way: a function of whole lines.
+
+    It may run in several threads at once, and must leave the arrays of its block as they are.
+    """
+
+    def __call__(self, block: Block) -> Block:
+        """Return the block that results, of the same lines."""
+
+
+class BlockSource(Protocol):
+    """What has whole lines to give; `diskcsr.blocks.contents.Contents` is one."""
+
+    @property
+    def axis(self) -> Axis: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def n_major(self) -> int: ...
+    @property
+    def n_minor(self) -> int: ...
+    @property
+    def nnz(self) -> int: ...
+
+    def cuts(self, count: int) -> list[range]:
+        """Cut the lines into at most `count` runs of about equal numbers of elements.
+
+        They depend on the matrix and on `count` alone.
+        """
+
+    def plans(self, majors: Any, max_bytes: int) -> Iterator[tuple[int, Plan]]:
+        """Plan blocks of at most `max_bytes`, or of one line: the place of each, and its plan."""
+
+    def block(self, first: int, plan: Plan, buffers: Buffers | None = None) -> Block:
+        """Read a block that was planned, into `buffers` where given; in any thread."""
+
+    def walk(self, majors: range, max_bytes: int, buffers: Buffers) -> Iterator[Block]:
+        """Give the blocks of `majors` one after the other, each in the memory of the last."""
+
+
+def blocks(
+    source: BlockSource,
+    majors: Any = None,
+    *,
+    through: Sequence[Transform] = (),
+    max_bytes: int,
+) -> Iterator[Block]:
+    """Walk over lines in order; the next blocks are read while one is used.
+
+    Parameters
+    ----------
+    source : BlockSource
+    majors : range or (k,) int64 array, optional
+        Major indices, in range; default all.
+    through : sequence of Transform
+        What becomes of each block, in this order.
+    max_bytes : int
+        The most bytes of values and indices a block holds, unless one line holds more.
+
+    Yields
+    ------
+    Block
+        In memory of its own.
+    """
+    majors = range(source.n_major) if majors is None else majors
+
+    def read(planned: tuple[int, Plan]) -> Block:
+        return _changed(source.block(*planned), through)
+
+    yield from ordered_map(read, source.plans(majors, max_bytes), ahead=options.num_threads)
+
+
+def _changed(block: Block, through: Sequence[Transform]) -> Block:
+    for transform in through:
+        block = transform(block)
+    return block
+
+
+def fold(
+    source: BlockSource,
+    start: Callable[[], S],
+    step: Callable[[S, Block], S],
+    join: Callable[[S, S], S],
+    *,
+    through: Sequence[Transform] = (),
+    max_bytes: int = 1 << 22,
+    cuts: int = 16,
+    state_bytes: int = 0,
+    progress: Progress = None,
+) -> S:
+    """Put all blocks of a matrix together to one state, several cuts of it at a time.
+
+    Parameters
+    ----------
+    source : BlockSource
+    start : callable
+        ``start() -> state``, of a cut.
+    step : callable
+        ``step(state, block) -> state``: puts a block of the cut into its state; blocks come in
+        order. It may change the state that it is given. The block's memory is used again for the
+        next one. It is called in several threads, for different states, and sees no signals.
+    join : callable
+        ``join(left, right) -> state``, of neighbouring cuts; it may change both.
+    through : sequence of Transform
+        What becomes of each block before, in this order.
+    max_bytes : int
+        The most bytes of values and indices a block holds, unless one line holds more; it should
+        fit a core's cache.
+    cuts : int
+        The most cuts.
+    state_bytes : int
+        Bytes a state takes: there are the fewer cuts, the larger it is, so that all states
+        together take no more than 128 MiB (`STATES`), or one state if that takes more.
+    progress : None, bool or callable, optional
+        Told of the bytes done and in all; default ``diskcsr.options.progress``.
+
+    Returns
+    -------
+    state
+        The same to the last bit, whatever the number of threads.
+
+    Raises
+    ------
+    CorruptFileError
+        When a line cannot be read; of several, for the first.
+    KeyboardInterrupt
+        Within a block of the signal; no thread works on.
+
+    Notes
+    -----
+    Nothing is handed out and nothing is kept. Besides the states, each thread takes about twice
+    `max_bytes`, as much more as a line that does not fit needs, and what is decoded at a time.
+    """
+    item = source.dtype.itemsize + 4
+    nbytes = source.nnz * item
+    count = min(cuts, STATES // max(1, state_bytes), -(-nbytes // max_bytes))
+    runs = source.cuts(max(1, count))
+    spare: deque[Buffers] = deque()
+
+    def work(run: range) -> Generator[int, None, S]:
+        state = start()
+        # One cut alone is read ahead, by other threads: they have nothing else to do.
+        some: Iterator[Block] = blocks(source, run, max_bytes=max_bytes)
+        buffers = None
+        if len(runs) > 1:
+            buffers = spare.pop() if spare else Buffers()
+            some = source.walk(run, max_bytes, buffers)
+        for block in some:
+            nbytes = block.data.size * item
+            if buffers is None:
+                block = block._replace(first=run.start + block.first)
+            state = step(state, _changed(block, through))
+            yield nbytes
+        if buffers is not None:
+            spare.append(buffers)
+        return state
+
+    with reporting(options.progress if progress is None else progress, nbytes) as advance:
+        states = run_in_steps(work, runs, advance)
+    return reduce(join, states) if states else start()

@@ -1,0 +1,1 @@
+"""Arithmetic on stored matrices: folds over their blocks, in bounded memory."""
