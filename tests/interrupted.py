@@ -274,6 +274,10 @@ def interrupt_thread() -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), kind)
 
 
+def fail() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def refuse() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -289,13 +293,18 @@ FAULTS: dict[str, tuple[Callable[[], None], bool, type[BaseException]]] = {
     "a thread": (interrupt_thread, True, KeyboardInterrupt),
     "any line": (send_signal, False, KeyboardInterrupt),
     "disk full": (refuse, False, OSError),
+    "call fails": (fail, False, OSError),
 }
 #: What the code of the library has in its path.
 OURS = f"{os.sep}diskcsr{os.sep}"
 #: A full disk is a matter of these alone.
 WRITING = {"pwrite", "ftruncate", "fsync"}
 #: The calls that a fault is a matter of, where not of all.
-ONLY = {"disk full": WRITING}
+ONLY = {
+    "disk full": WRITING,
+    # A file that cannot be removed is left, and what was closed is closed all the same.
+    "call fails": {name for some in CALLS.values() for name in some} - {"unlink", "close"},
+}
 
 
 class Injector:

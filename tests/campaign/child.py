@@ -167,7 +167,7 @@ def _make(case: Case, folder: Path) -> Iterator[Any]:
 
 
 def _read(path: Path, convention: str) -> Iterator[Any]:
-    yield honest.read(path, convention)
+    yield honest.read(path, convention), honest.mended(path, convention)
 
 
 def _probe(folder: Path) -> Iterator[Any]:

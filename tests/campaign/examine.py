@@ -1,5 +1,6 @@
 """One case from beginning to end: made, read honestly, operated on, judged."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -77,14 +78,15 @@ def _of_file(case: Case, pool: Pool, folder: Path) -> Result:
     assert case.source is not None
     path = folder / "case.h5"
     try:
-        truth: Truth = _one(pool, "honest", "read", path, case.source.convention, limit=LOOK)
+        truth: Truth
+        truth, mended = _one(pool, "honest", "read", path, case.source.convention, limit=LOOK)
     except Ended as end:
-        truth = end.how, end.signal
+        truth = mended = end.how, end.signal
     slow = truth[1] if truth[0] == "slow" else None
     shape = case.source.shape if slow is None or max(slow.shape) > 10**5 else slow.shape
     major = int(case.source.format == "csc") if slow is None else slow.major
     keys = make_keys(shape, case.seed + case.number, major)
-    judge = Judge(case, before, truth, keys)
+    judge = Judge(case, (truth, mended, before), keys)
     result = Result(case, honest=truth[0])
     for name, outcome in _outcomes(case, pool, folder, keys):
         if isinstance(outcome, Ended):
@@ -122,7 +124,7 @@ def _add_end(result: Result, judge: Judge, name: str, end: Ended, pool: Pool, fo
     if not also and (EVERY[name].kind == "change" or result.case.mode == "r+"):
         also = _writing_ends(pool, folder)
     if also:
-        result.outcomes.append("also h5py")
+        result.outcomes.append(f"also h5py: {end.how}, {EVERY[name].kind}, mode {result.case.mode}")
         return
     lines = [line for line in end.trace.splitlines() if "diskcsr" in line or "h5py" in line]
     where = lines[0].strip().rpartition("/")[2] if lines else "?"
@@ -157,12 +159,11 @@ def _trial(case: Case, pool: Pool, folder: Path) -> Result:
         kind = "leak"
     if text.startswith("Traceback") or "raised" in text:
         kind = "raw"
-    what = _words(text) if kind != "raw" else text.strip().splitlines()[-1][:80]
+    what = _words(text)
     return Result(case, [kind], [Finding(kind, name, what, text)])
 
 
 def _words(text: str) -> str:
-    """What is said, without the numbers."""
-    return " ".join(
-        word for word in text.split("\n")[0].split() if not any(map(str.isdigit, word))
-    )[:80]
+    """What is said, without the numbers and the names of files."""
+    words = text.strip().splitlines()[-1].split()
+    return " ".join(word for word in words if "/" not in word and not re.search(r"\d", word))[:80]

@@ -111,15 +111,18 @@ class Records:
         return row
 
     def _notes(self) -> list[str]:
-        errors, honest = Counter[str](), Counter[str]()
+        errors, honest, also = Counter[str](), Counter[str](), Counter[str]()
         for said in self.done.values():
             honest[said["honest"]] += 1
             for outcome, count in said["outcomes"].items():
                 if _column(outcome) == "errors":
                     errors[outcome] += count
+                elif _column(outcome) == "also h5py":
+                    also[outcome.removeprefix("also h5py: ")] += count
         del honest[""]
         notes = [
             "errors: " + ", ".join(f"{name} {count}" for name, count in errors.most_common()),
+            "also h5py: " + "; ".join(f"{name}: {count}" for name, count in also.most_common()),
             "files, by plain h5py: "
             + ", ".join(f"{n} {count}" for n, count in honest.most_common()),
         ]
@@ -130,7 +133,7 @@ class Records:
 
 
 def _column(outcome: str) -> str:
-    if outcome == "also h5py" or outcome.startswith("not made"):
+    if outcome.startswith(("also h5py", "not made")):
         return "also h5py"
     if outcome.endswith("Error"):
         return "errors"

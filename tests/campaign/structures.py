@@ -5,7 +5,6 @@ HDF5 allows: then nothing but the right answer will do.
 """
 
 import contextlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,8 +306,8 @@ def _moved(group: h5py.Group, name: str, how: int) -> None:
     place = f"/elsewhere {name}"
     group.move(name, place)
     if how == 2:
-        group.file.flush()
-        shutil.copy(group.file.filename, Path(group.file.filename).parent / "other.h5")
+        with h5py.File(Path(group.file.filename).parent / "other.h5", "w") as other:
+            group.file.copy(place, other, place)
     links = [
         lambda: group[place],
         lambda: h5py.SoftLink(place),

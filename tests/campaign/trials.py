@@ -93,9 +93,7 @@ def _call_fails(trial: dict[str, Any], folder: Path) -> str:
     def fail() -> None:
         raise OSError(number, os.strerror(number))
 
-    # A file that cannot be removed is left, and what was closed is closed all the same.
-    every = {name for some in interrupted.CALLS.values() for name in some}
-    interrupted.ONLY[trial["fault"]] = every - {"unlink", "close"}
+    interrupted.ONLY[trial["fault"]] = interrupted.ONLY["call fails"]
     interrupted.FAULTS[trial["fault"]] = (fail, False, OSError)
     return _interrupt(trial, folder)
 

@@ -203,6 +203,8 @@ def what_is_left(journal: JournalFile) -> str:
 
 def raise_cause(problem: BaseException, journal: JournalFile, left: str) -> NoReturn:
     """Raise what a failure comes from, rather than what HDF5 made of it."""
+    while isinstance(problem, SystemError) and problem.__cause__ is not None:
+        problem = problem.__cause__  # HDF5 made a call while an error of another was on its way
     cause = journal.problem
     if cause is None or not isinstance(problem, Exception):
         raise problem

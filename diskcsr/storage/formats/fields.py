@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ...errors import CorruptFileError, FormatError
+from ...errors import CorruptFileError, FormatError, raise_if_systems
 from ..files.headers import check_strings
 from ..files.links import refuse_foreign
 from ..files.sound import check_sound
@@ -83,6 +83,7 @@ def read_attribute(group: h5py.Group, name: str) -> Any:
                 raise ValueError(problem)
         return group.attrs[name]
     except Exception as problem:  # h5py raises six kinds for types and bytes it cannot decode
+        raise_if_systems(problem, group.file.filename)
         where = locate(group, f"attribute {name!r}")
         raise FormatError(f"{where}: cannot be read: {problem}") from problem
 
@@ -130,6 +131,7 @@ def member(group: h5py.Group, name: str) -> Any:
     except FormatError:
         raise
     except Exception as problem:  # links to nowhere, to themselves, to damaged objects
+        raise_if_systems(problem, group.file.filename)
         raise CorruptFileError(
             f"{locate(group)}: {name!r} cannot be opened: {problem}"
         ) from problem
@@ -192,5 +194,6 @@ def read_lengths(group: h5py.Group, name: str, count: int) -> tuple[int, ...] | 
     try:
         value = found[()]
     except Exception as problem:  # whatever the filters of a damaged chunk raise
+        raise_if_systems(problem, group.file.filename)
         raise CorruptFileError(f"{where}: cannot be read: {problem}") from problem
     return lengths(value, count, where)

@@ -19,6 +19,7 @@ from ...errors import (
     DiskCSRError,
     FormatError,
     StaleFileError,
+    raise_if_systems,
 )
 from ...keys.plan import plan_span
 from ...keys.widths import index_dtype
@@ -281,6 +282,7 @@ class Source:
                 except (OSError, RuntimeError, ValueError, KeyError) as problem:
                     if isinstance(problem, DiskCSRError):
                         raise
+                    raise_if_systems(problem, self.filename)
                     raise CorruptFileError(
                         f"{self.where}: HDF5 cannot say where {name!r} is stored: {problem}"
                     ) from problem
