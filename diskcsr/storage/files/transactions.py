@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import h5py
 from h5py import h5f, h5fd, h5i, h5o
 
-from ...errors import DiskCSRError, WriteError
+from ...errors import CorruptFileError, DiskCSRError, WriteError, raise_if_systems
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
 
@@ -29,6 +29,7 @@ __all__ = [
     "raise_cause",
     "register",
     "serial_of",
+    "telling_damage",
     "transaction",
     "undo",
     "what_is_left",
@@ -219,14 +220,38 @@ def all_or_nothing(item: Any) -> Iterator[None]:
     """Do what leaves a file half changed when it fails, as a damaged one may have it.
 
     Within a change, that is undone then and the file closed, whoever would put it in order again.
+
+    Raises
+    ------
+    CorruptFileError
+        When HDF5 fails.
     """
     journal = journal_of(item)
     try:
-        yield
+        with telling_damage(f"{item.file.filename}, {item.name!r}"):
+            yield
     except BaseException as problem:
         if journal is not None:
             journal.problem = journal.problem or problem
         raise
+
+
+@contextlib.contextmanager
+def telling_damage(where: str) -> Iterator[None]:
+    """Call it damage of the file when HDF5 fails to change it.
+
+    Raises
+    ------
+    CorruptFileError
+        When it does so for no reason of the system's.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError) as problem:
+        if isinstance(problem, DiskCSRError):
+            raise
+        raise_if_systems(problem, where)
+        raise CorruptFileError(f"{where}: HDF5 cannot change it: {problem}") from problem
 
 
 @contextlib.contextmanager
