@@ -13,7 +13,7 @@ from trust_operations import Keys, make_keys
 
 from .cases import OF_FILES, Case
 from .honest import Truth
-from .judge import Finding, Judge
+from .judge import Finding, Judge, how_opened
 from .operations import EVERY
 from .pool import Ended, Pool
 
@@ -123,14 +123,15 @@ def _add_end(result: Result, judge: Judge, name: str, end: Ended, pool: Pool, fo
     also = judge.truth[0] in ("crash", "hang")
     if not also and (EVERY[name].kind == "change" or result.case.mode == "r+"):
         also = _writing_ends(pool, folder)
+    how = how_opened(EVERY[name], result.case)
     if also:
-        result.outcomes.append(f"also h5py: {end.how}, {EVERY[name].kind}, mode {result.case.mode}")
+        result.outcomes.append(f"also h5py: {end.how}, {how}")
         return
     lines = [line for line in end.trace.splitlines() if "diskcsr" in line or "h5py" in line]
     where = lines[0].strip().rpartition("/")[2] if lines else "?"
     result.outcomes.append(end.how)
     text = f"{end.signal}; plain h5py: {judge.truth[0]}\n{end.trace}"
-    result.findings.append(Finding(end.how, name, f"{end.signal} in {where}", text))
+    result.findings.append(Finding(end.how, name, f"{end.signal} in {where}, {how}", text))
 
 
 def _writing_ends(pool: Pool, folder: Path) -> bool:

@@ -14,7 +14,7 @@ from .operations import EVERY, Row
 from .sources import in_memory
 from .structures import is_legal
 
-__all__ = ["CLASSES", "Finding", "Judge"]
+__all__ = ["CLASSES", "Finding", "Judge", "how_opened"]
 
 #: What a finding may be.
 CLASSES = ("crash", "hang", "wrong", "raw", "refused", "leak")
@@ -56,6 +56,11 @@ class Finding:
         return f"{self.kind}: {self.what}"
 
 
+def how_opened(row: Row, case: Case) -> str:
+    """Say how HDF5 had the file: for a change, or in a mode."""
+    return "change" if row.kind == "change" else f"mode {case.mode}"
+
+
 class Judge:
     """Knows what plain h5py makes of a file, and whatever else is right.
 
@@ -76,7 +81,8 @@ class Judge:
         else:
             problem = self._value(row, outcome)
             if problem:
-                found.append(Finding("wrong", name, f"{name}, {self.case.kind}", problem))
+                what = f"{name}, {self.case.kind}, {how_opened(row, self.case)}"
+                found.append(Finding("wrong", name, what, problem))
         if outcome.get("left"):
             text = ", ".join(outcome["left"])
             found.append(Finding("leak", name, text.split("/")[0].split()[0], text))

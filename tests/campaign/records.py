@@ -9,6 +9,7 @@ from typing import Any
 from .cases import KINDS, Case
 from .examine import Result
 from .judge import CLASSES, Finding
+from .leftovers import is_known
 
 __all__ = ["Records"]
 
@@ -78,6 +79,11 @@ class Records:
         """Count findings by class, operation and what is said."""
         return Counter(tuple(one) for said in self.done.values() for one in said["findings"])
 
+    def news(self) -> list[str]:
+        """Signatures that are not on the list of what is known."""
+        found = {f"{kind}: {what}" for kind, _, what in self.findings()}
+        return sorted(one for one in found if not is_known(one))
+
     def table(self) -> str:
         """Return cases and operations by kind, errors by class, and findings."""
         head = ["kind", "cases", "operations", "right", "errors", "also h5py", *CLASSES, "seconds"]
@@ -129,7 +135,10 @@ class Records:
         alike = Counter[tuple[str, str]]()
         for (kind, _, what), count in self.findings().items():
             alike[kind, what] += count
-        return notes + [f"{count:5} {kind}: {what}" for (kind, what), count in alike.most_common()]
+        for (kind, what), count in alike.most_common():
+            known = "  (known)" if is_known(f"{kind}: {what}") else ""
+            notes.append(f"{count:5} {kind}: {what}{known}")
+        return notes
 
 
 def _column(outcome: str) -> str:
