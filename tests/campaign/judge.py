@@ -12,7 +12,7 @@ from .cases import Case
 from .honest import Truth
 from .operations import EVERY, Row
 from .sources import in_memory
-from .structures import is_legal
+from .structures import is_legal, leads_outside
 
 __all__ = ["CLASSES", "Finding", "Judge", "how_opened"]
 
@@ -90,6 +90,11 @@ class Judge:
             found.append(Finding("leak", name, "out.h5", "out.h5 is there after an error"))
         return found
 
+    def _sound(self, row: Row) -> bool:
+        """Whether an operation has no reason to refuse the file."""
+        inside = row.kind == "change" or self.case.mode == "r+"
+        return self.legal and not (inside and leads_outside(self.case.damage or []))
+
     # ------------------------------------------------------------------------------------ errors
 
     def _error(self, row: Row, error: dict[str, Any]) -> list[Finding]:
@@ -109,7 +114,7 @@ class Judge:
                 return "refused"
             if row.kind == "change" and self.case.source.convention in _READ_ONLY:  # type: ignore[union-attr]
                 return None
-            return "refused" if self.legal and not self._scipy_raises(row, classes) else None
+            return "refused" if self._sound(row) and not self._scipy_raises(row, classes) else None
         if "OSError" in classes:
             return None if not self.legal and "case.h5" in error["text"] else "raw"
         if "KeyError" in classes and self.truth[0] != "slow":

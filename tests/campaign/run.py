@@ -81,7 +81,8 @@ class _Jobs:
                 place = self.records.place(case, finding)
                 small = result.case
                 with contextlib.suppress(RuntimeError):
-                    small = minimise(result.case, finding, pool)
+                    if time.monotonic() < self.deadline:
+                        small = minimise(result.case, finding, pool)
                     examine(small, pool, keep=place)
                 self.records.keep(place, small, finding)
 
