@@ -32,26 +32,6 @@ def scale(path):
         A *= 2
 
 
-OPENED = {
-    "open": diskcsr.open,
-    "open, r+": lambda path: diskcsr.open(path, mode="r+"),
-    "File": diskcsr.File,
-    "File, r+": lambda path: diskcsr.File(path, "r+"),
-    "info": diskcsr.info,
-    "convert": lambda path: diskcsr.convert(path, path.with_name("out.h5")),
-    "write": replace,
-}
-
-
-@pytest.mark.parametrize("name", OPENED)
-def test_a_file_that_is_cut_off_is_named(path, name):
-    os.truncate(path, path.stat().st_size - 100)
-    with pytest.raises(OSError, match=r"truncated|end of file|eof") as caught:
-        OPENED[name](path)
-    assert str(path) in str(caught.value)
-    assert os.listdir(path.parent) == ["m.h5"]
-
-
 def test_a_matrix_that_cannot_be_removed_is_not_replaced(path):
     raw = path.read_bytes()
     at = raw.index(b"OHDR", raw.index(b"indices"))  # of the first of the arrays
@@ -99,6 +79,5 @@ def test_an_error_while_hdf5_is_making_a_call_is_told_as_itself(path, monkeypatc
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "preadv", refuse)
-    with pytest.raises(OSError, match="Input/output error") as caught:
+    with pytest.raises(OSError, match="Input/output error"):
         diskcsr.open(path, mode="r+")
-    assert str(path) in str(caught.value)

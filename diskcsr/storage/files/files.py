@@ -13,7 +13,7 @@ import h5py
 from h5py import h5f, h5fd
 from h5py._objects import phil
 
-from ...errors import DiskCSRError, LockedFileError
+from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
 from .rollback import is_hot, journal_path, settle
@@ -74,28 +74,12 @@ def open_to_read(path: Any, **keywords: Any) -> h5py.File:
         with deferred():
             settle(path)
             before = _state(path)
-            with naming(path):
-                file = _open_unlocked(path, keywords)
+            file = _open_unlocked(path, keywords)
             # What HDF5 read while opening may be of two states when a transaction began meanwhile.
             if not is_hot(path) and _state(path) == before:
                 return file
             file.close()
     raise LockedFileError(f"{os.fsdecode(path)}: it changes all the time")
-
-
-@contextlib.contextmanager
-def naming(path: Any) -> Iterator[None]:
-    """Have the errors by which HDF5 refuses a file say which one."""
-    try:
-        yield
-    except OSError as problem:
-        name = os.fsdecode(path)
-        if isinstance(problem, DiskCSRError) or name in str(problem):
-            raise
-        text = problem.strerror or str(problem)
-        if problem.errno is None:
-            raise OSError(f"{name}: {text}") from problem
-        raise OSError(problem.errno, text, name) from problem
 
 
 def _open_unlocked(path: Any, keywords: dict[str, Any]) -> h5py.File:
@@ -181,8 +165,7 @@ def _attach(journal: JournalFile, mode: str, keywords: dict[str, Any]) -> Journa
         file = JournaledFile(journal, mode, **keywords)
     except BaseException as problem:
         give_up(journal)
-        with naming(journal.path):
-            raise_cause(problem, journal, "nothing was changed")
+        raise_cause(problem, journal, "nothing was changed")
     journal.commit_when_dropped = True
     register(file, journal)
     return file
