@@ -51,14 +51,13 @@ ROOMS = {
     "multiplying": "machine compute handle",
     "whole": "axis display compute handle",
     "reading": "breakeven machine keys blocks reducing",
-    "matrices": "errors axis machine streams storage.files storage.formats storage.read blocks "
-    "importing handle",
+    "matrices": "errors axis machine streams storage.formats storage.read blocks importing handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "triplets": "axis machine streams storage.write importing handle matrices",
     "convert": "axis machine keys streams storage.formats storage.write blocks storage.edit "
     "importing handle reading matrices triplets",
     "array": "axis storage.write compute handle lazy arithmetic multiplying whole changing convert",
-    "h5": "machine storage.files storage.formats handle array",
+    "h5": "errors machine storage.files storage.formats handle array",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks reducing multiplying convert triplets array h5",
     # Above everything.

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from h5py._objects import phil
 
-from ...errors import CorruptFileError
+from ...errors import CorruptFileError, raise_if_systems
 from ...machine.alive import alive
 from .headers import tree_nodes
 
@@ -181,6 +181,7 @@ def check_chunks(dset: h5py.Dataset) -> Places:
         except ValueError:
             continue  # found: it is longer than nothing, and so was not read
         except (OSError, RuntimeError) as problem:
+            raise_if_systems(problem, dset.file.filename)
             raise CorruptFileError(
                 f"{_name(dset)}: HDF5 lists the chunk at element {first}, and does not find it: "
                 f"{problem}"
@@ -351,6 +352,7 @@ def _list(dset: h5py.Dataset, most: int) -> np.ndarray:
     try:
         dset.id.chunk_iter(note)
     except (OSError, RuntimeError) as problem:
+        raise_if_systems(problem, dset.file.filename)
         raise CorruptFileError(
             f"{_name(dset)}: HDF5 cannot list its chunks: {problem}"
         ) from problem

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from ...axis import axis_of
-from ...errors import ClosedFileError, CorruptFileError, DiskCSRError, FormatError
+from ...errors import ClosedFileError, CorruptFileError, DiskCSRError, FormatError, raise_if_systems
 from .conventions import ARRAYS, FORMATS, Format, Header, Hints, Shape
 from .fields import MAX_LENGTH, array_or_none, dataset_or_none, locate, read_text
 
@@ -76,6 +76,7 @@ def detect(group: h5py.Group, *, format: str | None = None, shape: Any = None) -
     except (DiskCSRError, MemoryError):
         raise
     except Exception as problem:  # HDF5 meets damage in a file with nearly any exception
+        raise_if_systems(problem, group.file.filename)
         raise CorruptFileError(f"{locate(group)}: cannot be read: {problem}") from problem
 
 
@@ -160,7 +161,8 @@ def is_sparse(group: Any) -> bool:
                 return row.tagged or bool(_checked(group, header))
         except MemoryError:
             raise
-        except Exception:  # detect() tells what is wrong with a tag
+        except Exception as problem:  # detect() tells what is wrong with a tag
+            raise_if_systems(problem, group.file.filename)
             return row.tagged
     return False
 
@@ -204,6 +206,7 @@ def find(root_group: h5py.Group) -> list[str]:
     except MemoryError:
         raise
     except Exception as problem:
+        raise_if_systems(problem, root_group.file.filename)
         raise CorruptFileError(
             f"{locate(root_group)}: its groups cannot be listed: {problem}"
         ) from problem

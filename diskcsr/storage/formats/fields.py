@@ -11,8 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ...errors import CorruptFileError, FormatError
+from ...errors import CorruptFileError, FormatError, raise_if_systems
 from ..files.headers import check_strings
+from ..files.links import refuse_foreign
 from ..files.sound import check_sound
 
 __all__ = [
@@ -84,6 +85,7 @@ def read_attribute(group: h5py.Group, name: str) -> Any:
     except MemoryError:
         raise
     except Exception as problem:  # h5py raises six kinds for types and bytes it cannot decode
+        raise_if_systems(problem, group.file.filename)
         where = locate(group, f"attribute {name!r}")
         raise FormatError(f"{where}: cannot be read: {problem}") from problem
 
@@ -126,10 +128,12 @@ def lengths(value: Any, count: int, where: object) -> tuple[int, ...]:
 def member(group: h5py.Group, name: str) -> Any:
     """Return the object `name` of a group; None when there is no link of this name."""
     try:
+        refuse_foreign(group, name)
         return group[name] if group.id.links.exists(name.encode()) else None
-    except MemoryError:
+    except (MemoryError, FormatError):
         raise
     except Exception as problem:  # links to nowhere, to themselves, to damaged objects
+        raise_if_systems(problem, group.file.filename)
         raise CorruptFileError(
             f"{locate(group)}: {name!r} cannot be opened: {problem}"
         ) from problem
@@ -139,7 +143,7 @@ def dataset_or_none(group: h5py.Group, name: str) -> h5py.Dataset | None:
     """Return the dataset `name`, or None when nothing of that name, or something else, is there."""
     try:
         found = member(group, name)
-    except CorruptFileError:
+    except (CorruptFileError, FormatError):
         return None
     return found if isinstance(found, h5py.Dataset) else None
 
@@ -196,5 +200,6 @@ def read_lengths(group: h5py.Group, name: str, count: int) -> tuple[int, ...] | 
     except MemoryError:
         raise
     except Exception as problem:  # whatever the filters of a damaged chunk raise
+        raise_if_systems(problem, group.file.filename)
         raise CorruptFileError(f"{where}: cannot be read: {problem}") from problem
     return lengths(value, count, where)

@@ -8,6 +8,7 @@ import h5py
 
 from ...errors import FormatError, ReadOnlyError
 from ..files.files import open_to_read, open_to_write
+from ..files.links import refuse_foreign
 from ..files.peek import note_bytes
 from ..files.transactions import close_file
 from . import detect as formats
@@ -102,7 +103,10 @@ def find_group(group: h5py.Group, name: str | None) -> h5py.Group:
             )
         raise FormatError(f"{where}: several sparse matrices: {', '.join(names)}; give a name")
     try:
+        refuse_foreign(group, name)
         found = group[name]
+    except FormatError:
+        raise
     except (KeyError, ValueError, RuntimeError, OSError) as problem:
         there = ", ".join(formats.find(group)) or formats.describe(group)
         raise KeyError(

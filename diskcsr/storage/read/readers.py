@@ -15,7 +15,7 @@ import numpy as np
 
 from ... import kernels
 from ...breakeven import FEW_PIECES, SHARED_BYTES
-from ...errors import CorruptFileError, FormatError
+from ...errors import CorruptFileError, FormatError, raise_if_systems
 from ...keys.plan import Plan, plan_span
 from ...machine.interrupts import deferred
 from ...machine.options import format_bytes, options
@@ -313,6 +313,7 @@ class H5Reader(Reader):
             with deferred():  # a file open for writing is read through callbacks
                 values = self._dset[lo:hi]
         except (OSError, RuntimeError) as problem:
+            raise_if_systems(problem, self._dset.file.filename)
             lacking = lacking_in_hdf5(self._dset)
             if lacking is not None:  # the file is as sound as ever
                 raise FormatError(f"{self.where} {lacking}") from problem

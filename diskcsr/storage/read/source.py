@@ -20,6 +20,7 @@ from ...errors import (
     FormatError,
     LockedFileError,
     StaleFileError,
+    raise_if_systems,
 )
 from ...keys.plan import plan_span
 from ...keys.widths import index_dtype
@@ -287,7 +288,15 @@ class Source:
         if reader is None:
             with self.lock:
                 self.check_open()
-                reader = self._readers.get(name) or self._chosen(name)
+                try:
+                    reader = self._readers.get(name) or self._chosen(name)
+                except (OSError, RuntimeError, ValueError, KeyError) as problem:
+                    if isinstance(problem, DiskCSRError):
+                        raise
+                    raise_if_systems(problem, self.filename)
+                    raise CorruptFileError(
+                        f"{self.where}: HDF5 cannot say where {name!r} is stored: {problem}"
+                    ) from problem
                 self._readers[name] = reader
         return reader
 
