@@ -232,9 +232,11 @@ def test_norms(tmp_path_factory, work, data):
             # Of nothing: numpy's own words, or those of the class that scipy goes through.
             assert isinstance(found, type(expected))
         elif not isinstance(found, ValueError) or 0 not in matrix.shape:
+            # Of matrices some versions of scipy return matrices.
+            expected = np.abs(np.asarray(expected)).reshape(-1 if np.ndim(expected) else ())
             assert np.shape(found) == np.shape(expected)
             tolerance = 50 * float(np.finfo(np.result_type(matrix.dtype, np.float32)).eps)
-            assert_allclose(found, np.abs(expected), rtol=tolerance, atol=tolerance)
+            assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
         assert contents_of(A).held == {}
 
 
