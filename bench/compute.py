@@ -1,4 +1,4 @@
-"""Sums and statistics of a matrix on disk, beside scipy's of the same matrix in memory.
+"""Sums, statistics and products of a matrix on disk, beside scipy's of the same one in memory.
 
 ``python bench/compute.py FILE [NAME]`` prints, for each operation, the median over some rounds of
 its time here, in memory and of walking over all blocks. Rounds take turns, so that a busy machine
@@ -9,11 +9,31 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import scipy.sparse.linalg as spl
 
 import diskcsr
 
 ROUNDS = 5
+COLUMNS = 50
+WIDTHS = (9, 9, 7, 9, 7, 6, 7)
+
+
+@cache
+def dense(rows: int, columns: int = COLUMNS) -> np.ndarray:
+    """Return a dense factor; of one column a vector."""
+    numbers = np.random.default_rng(0).random((rows, columns), np.float32)
+    return numbers[:, 0] if columns == 1 else numbers
+
+
+def gram(A: Any) -> Any:
+    """Multiply by the matrix and by its transpose: here in one pass."""
+    return diskcsr.gram_product(A, dense(A.shape[1]))
+
 
 OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "sum()": lambda A: A.sum(),
@@ -24,6 +44,14 @@ OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "max(1)": lambda A: A.max(axis=1),
     "argmax(1)": lambda A: A.argmax(axis=1),
     "count_nonzero(0)": lambda A: A.count_nonzero(axis=0),
+}
+PRODUCTS: dict[str, Callable[[Any], Any]] = {
+    "A @ x": lambda A: A @ dense(A.shape[1], 1),
+    "A.T @ y": lambda A: A.T @ dense(A.shape[0], 1),
+    "A @ D": lambda A: A @ dense(A.shape[1]),
+    "A.T @ D": lambda A: A.T @ dense(A.shape[0]),
+    "gram_product": gram,
+    "svds(k=10)": lambda A: spl.svds(A, 10, rng=0, tol=1e-3),
 }
 #: What scipy has no method for.
 OURS: dict[str, Callable[[Any], Any]] = {
@@ -45,6 +73,20 @@ def timed(function: Callable[[Any], Any], argument: Any) -> float:
     return time.perf_counter() - begin
 
 
+def resident(field: str) -> int:
+    """Return bytes of resident memory: "VmRSS", or since it was set back "VmHWM", the most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
+
+
+def more_memory(function: Callable[[Any], Any], array: Any) -> float:
+    """Megabytes that a call takes at the most, above what there was."""
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): sets the peak back
+    before = resident("VmRSS")
+    function(array)
+    return (resident("VmHWM") - before) / 1e6
+
+
 def main() -> None:
     """Measure, and print a line for each operation."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -58,11 +100,16 @@ def main() -> None:
     given = parser.parse_args()
     with diskcsr.open(given.file, given.name) as array:
         memory = array.to_memory()
-        print(f"{array!r}\n{'ms':20}{'here':>9}{'memory':>9}{'ratio':>7}{'walk':>9}{'ratio':>7}")
-        for name, function in (OPERATIONS | OURS).items():
+        bandwidth = memory.data.nbytes / timed(np.sum, memory.data) / 1e9
+        print(f"{array!r}\nnumpy adds up the values at {bandwidth:.1f} GB/s")
+        print("ms; M/s: millions of values a second a core; MB: resident, above the start")
+        heads = zip(("here", "memory", "ratio", "walk", "ratio", "M/s", "MB"), WIDTHS, strict=True)
+        print(" " * 18 + "".join(f"{head:>{width}}" for head, width in heads))
+        for name, function in (OPERATIONS | OURS | PRODUCTS).items():
             if given.only and name not in given.only:
                 continue
-            known = name in OPERATIONS and (given.slow or name.startswith(("sum", "mean")))
+            quick = name.startswith(("sum", "mean")) or name in PRODUCTS
+            known = name not in OURS and (given.slow or quick)
             function(array)  # once, so that all kernels are compiled
             times = []
             for _ in range(given.rounds):
@@ -73,7 +120,12 @@ def main() -> None:
             )
             to_memory = statistics.median(a / b for a, b, _ in times)
             to_walk = statistics.median(a / c for a, _, c in times)
-            print(f"{name:20}{here:9.0f}{there:9.0f}{to_memory:7.2f}{read:9.0f}{to_walk:7.2f}")
+            rate = array.nnz / here / 1000 / diskcsr.options.num_threads
+            print(
+                f"{name:18}{here:9.0f}{there:9.0f}{to_memory:7.2f}{read:9.0f}{to_walk:7.2f}"
+                f"{rate:6.0f}{more_memory(function, array):7.0f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from .machine.cache import cache
 from .machine.options import options
 from .machine.threads import set_num_threads
 from .multiplying import gram_product
-from .reducing import describe
+from .reducing import describe, norm
 from .storage.check.check import Problem, Report, check
 from .storage.check.describe import info
 from .triplets import from_triplets
@@ -48,6 +48,7 @@ __all__ = [
     "describe",
     "gram_product",
     "linalg",
+    "norm",
     "Report",
     "Problem",
     "convert",

@@ -144,10 +144,10 @@ class _MatrixFlavour:
     """Of the older interface: methods that would go past the engine."""
 
     def __mul__(self, other: Any) -> Any:
-        return self.multiply(other) if _is_number(other) else self @ other  # type: ignore
+        return self.multiply(other) if _is_number(other) else self @ other  # type: ignore[attr-defined]
 
     def __rmul__(self, other: Any) -> Any:
-        return self.multiply(other) if _is_number(other) else other @ self  # type: ignore
+        return self.multiply(other) if _is_number(other) else other @ self  # type: ignore[attr-defined]
 
     def getnnz(self, axis: Any = None) -> Any:
         """Count what is stored, as in scipy; no values are read, and of rows no indices."""
@@ -260,6 +260,11 @@ def open(
         The file cannot be opened.
     KeyError
         There is no object `name`.
+    LockedFileError
+        An `OSError`: for ``diskcsr.options.lock_timeout`` seconds another program had the file
+        locked, or was changing it.
+    StaleFileError
+        An `OSError`: `file` was passed in open, and was changed since.
 
     See Also
     --------
@@ -267,6 +272,13 @@ def open(
 
     Notes
     -----
+    A file may be read while another process changes it with this package: what is opened is one
+    committed state, and what is read later belongs to the same one, or raises `StaleFileError`;
+    ``A.refresh()`` goes on to the present state. Arrays that were handed out (``A.data``) and are
+    memory maps of an uncompressed file are not looked after so. Programs that write by HDF5 alone
+    keep readers out by its lock (`LockedFileError`); where its locks are turned off, or do not
+    work, nothing is promised beside such a writer.
+
     Read are: h5sparse, AnnData (all versions), binsparse 0.1, MATLAB v7.3, h5io, 10x Genomics v2
     and v3, and untagged groups of three arrays, where `format` and `shape` may be needed.
     """

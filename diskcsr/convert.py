@@ -16,7 +16,7 @@ from .blocks.contents import Contents
 from .handle import contents_of, open_array
 from .importing.imported import SourceOptions
 from .keys.plan import plan_batches
-from .machine.options import memory_for
+from .machine.options import memory_for, require_memory
 from .machine.progress import reporting
 from .matrices import (
     Means,
@@ -32,6 +32,7 @@ from .matrices import (
 )
 from .reading import Reading
 from .storage.edit.virtual import write_joined
+from .storage.formats.fields import MAX_LENGTH
 from .storage.formats.opening import is_file_like
 from .storage.write.groups import write_stream
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
@@ -215,22 +216,25 @@ def convert(
     reading = SourceOptions(
         source_name, None if fields is None else tuple(fields), labels, shape, dtype, duplicates
     )
-    with imported(source, source_kind, reading) as found:
+    with ExitStack() as stack:
+        found = stack.enter_context(imported(source, source_kind, reading))
         if found is not None:
             if permute_rows or rng is not None:
                 raise ValueError("permute_rows=: convert to HDF5 first, then permute the rows")
             _check_apart([source], file)
             store_imported(file, found, name, format, how)
-            return open_array(file, name)
-    with opened(source, source_name) as matrix:
-        order = _order(matrix, permute_rows, rng)
-        _store_matrix(file, matrix, name, format, how, order)
+        else:
+            matrix = stack.enter_context(opened(source, source_name))
+            order = _order(matrix, permute_rows, rng)
+            _store_matrix(file, matrix, name, format, how, order)
     return open_array(file, name)
 
 
 def _order(matrix: Any, permute_rows: bool, rng: Any) -> np.ndarray | None:
     """Draw the order in which rows are stored; None when they stay as they are."""
     if permute_rows:
+        rows = matrix.shape[0]
+        require_memory(8 * rows, f"an order of {rows} rows", "Raise the budget.")
         return np.random.default_rng(rng).permutation(matrix.shape[0])
     if rng is not None:
         raise ValueError("rng= says how rows are permuted, which needs permute_rows=True")
@@ -245,6 +249,7 @@ def _permuted(
     if shown is None:
         matrix = as_matrix(matrix, CSR)[order].asformat(axis.format)
         return stream_matrix(matrix, axis, [matrix], int(matrix.nnz), **changes)
+    shown.check()
     if axis is shown.axis and axis.major == 0:
         blocks = (matrix.fetch(order[a:b]) for a, b in _buffers(shown, order, means))
         return stream_matrix(matrix, axis, blocks, shown.nnz if shown.counts else None, **changes)
@@ -264,11 +269,15 @@ def _buffers(shown: Contents, order: np.ndarray, means: Means) -> Iterator[tuple
 
 
 def _check_apart(matrices: list[Any], file: Any) -> None:
+    """Refuse to write into a file that is read meanwhile, by its path or as a matrix on disk."""
     path = None if hasattr(file, "file") else os.path.realpath(os.fsdecode(file))
     for matrix in matrices:
         shown = contents_of(matrix)
-        source = None if shown is None else shown.source.path
-        if source is not None and path is not None and os.path.realpath(source) == path:
+        source = matrix if shown is None else shown.source.path
+        if path is None or not isinstance(source, str | bytes | os.PathLike):
+            continue
+        source = os.fsdecode(source)
+        if os.path.realpath(source) == path:
             raise ValueError(
                 f"{source} is open for reading as a source: write to another file, and rename it"
             )
@@ -391,6 +400,11 @@ def _check_parts(parts: list[Any], axis: int, format: str | None) -> Axis:
                 f"array {number} has shape {part.shape}, which does not fit that of the first, "
                 f"{parts[0].shape}, along axis {1 - axis}"
             )
+        shown = contents_of(part)
+        if shown is not None:
+            shown.check()
+    if sum(part.shape[axis] for part in parts) > MAX_LENGTH:
+        raise ValueError(f"joined along axis {axis} they have more than {MAX_LENGTH} of these")
     return axis_for(parts[0], format)
 
 

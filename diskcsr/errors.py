@@ -4,7 +4,9 @@ Each is ours and, at the same time, the builtin that callers of scipy, numpy and
 so ``except ValueError`` and ``except diskcsr.DiskCSRError`` both work.
 """
 
+import errno
 import io
+from typing import Any
 
 __all__ = [
     "DiskCSRError",
@@ -19,6 +21,7 @@ __all__ = [
     "WriteError",
     "MemoryBudgetError",
     "KernelCacheWarning",
+    "raise_if_systems",
 ]
 
 
@@ -68,3 +71,23 @@ class MemoryBudgetError(DiskCSRError, MemoryError):
 
 class KernelCacheWarning(UserWarning):
     """Compiled kernels are not kept where other processes find them; each compiles them again."""
+
+
+#: What says nothing of a file's contents. Others come of numbers in it: offsets that cannot be.
+_SYSTEMS = (
+    errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.EINTR,
+    errno.ENOLCK, errno.ESTALE, errno.ENOSPC, errno.EDQUOT,
+)  # fmt: skip
+
+
+def raise_if_systems(problem: BaseException, file: Any) -> None:
+    """Raise, with the name of the file, what the system refused: the file is not to blame for it.
+
+    Of damage HDF5 tells with errors of nearly any kind, so these are told apart by their numbers.
+    """
+    if isinstance(problem, DiskCSRError) or not isinstance(problem, OSError):
+        return
+    if problem.errno in _SYSTEMS:
+        if problem.filename is not None or str(file) in str(problem):
+            raise problem
+        raise OSError(problem.errno, problem.strerror or str(problem), str(file)) from problem

@@ -8,9 +8,11 @@ import h5py
 from scipy.sparse import issparse
 
 from . import array
+from .errors import FormatError
 from .handle import Handle, contents_of
 from .machine.interrupts import deferred
 from .storage.files.files import open_to_read, open_to_write
+from .storage.files.links import refuse_foreign
 from .storage.files.transactions import changing, close_file, flush_file, journal_of
 from .storage.formats.detect import is_sparse
 
@@ -41,14 +43,24 @@ class Group(h5py.Group):
 
     def __getitem__(self, name: Any) -> Any:
         with deferred():
+            if isinstance(name, str | bytes):
+                refuse_foreign(self, name)
             return _wrapped(super().__getitem__(name))
 
     def get(
         self, name: Any, default: Any = None, getclass: bool = False, getlink: bool = False
     ) -> Any:
-        """Return an item as ``self[name]``, or `default`; as in h5py."""
+        """Return an item as ``self[name]``, or `default`; as in h5py.
+
+        That is the answer, too, to a link into another file that HDF5 does not find.
+        """
         if getclass or getlink:
             return super().get(name, default, getclass=getclass, getlink=getlink)
+        try:
+            if isinstance(name, str | bytes):
+                refuse_foreign(self, name)
+        except FormatError:
+            return default
         try:
             return self[name]
         except KeyError:

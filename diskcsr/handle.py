@@ -14,6 +14,7 @@ from .errors import FormatError
 from .machine.buffers import Buffers
 from .machine.interrupts import deferred
 from .machine.options import require_memory
+from .storage.files.looking import consistently
 from .storage.files.transactions import close_file
 from .storage.formats.conventions import ARRAYS
 from .storage.formats.opening import is_file_like, open_group
@@ -69,7 +70,8 @@ def _open_source(
     hints: dict[str, Any] = {"format": format, "shape": shape}
     if untrusted:
         return _open_looked_at(file, name, mode, hints)
-    with deferred():
+
+    def attempt() -> Source:
         group, owned = open_group(file, name, mode == "r+")
         try:
             return shared_source(group, owned, **hints)
@@ -77,6 +79,11 @@ def _open_source(
             if owned is not None:
                 close_file(owned)
             raise
+
+    if mode != "r+" and isinstance(file, str | bytes | os.PathLike):
+        return consistently(file, attempt, Source.close)
+    with deferred():
+        return attempt()
 
 
 def _open_looked_at(file: Any, name: str | None, mode: str, hints: dict[str, Any]) -> Source:
@@ -226,14 +233,30 @@ class Handle:
     def refresh(self) -> None:
         """Look at the file again: it may have been written to since it was opened.
 
-        Arrays that were handed out are forgotten; shape and values are then the file's own. Views
-        of this array (`T`) follow.
+        Arrays that were handed out are forgotten; shape and values are then those of the state that
+        was committed last. Views of this array (`T`) follow.
 
         Raises
         ------
         StaleFileError
             When the group is gone, or is a matrix of the other orientation now. An array that
             opened the file is closed then.
+        LockedFileError
+            When for ``diskcsr.options.lock_timeout`` seconds another program had the file locked,
+            or was changing it. Refresh again later; until then reading raises `StaleFileError`.
+
+        Examples
+        --------
+        To follow a file that another process appends to, read what is new, and begin again when the
+        file was changed while it was read:
+
+        >>> while following:  # doctest: +SKIP
+        ...     try:
+        ...         A.refresh()
+        ...         new = A[seen:]
+        ...     except (diskcsr.LockedFileError, diskcsr.StaleFileError):
+        ...         continue
+        ...     seen += new.shape[0]
         """
         self._source.refresh()
 

@@ -176,7 +176,8 @@ def in_memory(
 ) -> Iterator[tuple[int, Any]]:
     """Yield the number and the contents of each block, as scipy's array in the format of `axis`.
 
-    A one-dimensional block is one line. A matrix on disk comes in as many parts as it takes.
+    A one-dimensional block is one line. A matrix on disk comes in as many parts as it takes. A
+    tuple of arrays is refused: as rows of a block, triplets would be stored as what they are not.
 
     Parameters
     ----------
@@ -191,6 +192,11 @@ def in_memory(
             for part in _parts_on_disk(block, shown, changing):
                 yield number, part
             continue
+        if isinstance(block, tuple) and all(np.ndim(part) == 1 for part in block):
+            raise TypeError(
+                f"block {number} is a tuple of arrays: (rows, columns, values) are for "
+                "diskcsr.from_triplets, rows of numbers for numpy.array"
+            )
         if not issparse(block):
             block = np.asarray(block)
         if block.ndim == 1:
@@ -280,6 +286,7 @@ def stream_of(matrix: Any, axis: Axis, means: Means, **changes: bool) -> Stream:
     if shown is None:
         matrix = as_matrix(matrix, axis)
         return stream_matrix(matrix, axis, [matrix], int(matrix.nnz), **changes)
+    shown.check()
     if shown.axis is not axis:
         stream = transposed(matrix, shown, means)
         return summed(stream) if changes.get("sum_duplicates") else stream

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from .compute import products, sparse_products
-from .handle import Handle, contents_of
+from .handle import Handle
 from .machine.progress import Progress
 
 __all__ = ["Multiplying", "gram_product"]
@@ -27,7 +27,7 @@ class Multiplying(Handle):
         if not issparse(other):
             return products.times_dense(own.matrix, own.container, other, reflected)
         if isinstance(other, Handle):
-            theirs = sparse_products.Factor(contents_of(other), other._scipy_class)
+            theirs = sparse_products.Factor(other._contents(), other._scipy_class)
         else:
             theirs = sparse_products.Factor(other, type(other))
         return sparse_products.times(*((theirs, own) if reflected else (own, theirs)))

@@ -9,6 +9,7 @@ along the minor axis a state for each minor index, for at most 16 parts of the m
 from typing import Any
 
 from .compute.extremes import extreme_of, place_of
+from .compute.norms import norm_of
 from .compute.statistics import (
     Description,
     count_of,
@@ -19,7 +20,7 @@ from .compute.statistics import (
 from .compute.sums import mean_of, sum_of
 from .handle import Handle, contents_of
 
-__all__ = ["Reducing", "describe"]
+__all__ = ["Reducing", "describe", "norm"]
 
 
 class Reducing(Handle):
@@ -151,3 +152,43 @@ def describe(
     if 0 in (contents.shape if axis is None else contents.shape[axis : axis + 1]):
         raise ValueError(f"there is nothing to describe along axis {axis} of {contents.shape}")
     return description_of(contents, axis, ddof, progress)
+
+
+def norm(array: Any, ord: Any = None, axis: Any = None) -> Any:
+    """Norm of a matrix on disk, or of its rows or columns, in one pass.
+
+    Parameters
+    ----------
+    array : DiskCSR or DiskCSC
+    ord, axis
+        As of `scipy.sparse.linalg.norm`: of a matrix None or "fro", 1, -1, numpy.inf and
+        -numpy.inf; of vectors these numbers, 0 and any power, None being 2.
+
+    Returns
+    -------
+    number or (n,) array
+
+    Raises
+    ------
+    TypeError, ValueError
+        As scipy raises them, and a TypeError when `array` is no matrix on disk.
+    NotImplementedError
+        For `ord` 2 of a matrix: ``svds(A, k=1)`` of scipy finds it.
+
+    Notes
+    -----
+    `scipy.sparse.linalg.norm` gives the same, but asks for `A.data`, or for ``abs(A)``, and so has
+    all values in memory. Takes 8 bytes, with an infinite `ord` about 70, for each minor index.
+
+    Examples
+    --------
+    >>> import diskcsr, os, scipy.sparse as sp, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "m.h5")
+    >>> A = diskcsr.write(path, sp.csr_array([[3.0, 0.0], [4.0, 0.0]]))
+    >>> float(diskcsr.norm(A)), diskcsr.norm(A, 1, axis=0).tolist()
+    (5.0, [7.0, 0.0])
+    """
+    contents = contents_of(array)
+    if contents is None:
+        raise TypeError(f"norm takes a matrix on disk, not {type(array).__name__}")
+    return norm_of(contents, array._memory, ord, axis)

@@ -288,6 +288,10 @@ def interrupt_thread() -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), kind)
 
 
+def fail() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def refuse() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -303,11 +307,18 @@ FAULTS: dict[str, tuple[Callable[[], None], bool, type[BaseException]]] = {
     "a thread": (interrupt_thread, True, KeyboardInterrupt),
     "any line": (send_signal, False, KeyboardInterrupt),
     "disk full": (refuse, False, OSError),
+    "call fails": (fail, False, OSError),
 }
 #: What the code of the library has in its path.
 OURS = f"{os.sep}diskcsr{os.sep}"
 #: A full disk is a matter of these alone.
 WRITING = {"pwrite", "ftruncate", "fsync"}
+#: The calls that a fault is a matter of, where not of all.
+ONLY = {
+    "disk full": WRITING,
+    # A file that cannot be removed is left, and what was closed is closed all the same.
+    "call fails": {name for some in CALLS.values() for name in some} - {"unlink", "close"},
+}
 
 
 class Injector:
@@ -317,7 +328,7 @@ class Injector:
         self.act, self.after, self.expected = FAULTS[fault]
         self.lines = fault == "any line"
         self.range = range(n, n + times)
-        self.only = WRITING if fault == "disk full" else None
+        self.only = ONLY.get(fault)
         self.count, self.fired, self.where = 0, 0, ""
 
     @contextlib.contextmanager
@@ -431,7 +442,7 @@ def trial(operation: Operation, folder: Path, fault: str, n: int, times: int = 1
         text = f"{type(problem).__name__}: {problem}"
         assert isinstance(problem, injector.expected), f"{injector.where}: raised {text}"
     found = judge(operation, folder, before_files, before_fds, f"{injector.where} #{n}")
-    if fault != "disk full":
+    if injector.expected is not OSError:
         assert problem is not None, f"{injector.where} #{n}: the interrupt was swallowed"
         assert isinstance(problem, injector.expected), f"{injector.where} #{n}: {problem!r}"
     elif problem is None:

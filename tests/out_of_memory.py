@@ -7,7 +7,7 @@ or the right result; nothing may stay loaded, open or locked; and the same must 
 tried again. What writes must leave the old state or the new one.
 
 Run by itself it tries every allocation: ``python tests/out_of_memory.py [--kinds NAME ...]
-[--step K] [--times N]``, and then limits the address space to ever more: ``--spaces N``.
+[--step K] [--times N]``.
 """
 
 import argparse
@@ -202,9 +202,10 @@ def walked(A: Any) -> Any:
 
 
 def batched(A: Any) -> Any:
-    if not isinstance(A, diskcsr.DiskCSR):
+    if not isinstance(A, diskcsr.DiskCSR | diskcsr.DiskCSC):
         return A
-    return sp.vstack([batch.copy() for batch in A.batches(50, shuffle=False)])
+    batches = [batch.copy() for batch in A.batches(50, shuffle=False)]
+    return sp.vstack(batches) if A.format == "csr" else sp.hstack(batches)
 
 
 #: What reads, given a matrix on disk or in memory.

@@ -150,10 +150,28 @@ def _shape(attributes: dict[str, Any]) -> tuple[int, int]:
     return found.pop()
 
 
-def _array(group: h5py.Group, name: str, kinds: str) -> np.ndarray | None:
+@dataclass
+class _Array:
+    """What was read of an array: `values`, or None where there is none; and which of them not."""
+
+    values: np.ndarray | None
+    unread: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    @property
+    def size(self) -> int:
+        return 0 if self.values is None else self.values.size
+
+    def whole(self, lo: int, hi: int) -> bool:
+        """Whether all between two positions was read."""
+        return not self.unread[lo:hi].any()
+
+
+def _array(
+    group: h5py.Group, name: str, kinds: str, piecewise: bool, other: h5py.Group | None = None
+) -> _Array:
     link = group.get(name, getlink=True)
     if link is None:
-        return None
+        return _Array(None)
     try:
         dset = group[name]
         dtype = dset.dtype
@@ -167,20 +185,43 @@ def _array(group: h5py.Group, name: str, kinds: str) -> np.ndarray | None:
         raise
     except Exception as problem:
         raise Refused(name) from problem
+    unread = np.zeros(dset.shape, bool)
     try:
         values = dset[:]
     except Exception as problem:
-        raise Unreadable(name) from problem
+        if not piecewise:
+            raise Unreadable(name) from problem
+        values, unread = _by_chunks(dset)
+        _mend(values, unread, name, other)
     if values.dtype.kind == "b":
-        return values.view(np.uint8) != 0
-    return values.astype(values.dtype.newbyteorder("="))
+        return _Array(values.view(np.uint8) != 0, unread)
+    return _Array(values.astype(values.dtype.newbyteorder("=")), unread)
+
+
+def _by_chunks(dset: h5py.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Read each chunk alone; return zeros, and True, for those that cannot be read."""
+    values, unread = np.zeros(dset.shape, dset.dtype), np.zeros(dset.shape, bool)
+    step = dset.chunks[0] if dset.chunks else max(dset.size, 1)
+    for lo in range(0, dset.size, step):
+        try:
+            values[lo : lo + step] = dset[lo : lo + step]
+        except Exception:
+            unread[lo : lo + step] = True
+    return values, unread
+
+
+def _mend(values: np.ndarray, unread: np.ndarray, name: str, other: h5py.Group | None) -> None:
+    """Take what was not read from another group, if it has an array of that length."""
+    if other is not None and name in other and other[name].shape == values.shape:
+        values[unread] = other[name][:].astype(values.dtype)[unread]
+        unread[:] = False
 
 
 PLAIN = ("data", "indices", "indptr")
 
 
-def read_slowly(group: h5py.Group) -> Slow:
-    """Read a group with the tags of h5sparse, of AnnData, or with none but a shape.
+def read_slowly(group: h5py.Group, **how: Any) -> Slow:
+    """Read a group with the tags of h5sparse, of AnnData, or with none but a shape; see `walk`.
 
     Raises
     ------
@@ -188,7 +229,7 @@ def read_slowly(group: h5py.Group) -> Slow:
         When its header alone makes it unreadable. What is wrong in the arrays is in the result.
     """
     attributes = _attributes(group)
-    return walk(group, _format(attributes), _shape(attributes))
+    return walk(group, _format(attributes), _shape(attributes), **how)
 
 
 def walk(
@@ -199,56 +240,60 @@ def walk(
     *,
     iso: bool = False,
     logical: bool = False,
+    piecewise: bool = False,
+    other: h5py.Group | None = None,
 ) -> Slow:
     """Read the arrays of these names as a matrix of this format, if need be the one that fits.
 
-    With `iso` there is one value for all entries; with `logical`, bytes are truth values.
+    With `iso` there is one value for all entries; with `logical`, bytes are truth values. With
+    `piecewise`, what HDF5 cannot read spoils the lines alone that lie in it, or is taken from the
+    group `other`.
     """
-    indptr = _array(group, names[2], "iu")
-    indices, data = _array(group, names[1], "iu"), _array(group, names[0], "biufc")
+    indptr = _array(group, names[2], "iu", piecewise, other)
+    indices = _array(group, names[1], "iu", piecewise, other)
+    data = _array(group, names[0], "biufc", piecewise, other)
+    there = [one.values is not None for one in (data, indices, indptr)]
     if format is None:  # then the length of indptr must tell, and nothing may be absent
-        there = indptr is not None and indices is not None and data is not None
         lengths = dict(zip(("csr", "csc"), shape, strict=True))
-        fitting = [f for f, n in lengths.items() if there and indptr.size == n + 1]
+        fitting = [f for f, n in lengths.items() if all(there) and indptr.size == n + 1]
         if len(fitting) != 1:
             raise Refused(f"no tag, fitting {fitting}")
         format = fitting[0]
     n_major, n_minor = shape if format == "csr" else shape[::-1]
-    if indptr is None or indptr.size != n_major + 1:
+    if not there[2] or indptr.size != n_major + 1:
         raise Refused("indptr")
     if iso:
-        if data is None or data.size != 1:
+        if data.size != 1:
             raise Refused("one value for all")
-        data = np.repeat(data, 0 if indices is None else indices.size)
-    if (data is None) != (indices is None):
-        there = indices if data is None else data
-        if there is not None and there.size:
+        data = _Array(np.repeat(data.values, indices.size), np.repeat(data.unread, indices.size))
+    if there[0] != there[1]:
+        if data.size or indices.size:
             raise Refused("data or indices")
-        indices = None
-    if logical and data is not None:
-        data = data != 0
-    dtype = np.dtype(np.float64) if data is None else data.dtype
+        indices = _Array(None)
+    if logical and data.values is not None:
+        data.values = data.values != 0
+    dtype = np.dtype(np.float64) if data.values is None else data.values.dtype
     if dtype == np.float16:
         dtype = np.dtype(np.float32)
-    slow = Slow(format, shape, dtype, int(indptr[-1]))
-    _walk_lines(slow, [int(pointer) for pointer in indptr], indices, data, n_minor)
+    slow = Slow(format, shape, dtype, int(indptr.values[-1]))
+    _walk_lines(slow, indptr, indices, data, n_minor)
     return slow
 
 
-def _walk_lines(slow: Slow, pointers: list[int], indices: Any, data: Any, n_minor: int) -> None:
-    stored = 0 if data is None or indices is None else min(data.size, indices.size)
+def _walk_lines(slow: Slow, indptr: _Array, indices: _Array, data: _Array, n_minor: int) -> None:
+    pointers, stored = [int(pointer) for pointer in indptr.values], min(data.size, indices.size)
     for i in range(len(pointers) - 1):
         lo, hi = pointers[i], pointers[i + 1]
-        good = 0 <= lo <= hi <= stored and (i > 0 or lo == 0)
+        good = 0 <= lo <= hi <= stored and (i > 0 or lo == 0) and indptr.whole(i, i + 2)
         line = None
-        if good and hi > lo:
-            line = [(int(indices[k]), data[k]) for k in range(lo, hi)]
+        if good and hi > lo and indices.whole(lo, hi) and data.whole(lo, hi):
+            line = [(int(indices.values[k]), data.values[k]) for k in range(lo, hi)]
             if any(not 0 <= j < n_minor for j, _ in line):
                 line = None
-        elif good:
+        elif good and hi == lo:
             line = []
         slow.lines.append(line)
-        slow.pointed.append(good)
-        slow.totals.append(sum(data[lo:hi].tolist()) if good and hi > lo else 0)
+        slow.pointed.append(good and (hi == lo or data.whole(lo, hi)))
+        slow.totals.append(sum(data.values[lo:hi].tolist()) if good and hi > lo else 0)
         slow.repeated |= line is not None and len({j for j, _ in line}) < len(line)
     slow.broken = pointers[0] != 0 or any(line is None for line in slow.lines)

@@ -5,6 +5,8 @@ import json
 import campaign  # noqa: F401  puts itself where its children find it
 import pytest
 from campaign import bits, cases, examine, minimise, run, sources, structures
+from campaign.judge import Finding
+from campaign.leftovers import LEFTOVERS
 from campaign.operations import FAULTY, ROWS
 from campaign.pool import Pool
 from campaign.records import Records
@@ -136,3 +138,29 @@ def test_trials_run(pool, number):
     result = examine.examine(case, pool)
     assert result.findings == []
     assert len(result.outcomes) == 1
+
+
+def test_what_is_known_is_counted_and_no_news(tmp_path):
+    records = Records(tmp_path, resume=False)
+    found = [
+        Finding("raw", "pickle", "BlockingIOError at files.py:_open_unlocked", ""),
+        Finding("raw", "pickle", "IndexError at plan.py:plan", ""),
+    ]
+    result = examine.Result(sound("pickle"), ["raw", "raw"], found, "slow")
+    records.add(result, 0.1)
+    assert records.news() == ["raw: IndexError at plan.py:plan"]
+    lines = [line for line in records.table().splitlines() if "pickle" not in line]
+    assert "    1 raw: BlockingIOError at files.py:_open_unlocked  (known)" in lines
+    assert "    1 raw: IndexError at plan.py:plan" in lines
+    for row in LEFTOVERS:
+        assert row.hdf5
+        assert row.why.endswith(".")
+
+
+def test_files_that_lead_outside_may_be_refused_when_they_are_written_to(pool):
+    damage = [["virtual, sound", "data", 1]]
+    case = cases.Case("structures", 0, 0, Source(shape=(9, 7)), damage, ["A[:]", "scale"])
+    read = examine.examine(case, pool)
+    assert (read.outcomes, read.findings) == (["right", "FormatError"], [])
+    written = examine.examine(case.replace(mode="r+"), pool)
+    assert (written.outcomes, written.findings) == (["FormatError", "FormatError"], [])

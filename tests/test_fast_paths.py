@@ -14,7 +14,7 @@ from diskcsr.axis import CSC, CSR, matrix_of
 from diskcsr.errors import CorruptFileError
 from diskcsr.keys import plan
 from diskcsr.keys.selection import normalize
-from diskcsr.storage.read import readers
+from diskcsr.storage.read import direct
 from diskcsr.storage.read.readers import Reader
 
 N_ROWS, N_COLUMNS = 60, 40
@@ -68,7 +68,7 @@ def test_a_few_rows_without_kernels(array, X, rows, max_gap, max_range):
     found = []
     for few in (10**6, -1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(readers, "FEW_PIECES", few)
+            patch.setattr(direct, "FEW_PIECES", few)
             patch.setattr(plan, "FEW_PIECES", few)
             starts, stops = array._contents().spans(np.array(rows, np.int64))
             made = plan.plan_reads(starts, stops, **limits)
@@ -82,7 +82,7 @@ def test_a_few_rows_without_kernels(array, X, rows, max_gap, max_range):
 
 @pytest.mark.parametrize("few", [10**6, -1])
 def test_a_wrong_index_is_found_on_both_ways(tmp_path, monkeypatch, few):
-    monkeypatch.setattr(readers, "FEW_PIECES", few)
+    monkeypatch.setattr(direct, "FEW_PIECES", few)
     path = tmp_path / "m.h5"
     diskcsr.write(path, sp.csr_array(np.eye(20, dtype=np.float32))).close()
     with h5py.File(path, "r+") as file:

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import diskcsr.storage.files.files as files
-import diskcsr.storage.files.rollback as rollback
+import diskcsr.storage.files.looking as looking
+from diskcsr import options
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError, WriteError
 from diskcsr.storage.files.fileobject import JournalFile
 from diskcsr.storage.files.files import open_to_read, open_to_write
@@ -381,14 +382,17 @@ def test_h5py_keeps_writers_out_as_ever(path):
 def test_a_foreign_writer_keeps_readers_out(path):
     with open(path) as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="lock"):
+        with (
+            options.set(lock_timeout=0.05),
+            pytest.raises(LockedFileError, match=r"has it open for writing .*lock"),
+        ):
             open_to_read(path)
         with pytest.raises(LockedFileError):
             open_to_write(path)
 
 
 def test_a_reader_beside_a_writer(path, monkeypatch):
-    monkeypatch.setattr(rollback, "PATIENCE", 0.05)
+    monkeypatch.setattr(options, "lock_timeout", 0.05)
     with open_to_write(path) as file:
         with open_to_read(path) as reader:
             assert reader.attrs["n"] == 0
@@ -418,8 +422,8 @@ def test_a_transaction_while_a_reader_opens(path, monkeypatch, whole):
 
     monkeypatch.setattr(files, "_open_unlocked", open_slowly)
     if not whole:  # seen by its journal alone, were the file's size and time the same
-        monkeypatch.setattr(files, "_state", lambda path: None)
-        monkeypatch.setattr(files, "settle", lambda path: opened and file.flush())
+        monkeypatch.setattr(looking, "_state", lambda path: None)
+        monkeypatch.setattr(looking, "settle", lambda path, deadline: opened and file.flush())
     with open_to_read(path) as reader:
         assert [bool(each) for each in opened] == [False, True]
         assert reader.attrs["n"] == 1

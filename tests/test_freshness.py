@@ -9,8 +9,9 @@ import pytest
 from scipy.sparse import csr_array
 
 import diskcsr
-from diskcsr.storage.read import freshness
-from diskcsr.storage.read.freshness import Freshness
+from diskcsr.errors import StaleFileError
+from diskcsr.storage.files import freshness
+from diskcsr.storage.files.freshness import Freshness, is_shown_as_it_is
 
 
 @pytest.fixture
@@ -25,13 +26,16 @@ def test_what_is_known_of_a_file(path):
         assert fresh.path == os.path.realpath(path)
         assert fresh.now() == fresh.as_shown == (path.stat().st_size, path.stat().st_mtime_ns)
         assert fresh.is_current()
-        assert fresh.is_seen_first(file)
+        assert is_shown_as_it_is(file, os.path.realpath(path))
+        fresh.check_unchanged()
         with path.open("ab") as other:
             other.write(b"more")
         assert not fresh.is_current()
         # Whoever comes later is shown what HDF5 has read already.
         assert Freshness(file).as_shown == fresh.as_shown
-        assert not fresh.is_seen_first(file)
+        assert not is_shown_as_it_is(file, os.path.realpath(path))
+        with pytest.raises(StaleFileError, match="was changed after it was opened"):
+            fresh.check_unchanged()
         path.unlink()
         assert fresh.now() is None
 

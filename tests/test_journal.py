@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diskcsr import options
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError, WriteError
 from diskcsr.storage.files import journal as journal_module
 from diskcsr.storage.files.fileobject import JournalFile
@@ -465,7 +466,7 @@ def test_a_file_system_without_locks(path, monkeypatch):
 
 
 def test_a_reader_waits_for_a_transaction_and_not_forever(path, monkeypatch):
-    monkeypatch.setattr("diskcsr.storage.files.rollback.PATIENCE", 0.05)
+    monkeypatch.setattr(options, "lock_timeout", 0.05)
     file = JournalFile(path)
     settle(path)
     file.write(b"half")

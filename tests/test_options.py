@@ -47,7 +47,7 @@ def test_defaults(monkeypatch):
     threads = fresh.num_threads
     assert repr(fresh) == (
         "Options(memory_budget=0.5, memory_map=True, map_bytes=67108864, cache_bytes=67108864, "
-        f"num_threads={threads}, progress=None, "
+        f"num_threads={threads}, lock_timeout=1.0, progress=None, "
         "untrusted_seconds=60.0, untrusted_bytes=1073741824)"
     )
 
@@ -58,7 +58,7 @@ def test_the_representation_shows_every_setting():
     with options.set(memory_budget=10**9, memory_map=False, cache_bytes=0, num_threads=3):
         assert repr(options) == (
             "Options(memory_budget=1000000000, memory_map=False, map_bytes=67108864, "
-            "cache_bytes=0, num_threads=3, progress=None, "
+            "cache_bytes=0, num_threads=3, lock_timeout=1.0, progress=None, "
             "untrusted_seconds=60.0, untrusted_bytes=1073741824)"
         )
 
@@ -114,6 +114,20 @@ def test_thread_numbers_that_are_refused(value):
     with pytest.raises(ValueError, match="num_threads must be a positive integer"):
         diskcsr.set_num_threads(value)
     assert options.num_threads == before
+
+
+@pytest.mark.parametrize("value", [-1, -0.1, "1", None, np.nan, 1j])
+def test_waiting_times_that_are_refused(value):
+    with pytest.raises(ValueError, match="lock_timeout must be a number of seconds"):
+        options.lock_timeout = value
+    assert options.lock_timeout == 1.0
+
+
+@pytest.mark.parametrize("value", [0, 2.5, np.float32(0.5), np.inf])
+def test_waiting_times(value):
+    with options.set(lock_timeout=value):
+        assert options.lock_timeout == value
+        assert type(options.lock_timeout) is float
 
 
 def test_set_ends_with_its_block():

@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 import diskcsr
 from diskcsr.kernels import CHARGE_SHIFT, WINDOW_SHIFT
-from diskcsr.storage.read import readers, windows
+from diskcsr.storage.read import direct, windows
 from diskcsr.storage.read.windows import MappedPages, Window
 
 UNIT = 1 << CHARGE_SHIFT
@@ -27,7 +27,7 @@ def pages(monkeypatch):
     """A budget of this test's own."""
     own = MappedPages()
     monkeypatch.setattr(windows, "mapped_pages", own)
-    monkeypatch.setattr(readers, "mapped_pages", own)
+    monkeypatch.setattr(direct, "mapped_pages", own)
     monkeypatch.setattr("diskcsr.storage.read.descriptor.mapped_pages", own)
     return own
 

@@ -104,6 +104,16 @@ def _blocks(matrix: Any, keys: Keys) -> Any:
     return np.concatenate(parts, axis) if parts else np.zeros(matrix.shape, matrix.dtype)
 
 
+def _nonzeros(matrix: Any, keys: Keys) -> Any:
+    if isinstance(matrix, np.ndarray):
+        return np.count_nonzero(matrix, axis=0)
+    return matrix.count_nonzero(axis=0)
+
+
+def _on_diagonal(keys: Keys) -> range:
+    return range(min(keys.shape))
+
+
 def _weights(n: int) -> np.ndarray:
     return np.arange(1, n + 1)
 
@@ -132,11 +142,21 @@ OPERATIONS = [
     Operation("arrays", _rebuilt),
     Operation("A @ x", lambda A, k: A @ _weights(k.shape[1]), exact=False),
     Operation("x @ A", lambda A, k: _weights(k.shape[0]) @ A, exact=False),
+    Operation("A @ D", lambda A, k: A @ np.eye(k.shape[1], 3), exact=False),
+    Operation("A.T @ D", lambda A, k: A.T @ np.eye(k.shape[0], 3), exact=False),
+    Operation("2 * A", lambda A, k: 2 * A, exact=False),
+    Operation("tocoo", lambda A, k: A if isinstance(A, np.ndarray) else A.tocoo()),
     Operation("sum", lambda A, k: A.sum(), exact=False),
     Operation("sum(0)", lambda A, k: A.sum(axis=0), exact=False),
+    Operation("sum(1)", lambda A, k: A.sum(axis=1), exact=False),
+    Operation("max", lambda A, k: A.max()),
+    Operation("max(0)", lambda A, k: A.max(axis=0)),
+    Operation("min(1)", lambda A, k: A.min(axis=1)),
+    Operation("count_nonzero", _nonzeros, exact=False),
+    Operation("diagonal", lambda A, k: A.diagonal(), _on_diagonal, _on_diagonal),
 ]
-_SCALARS = ("A[i, j]", "A[i]")
-_SUMS = ("A @ x", "x @ A", "sum", "sum(0)")
+_SCALARS = ("A[i, j]", "A[i]", "max", "max(0)", "min(1)")
+_SUMS = ("A @ x", "x @ A", "A @ D", "A.T @ D", "2 * A", "sum", "sum(0)", "sum(1)")
 
 
 def judge(operation: Operation, outcome: Any, slow: Slow, keys: Keys) -> str | None:
@@ -160,7 +180,7 @@ def compare(operation: Operation, outcome: Any, slow: Slow, keys: Keys) -> str |
     """Return what is wrong with the array that an operation gave; None when it is right."""
     lines = operation.lines(slow, keys)
     if not slow.whole(lines):
-        if operation.name in ("sum", "sum(0)") and all(slow.pointed):
+        if operation.name.startswith("sum") and all(slow.pointed):
             # To add up what is stored, nobody needs to know where it is.
             return None if outcome.sum() == sum(slow.totals) else f"{operation.name}: {outcome!r}"
         return f"{operation.name} gave {outcome!r} from lines that contradict themselves"

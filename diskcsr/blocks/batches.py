@@ -9,6 +9,7 @@ import numpy as np
 
 from ..axis import matrix_of
 from ..machine.buffers import Buffers, as_whole
+from ..machine.options import require_memory
 from .contents import Contents
 
 __all__ = ["Batches"]
@@ -144,6 +145,7 @@ class Batches:
     def _shuffled(self, random: np.random.Generator) -> np.ndarray:
         """Shuffle places in `rows`, keeping blocks of consecutive ones together."""
         n, size = len(self._rows), self.block_size
+        require_memory(8 * n, f"an order of {n} rows", "Take batches of fewer rows.")
         if size == 1:
             return random.permutation(n)
         blocks = random.permutation(-(-n // size))

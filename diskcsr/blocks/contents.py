@@ -19,6 +19,7 @@ from ..keys.plan import Plan, plan_batches, plan_reads, plan_span
 from ..keys.widths import index_dtype
 from ..machine.buffers import Buffers, take
 from ..machine.options import require_memory
+from ..storage.files.looking import consistently
 from ..storage.files.transactions import close_file
 from ..storage.formats.conventions import ARRAYS
 from ..storage.formats.opening import open_group
@@ -55,11 +56,15 @@ class Address(NamedTuple):
         StaleFileError
             When it has another format, shape or dtype now.
         """
-        guard, owned = None, None
         if self.untrusted:
-            group, owned, guard = open_untrusted(self.path, self.name, self.hints)
-        else:
-            group, owned = open_group(self.path, self.name, False)
+            return self._checked(*open_untrusted(self.path, self.name, self.hints))
+        return consistently(self.path, self._open, Source.close)
+
+    def _open(self) -> Source:
+        return self._checked(*open_group(self.path, self.name, False))
+
+    def _checked(self, group: Any, owned: Any, guard: Any = None) -> Source:
+        """Return the matrix in a group, if it still is what it was; `owned` is closed otherwise."""
         try:
             source = shared_source(group, owned, guard, **self.hints)
             found = (source.axis.format, source.shape, source.dtype)
@@ -354,6 +359,18 @@ class Contents:
         return Wanted(reader, plan, take(buffers, name, plan.size, reader.dtype), limit)
 
     # -------------------------------------------------------------------------------- pickling
+
+    def check(self) -> None:
+        """Raise what can be found wrong before a line is read; whoever believes lengths asks.
+
+        Raises
+        ------
+        CorruptFileError
+            When row pointers or indices are not where they can be, or claim what is not there.
+        """
+        for name in ("indptr", "indices"):
+            if name not in self.held:
+                self.source.reader(name)
 
     def address(self) -> Address | None:
         """Return where to find all this again; None when it is not in a file as it is shown."""

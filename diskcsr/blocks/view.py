@@ -105,6 +105,10 @@ class View:
         """Whether all that is shown surely equals what the file holds: it is not looked at."""
         return False
 
+    def check(self) -> None:
+        """Check what it is a view of; see `Contents.check`."""
+        self.base.check()
+
     @property
     def counts(self) -> bool:
         """Whether row pointers alone say how many elements each line has."""

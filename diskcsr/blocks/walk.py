@@ -169,8 +169,9 @@ def fold(
         ``start() -> state``, of a cut.
     step : callable
         ``step(state, block) -> state``: puts a block of the cut into its state; blocks come in
-        order. It may change the state that it is given. The block's memory is used again for the
-        next one. It is called in several threads, for different states, and sees no signals.
+        order. It may change the state that it is given, but not the block, whose memory is used
+        again for the next one, or is the file's own. It is called in several threads, for different
+        states, and sees no signals.
     join : callable
         ``join(left, right) -> state``, of neighbouring cuts; it may change both.
     through : sequence of Transform

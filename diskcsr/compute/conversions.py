@@ -103,8 +103,8 @@ def to_dense(shown: Contents, container: Any, order: Any, out: np.ndarray | None
     else:
         # scipy looks at `out`, and fills it with zeros.
         container(shown.shape, dtype=shown.dtype).toarray(order=order, out=out)
-    rows_first = shown.axis.dense_order == "C"
-    straight = out.flags.c_contiguous if rows_first else out.flags.f_contiguous
+    lines_together = (out.flags.c_contiguous, out.flags.f_contiguous)
+    straight = lines_together[shown.axis.major]
     step = max(1, BLOCK_BYTES // (max(1, shown.n_minor) * shown.dtype.itemsize))
     for first, last, block in matrix_blocks(shown, container):
         for begin in range(first, last, last - first if straight else step):

@@ -74,8 +74,8 @@ def elementwise(
     MemoryBudgetError
         When the most that the result can take, and what is needed to make it, does not fit.
     """
-    parts = [_cut(one, shown, joins) for one in rest]
-    if None in parts or 0 in shown.shape:
+    parts = [part for one in rest if (part := _cut(one, shown, joins)) is not None]
+    if len(parts) < len(rest) or 0 in shown.shape:
         return _at_once(shown, container, operation, rest)
     probe = operation(_empty(container, shown), *(_alike(one) for one in rest))
     if probe is NotImplemented:

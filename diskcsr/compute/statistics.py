@@ -15,7 +15,7 @@ from .sums import FEW, unsigned
 __all__ = ["Description", "count_of", "description_of", "diagonal_of", "stored_of", "variance_of"]
 
 #: Bytes of the lines that are looked at together for their element on the diagonal.
-_DIAGONAL = 1 << 23
+_DIAGONAL = 1 << 21
 
 
 def count_of(source: BlockSource, container: Any, axis: Any) -> Any:

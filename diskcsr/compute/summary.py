@@ -4,7 +4,7 @@ How many there are, how many of them are zero, their sum, the least, the largest
 spread: what minima, maxima, counts, variances and `describe` are made of.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from .. import kernels
 from ..blocks.canonical import canonical
-from ..blocks.walk import Block, BlockSource, fold
+from ..blocks.walk import Block, BlockSource, Transform, fold
 from .sums import FEW, unsigned, widened
 
 __all__ = ["Summary", "lines_of", "summarize"]
@@ -148,6 +148,9 @@ def summarize(
     axis: int | None,
     end: Callable[[Summary], tuple[np.ndarray, ...]],
     progress: Any = None,
+    *,
+    through: Sequence[Transform] = (),
+    dtype: np.dtype | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Summarize a whole matrix, or what lies along an axis, once for each index of the other.
 
@@ -160,6 +163,10 @@ def summarize(
         lines some at a time, as soon as they were read.
     progress : optional
         As of `fold`.
+    through : sequence of Transform
+        What becomes of a block whose entries of one place were added up.
+    dtype : dtype, optional
+        Of the values then; default that of the source.
 
     Returns
     -------
@@ -169,8 +176,9 @@ def summarize(
     along = axis == source.axis.minor
     n = {None: 1, source.axis.major: source.n_minor}.get(axis, 0)
     # All the kernels know unsigned integers that are no wider than signed ones.
-    few = source.elements <= FEW or source.dtype.char in "FDgGLQ"
-    dtype = source.dtype if few else widened(np.empty(0, source.dtype)).dtype
+    own = source.dtype if dtype is None else dtype
+    few = source.elements <= FEW or own.char in "FDgGLQ"
+    kept = own if few else widened(np.empty(0, own)).dtype
 
     def take(block: Block, state: Summary) -> Summary:
         if few:
@@ -185,20 +193,26 @@ def summarize(
 
     def step(state: Any, block: Block) -> Any:
         if along:
-            lines = take(block, Summary.blank(block.last - block.first, dtype))
+            lines = take(block, Summary.blank(block.last - block.first, kept))
             return [*state, end(lines)]
         if axis is None:
             whole = block._replace(indptr=np.array([0, block.data.size]))
-            return state.join(take(whole, Summary.blank(1, dtype)))
+            return state.join(take(whole, Summary.blank(1, kept)))
         return take(block, state)
 
-    start: Any = list if along else lambda: Summary.blank(n, dtype)
+    start: Any = list if along else lambda: Summary.blank(n, kept)
     join: Any = list.__add__ if along else Summary.join
-    size = Summary.blank(1, dtype).nbytes * n
+    size = Summary.blank(1, kept).nbytes * n
     state = fold(
-        source, start, step, join, through=[canonical], state_bytes=size, progress=progress
+        source,
+        start,
+        step,
+        join,
+        through=[canonical, *through],
+        state_bytes=size,
+        progress=progress,
     )
     if not along:
         return end(state)
-    parts = state or [end(Summary.blank(0, dtype))]
+    parts = state or [end(Summary.blank(0, kept))]
     return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))

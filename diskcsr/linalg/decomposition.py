@@ -61,10 +61,11 @@ def svds(
 
     Notes
     -----
-    A block Davidson iteration on ``A.T @ A``, or ``A @ A.T`` where there are fewer rows, which spans
-    the Krylov space of [1]_; each product is one pass of a file whose lines lie along the longer
-    axis, and two of others. Up to 5,000 columns with short rows ``A.T @ A`` itself is computed in
-    one pass instead. Singular values below about 1e-8 of the first are not told from zero.
+    A block Davidson iteration on ``A.T @ A``, or ``A @ A.T`` where there are fewer rows, which
+    spans the Krylov space of [1]_; each product is one pass of a file whose lines lie along the
+    longer axis, and two of others. Up to 5,000 columns with short rows ``A.T @ A`` itself is
+    computed in one pass instead. Singular values below about 1e-8 of the first are not told from
+    zero.
 
     Memory is that of the result, and of up to 16 blocks of ``k + max(10, k / 5)`` vectors along
     the shorter axis.
@@ -173,7 +174,7 @@ def pca(
     """
     m = A.shape[0]
     if m < 2:
-        raise ValueError(f"a matrix of {m} rows has no variance: pca takes at least two")
+        raise ValueError(f"there is no variance with n_samples={m}: pca takes at least two rows")
     mean, variance = _moments(A)
     factor = np.ones_like(mean)
     if scale:

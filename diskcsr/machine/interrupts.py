@@ -14,6 +14,7 @@ and what they do to the process the rollback journal copes with. Python runs han
 thread alone; in other threads all of this does nothing.
 """
 
+import _signal  # type: ignore[import-not-found]
 import _thread
 import os
 import signal
@@ -36,6 +37,9 @@ _SIGNALS += [signal.SIGUSR1, signal.SIGUSR2, signal.SIGVTALRM, signal.SIGPROF]
 _SIGNALS += [signal.SIGXCPU, signal.SIGCHLD]
 #: Seconds until a signal that came within a protected function is handled, if it then can be.
 _SOON = 0.002
+
+# What `signal` calls, and makes members of enumerations of: that takes longer than all else here.
+_handler_of, _install = _signal.getsignal, _signal.signal
 
 #: How many `deferred` blocks are under way in the main thread, which alone looks at it.
 _depth = 0
@@ -82,7 +86,7 @@ def _is_protected(frame: FrameType | None) -> bool:
 def _send_again(number: int) -> None:
     time.sleep(_SOON)
     # A handler may have been taken away meanwhile: the signal was not for what stands there now.
-    if _depth or not callable(signal.getsignal(number)):
+    if _depth or not callable(_handler_of(number)):
         return
     if _noted.pop(number, None) is not None:
         # Of the system, so that it also ends what the main thread may wait for by now.
@@ -118,7 +122,7 @@ def stand_down() -> None:
 
 def _exchange() -> None:
     for number in _SIGNALS:
-        handler = signal.getsignal(number)
+        handler = _handler_of(number)
         if not callable(handler):
             continue
         # asyncio's does nothing: its loop is woken by the system, and would be so again.
@@ -126,16 +130,16 @@ def _exchange() -> None:
             continue
         _exchanged.add(number)
         if not isinstance(handler, _Keeper):
-            signal.signal(number, _Keeper(handler))
+            _install(number, _Keeper(handler))
 
 
 def _put_back() -> None:
     """Put the handlers back, unless protected functions are in use, and handle what was noted."""
     if _standing_by <= 0:
         for number in tuple(_exchanged):
-            handler = signal.getsignal(number)
+            handler = _handler_of(number)
             if isinstance(handler, _Keeper):
-                signal.signal(number, handler.handler)
+                _install(number, handler.handler)
             _exchanged.discard(number)
     check()
 

@@ -53,6 +53,9 @@ class Options:
         How long a file opened with ``untrusted=True`` may be looked at; default 60.
     untrusted_bytes : int
         The most memory that may take, beyond what a process needs to begin; default 1 GiB.
+    lock_timeout : float
+        Seconds that opening or refreshing waits for other programs which have the file locked or
+        are changing it, before it raises `LockedFileError`; default 1, 0 does not wait.
 
     Examples
     --------
@@ -64,6 +67,7 @@ class Options:
 
     # A setting that does not exist cannot be set: a misspelt one would do nothing.
     __slots__ = (
+        "_lock_timeout",
         "_memory_budget",
         "_num_threads",
         "cache_bytes",
@@ -83,6 +87,7 @@ class Options:
         self.progress: Any = None
         threads = _from_environment("DISKCSR_NUM_THREADS", self._checked_threads)
         self._num_threads = threads or _usable_cores()
+        self._lock_timeout = 1.0
         self.untrusted_seconds = 60.0
         self.untrusted_bytes = 1 << 30
 
@@ -101,6 +106,16 @@ class Options:
     @num_threads.setter
     def num_threads(self, value: int) -> None:
         self._num_threads = self._checked_threads(value)
+
+    @property
+    def lock_timeout(self) -> float:
+        return self._lock_timeout
+
+    @lock_timeout.setter
+    def lock_timeout(self, value: float) -> None:
+        if not isinstance(value, Real) or not float(value) >= 0:
+            raise ValueError(f"lock_timeout must be a number of seconds, not {value!r}")
+        self._lock_timeout = float(value)
 
     def memory_limit(self) -> int:
         """Return the budget in bytes as it stands now."""
@@ -127,6 +142,7 @@ class Options:
             "map_bytes",
             "cache_bytes",
             "num_threads",
+            "lock_timeout",
             "progress",
             "untrusted_seconds",
             "untrusted_bytes",

@@ -23,8 +23,9 @@ __all__ = ["Wanted", "gathered", "least_memory"]
 _KEY_BITS, _MINOR_BITS = 62, 31
 #: Triplets that are converted, checked and packed at a time: they stay in the cache.
 _STEP = 1 << 16
-#: Entries of a run: more take fewer passes over them in the end, fewer stay nearer to the cache.
-_LARGEST_RUN = 1 << 21
+#: Entries that are sorted together, unless all fit into memory: arrays of them are taken from the
+#: heap again and again, where the system would have to clear new pages for larger ones.
+_LARGEST = 1 << 21
 
 
 def least_memory() -> int:
@@ -102,7 +103,7 @@ def gathered(
         blocks = intake.blocks(triplets)
         for entries in ordered_map(_in_order, blocks, ahead=options.num_threads):
             if runs is None:
-                held, bucket = intake.memory(5), intake.memory(8)
+                held, bucket = intake.memory(5), min(intake.memory(8), _LARGEST)
                 runs = Runs(intake.dtype, held, bucket, wanted.folder, stack)
             runs.add(entries)
             advance(sum(array.nbytes for array in entries))
@@ -162,7 +163,7 @@ class _Intake:
                     if filled:
                         yield keys, values
                     # Being sorted a block takes twice its size, and there is one a worker.
-                    size = min(self.memory(4 * (2 * options.num_threads + 4)), _LARGEST_RUN)
+                    size = min(self.memory(4 * (2 * options.num_threads + 4)), _LARGEST)
                     keys, values, filled = np.empty(size, np.int64), np.empty(size, self.dtype), 0
                 count = min(_STEP, majors.size - begin, keys.size - filled)
                 some, place = slice(begin, begin + count), slice(filled, filled + count)

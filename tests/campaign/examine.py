@@ -1,5 +1,6 @@
 """One case from beginning to end: made, read honestly, operated on, judged."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,14 +13,15 @@ from trust_operations import Keys, make_keys
 
 from .cases import OF_FILES, Case
 from .honest import Truth
-from .judge import Finding, Judge
+from .judge import Finding, Judge, how_opened
 from .operations import EVERY
 from .pool import Ended, Pool
 
 __all__ = ["Result", "examine"]
 
-#: Seconds an operation, a trial, and a look by h5py may take; most take some hundredths.
-LIMIT, TRIAL, LOOK = 40.0, 300.0, 20.0
+#: Seconds of a processor that an operation, a trial, and a look by h5py may take; most take some
+#: hundredths. Four times as long by the clock.
+LIMIT, TRIAL, LOOK = 15.0, 120.0, 15.0
 
 
 @dataclass
@@ -76,14 +78,15 @@ def _of_file(case: Case, pool: Pool, folder: Path) -> Result:
     assert case.source is not None
     path = folder / "case.h5"
     try:
-        truth: Truth = _one(pool, "honest", "read", path, case.source.convention, limit=LOOK)
+        truth: Truth
+        truth, mended = _one(pool, "honest", "read", path, case.source.convention, limit=LOOK)
     except Ended as end:
-        truth = end.how, end.signal
+        truth = mended = end.how, end.signal
     slow = truth[1] if truth[0] == "slow" else None
     shape = case.source.shape if slow is None or max(slow.shape) > 10**5 else slow.shape
     major = int(case.source.format == "csc") if slow is None else slow.major
     keys = make_keys(shape, case.seed + case.number, major)
-    judge = Judge(case, before, truth, keys)
+    judge = Judge(case, (truth, mended, before), keys)
     result = Result(case, honest=truth[0])
     for name, outcome in _outcomes(case, pool, folder, keys):
         if isinstance(outcome, Ended):
@@ -99,8 +102,8 @@ def _of_file(case: Case, pool: Pool, folder: Path) -> Result:
 
 def _outcomes(case: Case, pool: Pool, folder: Path, keys: Keys) -> Iterator[tuple[str, Any]]:
     """Yield each operation's outcome; when one ends the process, the next begin in another."""
-    left = list(case.operations)
-    while left:
+    left, hangs = list(case.operations), 0
+    while left and hangs < 2:
         try:
             some = case.replace(operations=left)
             for outcome in pool["operate"].ask("operate", some, folder, keys, limit=LIMIT):
@@ -110,6 +113,7 @@ def _outcomes(case: Case, pool: Pool, folder: Path, keys: Keys) -> Iterator[tupl
             if not left:  # while it closed what all had used
                 yield case.operations[-1], end
                 return
+            hangs += end.how == "hang"
             yield left.pop(0), end
             case = case.replace(together=False)
 
@@ -119,14 +123,15 @@ def _add_end(result: Result, judge: Judge, name: str, end: Ended, pool: Pool, fo
     also = judge.truth[0] in ("crash", "hang")
     if not also and (EVERY[name].kind == "change" or result.case.mode == "r+"):
         also = _writing_ends(pool, folder)
+    how = how_opened(EVERY[name], result.case)
     if also:
-        result.outcomes.append("also h5py")
+        result.outcomes.append(f"also h5py: {end.how}, {how}")
         return
     lines = [line for line in end.trace.splitlines() if "diskcsr" in line or "h5py" in line]
     where = lines[0].strip().rpartition("/")[2] if lines else "?"
     result.outcomes.append(end.how)
     text = f"{end.signal}; plain h5py: {judge.truth[0]}\n{end.trace}"
-    result.findings.append(Finding(end.how, name, f"{end.signal} in {where}", text))
+    result.findings.append(Finding(end.how, name, f"{end.signal} in {where}, {how}", text))
 
 
 def _writing_ends(pool: Pool, folder: Path) -> bool:
@@ -155,12 +160,11 @@ def _trial(case: Case, pool: Pool, folder: Path) -> Result:
         kind = "leak"
     if text.startswith("Traceback") or "raised" in text:
         kind = "raw"
-    what = _words(text) if kind != "raw" else text.strip().splitlines()[-1][:80]
+    what = _words(text)
     return Result(case, [kind], [Finding(kind, name, what, text)])
 
 
 def _words(text: str) -> str:
-    """What is said, without the numbers."""
-    return " ".join(
-        word for word in text.split("\n")[0].split() if not any(map(str.isdigit, word))
-    )[:80]
+    """What is said, without the numbers and the names of files."""
+    words = text.strip().splitlines()[-1].split()
+    return " ".join(word for word in words if "/" not in word and not re.search(r"\d", word))[:80]

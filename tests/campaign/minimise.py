@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,19 +15,19 @@ from .sources import build
 
 __all__ = ["minimise", "original", "shorter"]
 
-_ATTEMPTS = 60
+_ATTEMPTS, _SECONDS = 60, 90
 
 
 def minimise(case: Case, finding: Finding, pool: Pool) -> Case:
     """Return the smallest case found that has the same finding, by its signature."""
     if case.kind not in OF_FILES:
         return case
-    attempts = 0
+    attempts, end = 0, time.monotonic() + _SECONDS
 
     def fails(smaller: Case) -> bool:
         nonlocal attempts
         attempts += 1
-        if attempts > _ATTEMPTS:
+        if attempts > _ATTEMPTS or time.monotonic() > end:
             return False
         try:
             found = examine(smaller, pool).findings

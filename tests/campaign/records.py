@@ -9,6 +9,7 @@ from typing import Any
 from .cases import KINDS, Case
 from .examine import Result
 from .judge import CLASSES, Finding
+from .leftovers import is_known
 
 __all__ = ["Records"]
 
@@ -78,6 +79,11 @@ class Records:
         """Count findings by class, operation and what is said."""
         return Counter(tuple(one) for said in self.done.values() for one in said["findings"])
 
+    def news(self) -> list[str]:
+        """Signatures that are not on the list of what is known."""
+        found = {f"{kind}: {what}" for kind, _, what in self.findings()}
+        return sorted(one for one in found if not is_known(one))
+
     def table(self) -> str:
         """Return cases and operations by kind, errors by class, and findings."""
         head = ["kind", "cases", "operations", "right", "errors", "also h5py", *CLASSES, "seconds"]
@@ -111,26 +117,32 @@ class Records:
         return row
 
     def _notes(self) -> list[str]:
-        errors, honest = Counter[str](), Counter[str]()
+        errors, honest, also = Counter[str](), Counter[str](), Counter[str]()
         for said in self.done.values():
             honest[said["honest"]] += 1
             for outcome, count in said["outcomes"].items():
                 if _column(outcome) == "errors":
                     errors[outcome] += count
+                elif _column(outcome) == "also h5py":
+                    also[outcome.removeprefix("also h5py: ")] += count
         del honest[""]
         notes = [
             "errors: " + ", ".join(f"{name} {count}" for name, count in errors.most_common()),
+            "also h5py: " + "; ".join(f"{name}: {count}" for name, count in also.most_common()),
             "files, by plain h5py: "
             + ", ".join(f"{n} {count}" for n, count in honest.most_common()),
         ]
         alike = Counter[tuple[str, str]]()
         for (kind, _, what), count in self.findings().items():
             alike[kind, what] += count
-        return notes + [f"{count:5} {kind}: {what}" for (kind, what), count in alike.most_common()]
+        for (kind, what), count in alike.most_common():
+            known = "  (known)" if is_known(f"{kind}: {what}") else ""
+            notes.append(f"{count:5} {kind}: {what}{known}")
+        return notes
 
 
 def _column(outcome: str) -> str:
-    if outcome == "also h5py" or outcome.startswith("not made"):
+    if outcome.startswith(("also h5py", "not made")):
         return "also h5py"
     if outcome.endswith("Error"):
         return "errors"

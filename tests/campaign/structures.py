@@ -5,7 +5,6 @@ HDF5 allows: then nothing but the right answer will do.
 """
 
 import contextlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from .sources import Source
 
-__all__ = ["MUTATIONS", "apply", "draw", "is_legal"]
+__all__ = ["MUTATIONS", "apply", "draw", "is_legal", "leads_outside"]
 
 ODD_NUMBERS = [
     -1, 0, 1, 2, 5, 7, 40, 127, 2**15, 2**31 - 1, 2**31, 2**32, 2**40, 2**63 - 1, -(2**63),
@@ -112,8 +111,17 @@ def is_legal(damage: list[list[Any]]) -> bool:
     return len(damage) == 1 and MUTATIONS[damage[0][0]].legal
 
 
+#: Steps, and their last arguments.
+_OUTSIDE = {("moved", 2), ("virtual, sound", 1)}
 #: How h5py refuses.
-_REFUSALS = (TypeError, ValueError, OSError, KeyError, AttributeError, RuntimeError)
+_REFUSALS = (TypeError, ValueError, OSError, KeyError, AttributeError, RuntimeError, MemoryError)
+#: Elements that a step takes into memory.
+_MOST = 10**6
+
+
+def leads_outside(damage: list[list[Any]]) -> bool:
+    """Whether parts are in another file, where HDF5 finds them in one that is only read."""
+    return any((name, rest[-1]) in _OUTSIDE for name, *rest in damage if rest)
 
 
 def apply(path: Path, source: Source, damage: list[list[Any]]) -> None:
@@ -151,6 +159,8 @@ def _attribute(rng: np.random.Generator, source: Source) -> list[Any]:
 
 
 def _values(group: h5py.Group, name: str) -> np.ndarray:
+    if group[name].size > _MOST:
+        raise ValueError(f"{name} is too long")
     return np.asarray(group[name][()])
 
 
@@ -303,8 +313,8 @@ def _moved(group: h5py.Group, name: str, how: int) -> None:
     place = f"/elsewhere {name}"
     group.move(name, place)
     if how == 2:
-        group.file.flush()
-        shutil.copy(group.file.filename, Path(group.file.filename).parent / "other.h5")
+        with h5py.File(Path(group.file.filename).parent / "other.h5", "w") as other:
+            group.file.copy(place, other, place)
     links = [
         lambda: group[place],
         lambda: h5py.SoftLink(place),

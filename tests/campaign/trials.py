@@ -44,7 +44,7 @@ def draw_trial(rng: np.random.Generator, kind: str, reads: list[str]) -> dict[st
             "name": str(rng.choice(_WRITES)),
             "fault": fault,
             "n": int(10 ** rng.uniform(0, top)) - 1,
-            "times": int(rng.choice([1, 1, 2, 3])),
+            "times": int(rng.choice([1, 1, 2])),
         }
     how = str(
         rng.choice(["disk full", "call fails", "call fails", "file size", "small disk", "read"])
@@ -54,7 +54,7 @@ def draw_trial(rng: np.random.Generator, kind: str, reads: list[str]) -> dict[st
         "name": str(rng.choice(reads if how == "read" else _WRITES)),
         "fault": how if how == "disk full" else str(rng.choice(_ERRORS)),
         "n": int(10 ** rng.uniform(0, 2)) - 1,
-        "times": int(rng.choice([1, 1, 3])),
+        "times": 1,
         "part": float(rng.random()),
     }
 
@@ -93,6 +93,7 @@ def _call_fails(trial: dict[str, Any], folder: Path) -> str:
     def fail() -> None:
         raise OSError(number, os.strerror(number))
 
+    interrupted.ONLY[trial["fault"]] = interrupted.ONLY["call fails"]
     interrupted.FAULTS[trial["fault"]] = (fail, False, OSError)
     return _interrupt(trial, folder)
 

@@ -11,6 +11,7 @@ import h5py
 
 from ...errors import DiskCSRError
 from ...machine.apart import Ended, run_apart
+from ..files.names import check_ordinary
 from ..files.records import journal_path
 from ..files.rollback import damage_of, is_hot, settle
 from ..formats.detect import describe, find
@@ -129,6 +130,7 @@ def check(
             raise TypeError("repair=True needs the path of a file that is not open")
         return _report(file, name)[0]
     path = os.fsdecode(os.fspath(file))
+    check_ordinary(path)
     with open(path, "rb"):
         pass  # what cannot be opened at all is no matter of its contents
     if repair:

@@ -14,9 +14,10 @@ from ...machine.options import options
 from ..codecs.pipeline import pipeline_of
 from ..codecs.table import faster_decoders
 from ..files.files import open_to_read
+from ..files.names import check_ordinary
 from ..formats.conventions import ARRAYS
 from ..formats.detect import describe, find
-from ..read.readers import DirectReader
+from ..read.direct import DirectReader
 from ..read.source import Source
 from ..read.untrusted import call_apart, check_alone
 from .scan import is_sorted
@@ -80,6 +81,7 @@ def info(
     ('/X', [3, 3], 3, 'direct')
     """
     path = os.fsdecode(os.fspath(file))
+    check_ordinary(path)
     with open(path, "rb"):
         pass  # the system's own words for what is missing or forbidden
     if untrusted:
@@ -91,6 +93,7 @@ def info(
 
 def info_apart(file: str, name: str | None, deep: bool, silence: float) -> dict[str, Any]:
     """Do what `info` does in a process that HDF5 may crash, without a limit but on silence."""
+    check_ordinary(file)
     with open(file, "rb"):
         pass
     found: dict[str, Any] = call_apart(_facts, file, name, deep, silence=silence)

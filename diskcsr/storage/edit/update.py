@@ -18,7 +18,7 @@ from ...errors import FormatError, ReadOnlyError, StaleFileError
 from ...keys.assignment import Change, apply_change
 from ...keys.widths import index_dtype
 from ..codecs.pipeline import may_round, pipeline_of
-from ..files.transactions import check_writing, transaction
+from ..files.transactions import check_writing, telling_damage, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import stamp, tags_of
 from ..read.source import Source
@@ -55,7 +55,7 @@ def assign(source: Source, change: Change) -> None:
         if kept is not None:
             kept.append(changed)
             kept = kept if size <= _KEPT_CHANGES else None
-    with transaction(source.group):
+    with transaction(source.group), telling_damage(source.where):
         check = check_writing(source.group)
         for starts, stops, values in _new_values(source, change) if kept is None else kept:
             check()
@@ -123,9 +123,10 @@ def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], fa
             yield lo, operation(values, factor)
 
     if may_round(pipeline_of(data)):
-        for _, values in scaled():
-            check_exact(data, values)
-    with transaction(source.group):
+        with telling_damage(source.where):
+            for _, values in scaled():
+                check_exact(data, values)
+    with transaction(source.group), telling_damage(source.where):
         check = check_writing(source.group)
         for lo, values in scaled():
             check()
@@ -191,7 +192,7 @@ def append_blocks(source: Source, blocks: Iterable[Any]) -> None:
     if source.hints["shape"] is not None:
         raise FormatError(f"{source.where}: cannot append to a part of a matrix (shape= was given)")
     for some in _together(_exact(source, blocks)):
-        with transaction(source.group):
+        with transaction(source.group), telling_damage(source.where):
             header = _append(source, some)
         source.changed(header)
 

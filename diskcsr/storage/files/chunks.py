@@ -12,17 +12,27 @@ import h5py
 import numpy as np
 from h5py._objects import phil
 
-from ...errors import CorruptFileError
+from ...errors import CorruptFileError, raise_if_systems
 from ...machine.alive import alive
 from .headers import tree_nodes
 
-__all__ = ["ChunkIndex", "Places", "check_chunks", "index_chunks", "refuse_overlap", "unwritten"]
+__all__ = [
+    "ChunkIndex",
+    "Places",
+    "check_chunks",
+    "index_chunks",
+    "refuse_empty",
+    "refuse_overlap",
+    "unwritten",
+]
 
 #: A contiguous dataset that needs decoding is treated as chunks of this many elements.
 DIVISION = 1 << 16
 _UNDEFINED = 1 << 62  # beyond any file: HDF5's "no address", and nonsense
 #: Chunks an index has room for, however few of them are there: a length alone costs nothing.
 _MOST_EMPTY = 1 << 20
+#: Elements of row pointers or indices that may never have been written.
+_MOST_EMPTY_ELEMENTS = 1 << 26
 #: Chunks compared, at most, to learn whether addresses count the user block.
 _COMPARED = 64
 #: What HDF5 tells of a chunk, in its order.
@@ -171,6 +181,7 @@ def check_chunks(dset: h5py.Dataset) -> Places:
         except ValueError:
             continue  # found: it is longer than nothing, and so was not read
         except (OSError, RuntimeError) as problem:
+            raise_if_systems(problem, dset.file.filename)
             raise CorruptFileError(
                 f"{_name(dset)}: HDF5 lists the chunk at element {first}, and does not find it: "
                 f"{problem}"
@@ -194,6 +205,31 @@ def unwritten(dset: h5py.Dataset, size: int) -> np.ndarray:
     number = (_checked_table(dset)[0]["first"][:, 0] // np.uint64(length)).astype(np.int64)
     missing[number[number < missing.size]] = False
     return np.flatnonzero(missing)
+
+
+def refuse_empty(dset: h5py.Dataset, where: str) -> None:
+    """Raise `CorruptFileError` where nearly all of a long array was never written.
+
+    A length alone costs a file nothing, and whoever believes it reads zeros for hours. Its index
+    was checked before.
+    """
+    size = dset.size
+    if size <= _MOST_EMPTY_ELEMENTS:
+        return
+    properties = dset.id.get_create_plist()
+    layout, written = properties.get_layout(), size
+    if layout == h5py.h5d.CHUNKED:
+        written = dset.id.get_num_chunks() * dset.chunks[0]
+    elif layout == h5py.h5d.CONTIGUOUS and not properties.get_external_count():
+        written = 0 if dset.id.get_offset() is None else size
+    elif layout == h5py.h5d.VIRTUAL:
+        count = properties.get_virtual_count()
+        spaces = (properties.get_virtual_vspace(number) for number in range(count))
+        written = sum(space.get_select_npoints() for space in spaces)
+    if size - written > _MOST_EMPTY_ELEMENTS:
+        raise CorruptFileError(
+            f"{where}: of its {size} elements no more than {written} were ever written"
+        )
 
 
 def refuse_overlap(one: Places, other: Places, where: str) -> None:
@@ -316,6 +352,7 @@ def _list(dset: h5py.Dataset, most: int) -> np.ndarray:
     try:
         dset.id.chunk_iter(note)
     except (OSError, RuntimeError) as problem:
+        raise_if_systems(problem, dset.file.filename)
         raise CorruptFileError(
             f"{_name(dset)}: HDF5 cannot list its chunks: {problem}"
         ) from problem

@@ -70,8 +70,10 @@ class JournalFile(Journal):
             try:
                 self._fill(view)
                 break
-            except Exception:
+            except Exception as problem:
                 self._called = False
+                if self.depth or self.changing:  # HDF5 gives up in the middle of a change
+                    self._doom(problem)
                 raise
             except BaseException as interrupt:  # read again: it is raised by the commit
                 self._doom(interrupt)

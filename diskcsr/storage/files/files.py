@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import h5py
@@ -16,9 +17,12 @@ from h5py._objects import phil
 from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
+from .freshness import is_shown_as_it_is
 from .headers import check_superblock
+from .looking import consistently
+from .names import check_ordinary, named
 from .records import journal_path
-from .rollback import is_hot, settle
+from .streams import Stream
 from .transactions import (
     close_file,
     driver_of,
@@ -26,13 +30,11 @@ from .transactions import (
     give_up,
     raise_cause,
     register,
+    register_stream,
     undo,
 )
 
 __all__ = ["JournaledFile", "new_file", "open_to_read", "open_to_write"]
-
-#: How often a file is opened anew because it changed just then.
-_TRIES = 100
 
 
 class JournaledFile(h5py.File):
@@ -52,7 +54,7 @@ class JournaledFile(h5py.File):
 
 
 def open_to_read(path: Any, **keywords: Any) -> h5py.File:
-    """Open an HDF5 file for reading, at a committed state.
+    """Open an HDF5 file for reading, at a committed state: that which it is in now.
 
     A transaction that was interrupted is undone first. No lock is kept, so that a writer can open
     the file meanwhile: look at its size and time before trusting what was read earlier.
@@ -66,22 +68,30 @@ def open_to_read(path: Any, **keywords: Any) -> h5py.File:
     Raises
     ------
     LockedFileError
-        When a transaction does not come to an end.
+        When another program does not let it be read for `options.lock_timeout` seconds.
     RollbackError
-        When one must be undone, and cannot be by this process.
+        When a transaction must be undone, and cannot be by this process.
     OSError
-        As `h5py.File` does; also when another program has the file open for writing.
+        As `h5py.File` does.
     """
-    for _ in range(_TRIES):
-        with deferred():
-            settle(path)
-            before = _state(path)
-            file = _open_unlocked(path, keywords)
-            # What HDF5 read while opening may be of two states when a transaction began meanwhile.
-            if not is_hot(path) and _state(path) == before:
-                return file
-            file.close()
-    raise LockedFileError(f"{os.fsdecode(path)}: it changes all the time")
+    check_ordinary(path)
+    return consistently(path, partial(_open_now, path, keywords), h5py.File.close)
+
+
+def _open_now(path: Any, keywords: dict[str, Any]) -> h5py.File:
+    """Open a file so that HDF5 shows what is in it now.
+
+    Files that are open together in a process share what HDF5 has read. Not so Python's file
+    objects.
+    """
+    file = _open_unlocked(path, keywords)
+    path = os.path.realpath(os.fsdecode(path))
+    if not keywords and not is_shown_as_it_is(file, path):
+        file.close()
+        stream = Stream(path)
+        file = h5py.File(stream, "r")
+        register_stream(file, stream)
+    return file
 
 
 def _open_unlocked(path: Any, keywords: dict[str, Any]) -> h5py.File:
@@ -96,7 +106,7 @@ def _open_unlocked(path: Any, keywords: dict[str, Any]) -> h5py.File:
         about_locks = isinstance(problem, BlockingIOError) or "lock" in str(problem)
         ours = os.path.exists(journal_path(path))
         if not about_locks or ("don't match" not in str(problem) and not ours):
-            raise
+            raise named(problem, path) from problem
         file = h5py.File(os.fspath(path), "r", locking=False, **keywords)
     else:
         # Files that are open already share the descriptor, and the lock of the first.
@@ -104,14 +114,6 @@ def _open_unlocked(path: Any, keywords: dict[str, Any]) -> h5py.File:
             with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
                 fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_UN)
     return file
-
-
-def _state(path: Any) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None  # h5py says it better
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 # -------------------------------------------------------------------------------- for writers
@@ -140,12 +142,13 @@ def open_to_write(
     RollbackError
         When an interrupted transaction cannot be undone.
     """
-    path = os.path.realpath(os.fsdecode(path))
     if mode not in ("r+", "a", "x", "w-", "w"):
         raise ValueError(f"mode must be 'r+', 'a', 'x', 'w-' or 'w', not {mode!r}")
+    if mode in ("x", "w-") and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(path))
+    check_ordinary(path, new=mode != "r+")
+    path = os.path.realpath(os.fsdecode(path))
     exists = os.path.exists(path)
-    if exists and mode in ("x", "w-"):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     with deferred():
         if mode == "r+" or (mode == "a" and exists):
             _refuse_second_writer(path)
@@ -173,6 +176,8 @@ def _attach(journal: JournalFile, mode: str, keywords: dict[str, Any]) -> Journa
         file = JournaledFile(journal, mode, **keywords)
     except BaseException as problem:
         give_up(journal)
+        if isinstance(problem, OSError) and journal.problem is None:
+            raise named(problem, journal.name) from problem
         raise_cause(problem, journal, "nothing was changed")
     try:
         register(file, journal)
@@ -258,6 +263,7 @@ def new_file(path: Any, *, durable: bool = False, **keywords: Any) -> Iterator[J
     FileExistsError
         When a file of this name appeared meanwhile.
     """
+    check_ordinary(path, new=True)
     path = os.path.realpath(os.fsdecode(path))
     with deferred():
         file, journal = _begin(path, durable, keywords)

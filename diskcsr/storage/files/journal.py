@@ -24,6 +24,7 @@ from .records import (
     pack_record,
 )
 from .rollback import BRIEFLY, fsync_folder, pwrite_all, roll_back, try_lock
+from .turns import end_turn, mark, take_turn
 
 __all__ = ["Journal"]
 
@@ -219,6 +220,7 @@ class Journal:
         """Save what was there at the last commit between two offsets, once in a transaction."""
         missing = np.zeros(0, np.intp)
         if self._header is None:
+            take_turn(self._journal)
             header = new_header(self._data, self._committed)
             self._saved = np.zeros(-(-self._committed // PAGE), dtype=bool)
         else:
@@ -283,6 +285,7 @@ class Journal:
             self.check()
             if self._header is None:
                 return
+            mark(self._data)
             if self.durable:
                 os.fsync(self._data)
             self._cool()
@@ -304,6 +307,7 @@ class Journal:
         if self.durable:
             os.fsync(self._journal)
         self._header = None
+        end_turn(self._journal)
 
     def roll_back(self) -> None:
         """Undo all changes since the last commit; after it, whatever is written is ignored.

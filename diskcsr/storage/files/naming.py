@@ -6,6 +6,7 @@ import os
 import uuid
 
 from ...errors import LockedFileError
+from .names import open_as_journal
 from .records import COLD, journal_path
 from .rollback import pwrite_all, try_lock
 
@@ -34,10 +35,10 @@ def open_journal(path: str, *, new: bool, durable: bool) -> int:
     """
     name = journal_path(path)
     if new:
-        return os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+        return open_as_journal(name, os.O_RDWR | os.O_CREAT)
     for _ in range(_TRIES):  # others may make and remove it meanwhile
         with contextlib.suppress(FileNotFoundError):
-            return os.open(name, os.O_RDWR)
+            return open_as_journal(name, os.O_RDWR)
         with contextlib.suppress(FileExistsError):
             _make_journal(path, durable)
     raise LockedFileError(f"{path} cannot be opened for writing: its journal comes and goes")
@@ -69,7 +70,7 @@ def remove_left_behind(path: str) -> None:
     """Remove the journal of a file that is gone, and leave that of one that is there alone."""
     name = journal_path(path)
     try:
-        journal = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+        journal = open_as_journal(name, os.O_RDONLY)
     except FileNotFoundError:
         return
     try:

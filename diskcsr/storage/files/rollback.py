@@ -14,6 +14,9 @@ import zlib
 from typing import Any
 
 from ...errors import LockedFileError, RollbackError
+from ...machine.interrupts import check
+from ...machine.options import options
+from .names import open_as_journal
 from .records import (
     COLD,
     HEADER,
@@ -25,12 +28,13 @@ from .records import (
     journal_path,
     sample_offsets,
 )
+from .turns import mark
 
 __all__ = ["damage_of", "fsync_folder", "is_hot", "pwrite_all", "roll_back", "settle", "try_lock"]
 
-#: A reader waits so long, in seconds, for a transaction to end; a writer for a reader's look.
-PATIENCE, BRIEFLY = 1.0, 0.25
-_POLL = 0.005
+#: A writer waits so long, in seconds, for a reader's look to end.
+BRIEFLY = 0.25
+_POLL = 0.001
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
@@ -100,6 +104,7 @@ def roll_back(data: int, journal: int, header: Header, path: str) -> None:
     for offset, length, position in records:
         pwrite_all(data, os.pread(journal, length, position), offset)
     os.ftruncate(data, header.size)
+    mark(data)
     os.fsync(data)
 
 
@@ -134,7 +139,7 @@ def _check_identity(data: int, header: Header, records: list[Record], path: str)
 def is_hot(path: Any) -> bool:
     """Whether a transaction on the file is under way, or was interrupted."""
     try:
-        journal = os.open(journal_path(path), os.O_RDONLY)
+        journal = open_as_journal(journal_path(path), os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -146,7 +151,7 @@ def is_hot(path: Any) -> bool:
 def damage_of(path: Any) -> str | None:
     """Say what is wrong with the journal of a file; None when nothing is, or it is written to."""
     try:
-        journal = os.open(journal_path(path), os.O_RDONLY)
+        journal = open_as_journal(journal_path(path), os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
@@ -161,15 +166,17 @@ def damage_of(path: Any) -> str | None:
     return None
 
 
-def settle(path: Any) -> None:
+def settle(path: Any, deadline: float | None = None) -> None:
     """See to it that a file can be read: undo the transaction of a writer that was killed.
 
-    Does nothing when the file has no journal. Waits a second at most for a writer that is in the
-    middle of a transaction.
+    Does nothing when the file has no journal.
 
     Parameters
     ----------
     path : path-like
+    deadline : float, optional
+        Until when, of `time.monotonic`, to wait for a writer that is in the middle of a
+        transaction. Default: as long as `options.lock_timeout` says.
 
     Raises
     ------
@@ -182,19 +189,21 @@ def settle(path: Any) -> None:
     name = journal_path(path)
     if not os.path.exists(name):
         return
-    deadline = time.monotonic() + PATIENCE
+    if deadline is None:
+        deadline = time.monotonic() + options.lock_timeout
     while not _settle_once(name.removesuffix("-journal"), name):
         if time.monotonic() > deadline:
             raise LockedFileError(
                 f"{os.fsdecode(path)}: another program is in the middle of changing it"
             )
+        check()
         time.sleep(_POLL)
 
 
 def _settle_once(path: str, name: str) -> bool:
     """Return False while a writer is in a transaction."""
     try:
-        journal = os.open(name, os.O_RDONLY)
+        journal = open_as_journal(name, os.O_RDONLY)
     except FileNotFoundError:
         return True
     try:
@@ -224,7 +233,7 @@ def _undo(path: str, name: str, header: Header) -> None:
             f"someone who may write to the file must open it once ({problem.strerror})"
         ) from problem
     try:
-        journal = os.open(name, os.O_RDWR)
+        journal = open_as_journal(name, os.O_RDWR)
     except OSError as problem:
         os.close(data)
         raise RollbackError(

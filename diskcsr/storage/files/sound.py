@@ -12,8 +12,10 @@ from pathlib import Path
 
 import h5py
 
-from ...errors import CorruptFileError
+from ...errors import CorruptFileError, FormatError
 from .chunks import Places, check_chunks
+from .links import stays_inside
+from .names import check_ordinary
 
 __all__ = ["check_sound"]
 
@@ -35,6 +37,8 @@ def check_sound(dset: h5py.Dataset) -> Places | None:
     ------
     CorruptFileError
         When a chunk is not where it can be, or a virtual dataset lacks a source or is its own.
+    FormatError
+        When a virtual dataset has sources in files that HDF5 does not find.
     """
     if dset.is_virtual:
         _check_virtual(dset, [], set())
@@ -56,6 +60,12 @@ def _check_virtual(dset: h5py.Dataset, above: list[tuple], sound: set[tuple]) ->
         check_sound(dset)
     else:
         names = {(source.file_name, source.dset_name) for source in dset.virtual_sources()}
+        if stays_inside(dset.file) and any(file != "." for file, _ in names):
+            raise FormatError(
+                f"{where}: parts of it are in other files, which HDF5 does not find while this one "
+                "is open for writing or behind a Python file object; open it by its path with "
+                "mode 'r' or 'c'"
+            )
         for file, name in sorted(names):
             if _NUMBERED.match(file) or _NUMBERED.match(name):
                 continue
@@ -82,6 +92,7 @@ def _source(dset: h5py.Dataset, file: str, name: str) -> Iterator[h5py.Dataset]:
     try:
         try:
             if file != ".":
+                check_ordinary(_path(dset, file))
                 opened = h5py.File(_path(dset, file), "r")
             found = (opened or dset.file)[name]
         except (OSError, KeyError, RuntimeError, ValueError) as problem:

@@ -11,11 +11,13 @@ from typing import Any, NoReturn
 import h5py
 from h5py import h5f, h5fd, h5i, h5o
 
-from ...errors import CorruptFileError, DiskCSRError, WriteError
+from ...errors import CorruptFileError, DiskCSRError, WriteError, raise_if_systems
 from ...machine.interrupts import check, deferred
 from .fileobject import JournalFile
+from .streams import Stream
 
 __all__ = [
+    "all_or_nothing",
     "changing",
     "check_writing",
     "close_file",
@@ -27,7 +29,10 @@ __all__ = [
     "path_of",
     "raise_cause",
     "register",
+    "register_stream",
     "serial_of",
+    "stream_of",
+    "telling_damage",
     "transaction",
     "undo",
     "what_is_left",
@@ -36,6 +41,7 @@ __all__ = [
 #: By HDF5's serial number of an open file. HDF5 holds the object itself. The references have no
 #: callbacks: a signal that came in one would be lost.
 _journals: dict[int, "weakref.ref[JournalFile]"] = {}
+_streams: dict[int, "weakref.ref[Stream]"] = {}
 
 
 def serial_of(identifier: Any) -> int:
@@ -78,11 +84,29 @@ def journal_of(item: Any) -> JournalFile | None:
     return None if known is None else known()
 
 
+def register_stream(file: h5py.File, stream: Stream) -> None:
+    """Note that a file is read through a `Stream`."""
+    for serial in [key for key, known in list(_streams.items()) if known() is None]:
+        _streams.pop(serial, None)
+    _streams[serial_of(file.id)] = weakref.ref(stream)
+
+
+def stream_of(file: h5py.File) -> Stream | None:
+    """Return what a file is read through, None when that is no `Stream`."""
+    if not _streams or file.driver != "fileobj":
+        return None
+    known = _streams.get(serial_of(file.id))
+    return None if known is None else known()
+
+
 def path_of(file: h5py.File) -> str | None:
     """Return the absolute path of an open file, or None when it is no ordinary file."""
     journal = journal_of(file)
     if journal is not None:
         return journal.path
+    stream = stream_of(file)
+    if stream is not None:
+        return str(stream.name)
     if file.driver in ("fileobj", "core", "ros3", "family", "split"):
         return None
     return os.path.realpath(os.fsdecode(file.filename))
@@ -213,6 +237,8 @@ def what_is_left(journal: JournalFile) -> str:
 
 def raise_cause(problem: BaseException, journal: JournalFile, left: str) -> NoReturn:
     """Raise what a failure comes from, rather than what HDF5 made of it."""
+    while isinstance(problem, SystemError) and problem.__cause__ is not None:
+        problem = problem.__cause__  # HDF5 made a call while an error of another was on its way
     cause = journal.problem
     if cause is None or not isinstance(problem, Exception):
         raise problem
@@ -220,6 +246,45 @@ def raise_cause(problem: BaseException, journal: JournalFile, left: str) -> NoRe
         raise cause
     text = f"{cause.strerror or cause}; the file could not be written, {left}"
     raise WriteError(cause.errno or errno.EIO, text, journal.name) from cause
+
+
+@contextlib.contextmanager
+def all_or_nothing(item: Any) -> Iterator[None]:
+    """Do what leaves a file half changed when it fails, as a damaged one may have it.
+
+    Within a change, that is undone then and the file closed, whoever would put it in order again.
+
+    Raises
+    ------
+    CorruptFileError
+        When HDF5 fails.
+    """
+    journal = journal_of(item)
+    try:
+        with telling_damage(f"{item.file.filename}, {item.name!r}"):
+            yield
+    except BaseException as problem:
+        if journal is not None:
+            journal.problem = journal.problem or problem
+        raise
+
+
+@contextlib.contextmanager
+def telling_damage(where: str) -> Iterator[None]:
+    """Call it damage of the file when HDF5 fails to change it.
+
+    Raises
+    ------
+    CorruptFileError
+        When it does so for no reason of the system's.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError) as problem:
+        if isinstance(problem, DiskCSRError):
+            raise
+        raise_if_systems(problem, where)
+        raise CorruptFileError(f"{where}: HDF5 cannot change it: {problem}") from problem
 
 
 @contextlib.contextmanager

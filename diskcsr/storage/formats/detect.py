@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from ...axis import axis_of
-from ...errors import ClosedFileError, CorruptFileError, DiskCSRError, FormatError
+from ...errors import ClosedFileError, CorruptFileError, DiskCSRError, FormatError, raise_if_systems
 from .conventions import ARRAYS, FORMATS, Format, Header, Hints, Shape
 from .fields import MAX_LENGTH, array_or_none, dataset_or_none, locate, read_text
 
@@ -73,9 +73,10 @@ def detect(group: h5py.Group, *, format: str | None = None, shape: Any = None) -
                 f"Looked for {looked}"
             )
         return _checked(group, _merged(group, headers, hints))
-    except DiskCSRError:
+    except (DiskCSRError, MemoryError):
         raise
     except Exception as problem:  # HDF5 meets damage in a file with nearly any exception
+        raise_if_systems(problem, group.file.filename)
         raise CorruptFileError(f"{locate(group)}: cannot be read: {problem}") from problem
 
 
@@ -158,7 +159,10 @@ def is_sparse(group: Any) -> bool:
             header = row.recognise(group, Hints())
             if header is not None:
                 return row.tagged or bool(_checked(group, header))
-        except Exception:  # detect() tells what is wrong with a tag
+        except MemoryError:
+            raise
+        except Exception as problem:  # detect() tells what is wrong with a tag
+            raise_if_systems(problem, group.file.filename)
             return row.tagged
     return False
 
@@ -199,7 +203,10 @@ def find(root_group: h5py.Group) -> list[str]:
         raise ClosedFileError("the file of this group is closed")
     try:
         return sorted(name for name, group in walk_groups(root_group) if is_sparse(group))
+    except MemoryError:
+        raise
     except Exception as problem:
+        raise_if_systems(problem, root_group.file.filename)
         raise CorruptFileError(
             f"{locate(root_group)}: its groups cannot be listed: {problem}"
         ) from problem

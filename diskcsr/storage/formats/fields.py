@@ -11,8 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ...errors import CorruptFileError, FormatError
+from ...errors import CorruptFileError, FormatError, raise_if_systems
 from ..files.headers import check_strings
+from ..files.links import refuse_foreign
 from ..files.sound import check_sound
 
 __all__ = [
@@ -81,7 +82,10 @@ def read_attribute(group: h5py.Group, name: str) -> Any:
             if problem is not None:
                 raise ValueError(problem)
         return group.attrs[name]
+    except MemoryError:
+        raise
     except Exception as problem:  # h5py raises six kinds for types and bytes it cannot decode
+        raise_if_systems(problem, group.file.filename)
         where = locate(group, f"attribute {name!r}")
         raise FormatError(f"{where}: cannot be read: {problem}") from problem
 
@@ -124,8 +128,12 @@ def lengths(value: Any, count: int, where: object) -> tuple[int, ...]:
 def member(group: h5py.Group, name: str) -> Any:
     """Return the object `name` of a group; None when there is no link of this name."""
     try:
+        refuse_foreign(group, name)
         return group[name] if group.id.links.exists(name.encode()) else None
+    except (MemoryError, FormatError):
+        raise
     except Exception as problem:  # links to nowhere, to themselves, to damaged objects
+        raise_if_systems(problem, group.file.filename)
         raise CorruptFileError(
             f"{locate(group)}: {name!r} cannot be opened: {problem}"
         ) from problem
@@ -135,7 +143,7 @@ def dataset_or_none(group: h5py.Group, name: str) -> h5py.Dataset | None:
     """Return the dataset `name`, or None when nothing of that name, or something else, is there."""
     try:
         found = member(group, name)
-    except CorruptFileError:
+    except (CorruptFileError, FormatError):
         return None
     return found if isinstance(found, h5py.Dataset) else None
 
@@ -153,6 +161,8 @@ def array_or_none(group: h5py.Group, name: str | None, *, integer: bool) -> h5py
         raise CorruptFileError(f"{where}: one dimension expected, found shape {found.shape}")
     try:
         dtype = found.dtype
+    except MemoryError:
+        raise
     except Exception as problem:  # numpy has no such type
         raise FormatError(f"{where}: unsupported type: {problem}") from problem
     if not (_is_integer(dtype) if integer else _is_numeric(dtype)):
@@ -187,6 +197,9 @@ def read_lengths(group: h5py.Group, name: str, count: int) -> tuple[int, ...] | 
         check_sound(found)
     try:
         value = found[()]
+    except MemoryError:
+        raise
     except Exception as problem:  # whatever the filters of a damaged chunk raise
+        raise_if_systems(problem, group.file.filename)
         raise CorruptFileError(f"{where}: cannot be read: {problem}") from problem
     return lengths(value, count, where)

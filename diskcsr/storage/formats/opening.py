@@ -8,6 +8,7 @@ import h5py
 
 from ...errors import FormatError, ReadOnlyError
 from ..files.files import open_to_read, open_to_write
+from ..files.links import refuse_foreign
 from ..files.peek import note_bytes
 from ..files.transactions import close_file
 from . import detect as formats
@@ -66,9 +67,7 @@ def open_group(
         else:
             owned = open_to_write(file, "r+") if write else open_to_read(file)
     except OSError as problem:
-        if isinstance(problem, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
-        if not _is_hdf5(file):
+        if problem.errno is None and not _is_hdf5(file):  # what has a number the system said
             raise FormatError(
                 f"{os.fspath(file)!r} is not an HDF5 file; diskcsr.convert makes one of Matrix "
                 "Market, CSV, Parquet and others (source_kind= says of which, where the name of a "
@@ -104,7 +103,10 @@ def find_group(group: h5py.Group, name: str | None) -> h5py.Group:
             )
         raise FormatError(f"{where}: several sparse matrices: {', '.join(names)}; give a name")
     try:
+        refuse_foreign(group, name)
         found = group[name]
+    except FormatError:
+        raise
     except (KeyError, ValueError, RuntimeError, OSError) as problem:
         there = ", ".join(formats.find(group)) or formats.describe(group)
         raise KeyError(

@@ -9,7 +9,8 @@ from ..files.chunks import ChunkIndex, index_chunks
 from ..files.sound import check_sound
 from .decode import DecodeReader
 from .descriptor import Descriptor
-from .readers import DirectReader, H5Reader, Reader
+from .direct import DirectReader
+from .readers import H5Reader, Reader
 
 __all__ = ["choose_reader"]
 

@@ -117,6 +117,7 @@ class DecodeReader(Reader):
         stored = dset.id.get_storage_size()
         super().__init__(where, native_dtype(dset.dtype), dset.size, stored, why)
         self._descriptor, self._index, self._pipeline = descriptor, index, pipeline
+        self.check_unchanged = descriptor.check_unchanged
         #: What tells the value of chunks that were never written, and its type in the file.
         self._creation = dset.id.get_create_plist(), dset.dtype
         self._key = (*descriptor.identity, dset.name)
@@ -125,7 +126,6 @@ class DecodeReader(Reader):
     def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         if plan.size == 0:
             return []
-        self._descriptor.check_unchanged()
         pieces = chunk_pieces(plan, self._index.length)
         self._count(plan.range_lo.size, 0, pieces.chunks.size)
         self._advise(pieces.chunks)

@@ -11,6 +11,8 @@ import h5py
 from ...errors import StaleFileError
 from ...kernels import CHARGE_SHIFT
 from ...machine.options import available_memory, options
+from ..files.streams import Stream
+from ..files.transactions import serial_of
 from .windows import Window, mapped_pages
 
 __all__ = ["Descriptor"]
@@ -23,6 +25,8 @@ class Descriptor:
     ----------
     file : h5py.File
         Must be an ordinary file, opened read-only.
+    stream : Stream, optional
+        What HDF5 reads it through, when it has not opened it itself.
 
     Raises
     ------
@@ -30,14 +34,16 @@ class Descriptor:
         When the file cannot be opened again, or its name now means another file.
     """
 
-    def __init__(self, file: h5py.File) -> None:
+    def __init__(self, file: h5py.File, stream: Stream | None = None) -> None:
         self.path = os.path.realpath(file.filename)
+        self._serial = serial_of(file.id)
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         self._lock = threading.Lock()
         #: False when there can be none.
         self._window: Window | Literal[False] | None = None
         try:
-            theirs, ours = os.fstat(file.id.get_vfd_handle()), os.fstat(self.fd)
+            theirs = os.fstat(stream.fileno() if stream else file.id.get_vfd_handle())
+            ours = os.fstat(self.fd)
             if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
                 raise OSError(f"{self.path} was replaced after it was opened")
             self._state = (ours.st_size, ours.st_mtime_ns)
@@ -50,7 +56,7 @@ class Descriptor:
     def covers(self, file: h5py.File) -> bool:
         """Whether it is of this file: an external link may have led to another one."""
         if file.driver != "sec2":
-            return False
+            return serial_of(file.id) == self._serial
         theirs = os.fstat(file.id.get_vfd_handle())
         return (theirs.st_dev, theirs.st_ino) == self.identity[:2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .readers import DirectReader
+from .direct import DirectReader
 
 __all__ = ["is_map", "is_untouched", "map_private"]
 

@@ -15,6 +15,8 @@ __all__ = ["ArrayPointers", "FilePointers", "RowPointers"]
 #: Scattered row pointers are read one by one, a page of the file each, until reading all of them
 #: would not have touched more.
 _PAGE = 4096
+#: Row pointers whose memory is worth a question.
+_MANY = 1 << 20
 
 
 class RowPointers(Protocol):
@@ -137,6 +139,8 @@ class FilePointers:
 
     def _read(self, lo: int, hi: int, first: Any) -> np.ndarray:
         reader = self._reader()
+        if hi - lo > _MANY:
+            require_memory(8 * (hi - lo), f"{self._where}: indptr", "Select less at a time.")
         raw = np.empty(hi - lo, reader.dtype)
         reader.gather(plan_span(lo, hi, np.array([0, hi - lo])), raw)
         pointers = raw.astype(np.int64, copy=False)

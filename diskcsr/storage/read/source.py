@@ -4,7 +4,6 @@ All is checked before anyone uses it. An array and its transpose share one `Sour
 and minor only.
 """
 
-import io
 import threading
 import weakref
 from collections.abc import Mapping
@@ -19,26 +18,28 @@ from ...errors import (
     CorruptFileError,
     DiskCSRError,
     FormatError,
+    LockedFileError,
     StaleFileError,
+    raise_if_systems,
 )
 from ...keys.plan import plan_span
 from ...keys.widths import index_dtype
 from ...machine.options import require_memory
-from ..files.chunks import refuse_overlap
+from ..files.chunks import refuse_empty, refuse_overlap
 from ..files.files import open_to_read
-from ..files.peek import note_bytes
-from ..files.transactions import close_file
+from ..files.freshness import Freshness
+from ..files.looking import consistently
+from ..files.transactions import close_file, stream_of
 from ..formats.conventions import ARRAYS, Header
 from ..formats.detect import detect
 from ..formats.opening import open_group
 from . import maps
 from .choose import choose_reader
 from .descriptor import Descriptor
-from .freshness import Freshness
+from .direct import DirectReader
 from .pointers import FilePointers
 from .readers import (
     ConstantReader,
-    DirectReader,
     Reader,
     Readers,
     check_indices,
@@ -121,8 +122,9 @@ class Source:
         #: Arrays whose chunks were checked since the file was opened for writing: nobody but HDF5
         #: writes to it from then on.
         self._known: set[str] = set()
-        #: What HDF5 reads through, when it is no file that HDF5 itself opened.
-        self._fileobj: io.FileIO | None = None
+        #: Whether it was closed by a `refresh` that came to nothing, and may come to something.
+        self._adrift = False
+        self.filename: str = group.file.filename
         header = detect(group, format=format, shape=shape)
         self.axis: Axis = axis_of(header.format)
         self._begin(group, owned, header)
@@ -132,11 +134,7 @@ class Source:
         file = group.file
         self.group, self._owned, self.header = group, owned, header
         self.shape = header.shape
-        if self._fileobj is None:
-            self.filename: str = file.filename
-            self.freshness = Freshness(file)
-        else:
-            self.freshness = Freshness(file, self._fileobj, self.freshness.path)
+        self.freshness = Freshness(file)
         self.name: str = group.name
         self.where = f"{self.filename}, group {self.name!r}"
         self._readers: dict[str, Reader] = {}
@@ -159,70 +157,64 @@ class Source:
             self._begin(self.group, self._owned, header or self.header)
             self._have_forgotten()
 
-    def refresh(self, new: bool = False) -> None:
+    def refresh(self) -> None:
         """Look at the file again, which another handle or process may have written to.
-
-        Nobody has seen a `new` source yet: whatever is found in the file then is right.
 
         Raises
         ------
         StaleFileError
             When the group is gone, or now is a matrix of the other orientation. A file that was
             opened here is closed then.
+        LockedFileError
+            When other programs do not let it be read. It can be refreshed again later.
         """
         with self.lock:
-            self.check_open()
-            self._known.clear()
-            group, owned = self.group, self._owned
-            if group.file.mode == "r" and self.path is not None:
+            if not self._adrift:
+                self.check_open()
                 # HDF5 goes on showing what it has read; only a file opened anew is as it is now.
-                if owned is not None or not self.freshness.is_current():
-                    group, owned = self._open_anew()
-            elif group.name is None:
-                raise StaleFileError(f"{self.where} is no longer there: it was deleted")
+                mine = self._owned is not None or not self.freshness.is_current()
+                if self.group.file.mode != "r" or self.path is None or not mine:
+                    self._look_again(self.group, self._owned)
+                    return
+                self.close()
             try:
-                header = detect(group, **self.hints)
-                if new:
-                    self.axis = axis_of(header.format)
-                if axis_of(header.format) is not self.axis:
-                    raise StaleFileError(
-                        f"{self.where} was a {self.axis.format} matrix when it was opened and is "
-                        f"a {header.format} one now; open it again"
-                    )
-                self._begin(group, owned, header)
-            except BaseException:
-                if owned is not self._owned and owned is not None:
-                    close_file(owned)
+                consistently(self.path, self._open_anew, self._give_up)
+            except LockedFileError:
+                self._adrift = True
                 raise
-            self._closed = False
-            self._have_forgotten()
+            self._adrift = False
 
-    def catch_up(self) -> None:
-        """Refresh a file just opened here, if HDF5 shows it as another array found it earlier."""
-        if self._owned is not None and not self.freshness.is_current():
-            self.refresh(new=True)
-
-    def _open_anew(self) -> tuple[h5py.Group, h5py.File]:
-        """Open the file so that HDF5 reads all of it again."""
-        if self._owned is not None:
-            self.close()
-        file = self.guard.open() if self.guard else open_to_read(self.filename)
-        self._fileobj = None
-        alone = h5py.h5f.get_obj_count(file.id, h5py.h5f.OBJ_FILE) == 1
-        if not alone and not self.freshness.is_seen_first(file):
-            # Files that are open together share what HDF5 has read. Not so Python's file objects.
-            close_file(file)
-            self._fileobj = io.FileIO(self.filename)
-            weakref.finalize(self, self._fileobj.close)
-            if self.guard:
-                self.guard.check(self._fileobj.fileno())
-            file = h5py.File(self._fileobj, "r")
-            note_bytes(file, self._fileobj)
+    def _open_anew(self) -> None:
+        """Open the file again, and start from what is in it now."""
+        file = self.guard.open() if self.guard else open_to_read(self.path)
         try:
-            return open_group(file, self.name)[0], file
-        except (KeyError, FormatError) as problem:
+            try:
+                group = open_group(file, self.name)[0]
+            except (KeyError, FormatError) as problem:
+                raise StaleFileError(f"{self.where} is no longer there: {problem}") from problem
+            self._look_again(group, file)
+        except BaseException:
+            self._closed = True
             close_file(file)
-            raise StaleFileError(f"{self.where} is no longer there: {problem}") from problem
+            raise
+
+    def _give_up(self, nothing: None = None) -> None:
+        self.close()
+
+    def _look_again(self, group: h5py.Group, owned: h5py.File | None) -> None:
+        """Start again from a group that is the same matrix, perhaps with other contents."""
+        self._known.clear()
+        if group.name is None:
+            raise StaleFileError(f"{self.where} is no longer there: it was deleted")
+        header = detect(group, **self.hints)
+        if axis_of(header.format) is not self.axis:
+            raise StaleFileError(
+                f"{self.where} was a {self.axis.format} matrix when it was opened and is "
+                f"a {header.format} one now; open it again"
+            )
+        self._begin(group, owned, header)
+        self._closed = False
+        self._have_forgotten()
 
     # ------------------------------------------------------------------------------ the file
 
@@ -233,6 +225,8 @@ class Source:
 
     def check_open(self) -> None:
         """Raise `ClosedFileError` when the file is closed."""
+        if self._adrift:
+            raise StaleFileError(f"{self.where}: refresh() was not possible; try it again")
         if self._closed or not self.group:
             raise ClosedFileError(f"{self.where}: the file is closed")
 
@@ -240,13 +234,12 @@ class Source:
         """Close the descriptor, and the file if it was opened here. Closing twice does nothing."""
         with self.lock:
             self._closed = True
+            self._adrift = False
             self._readers.clear()
             # Closed with its last reference: a thread may be reading through it just now.
             self._descriptor = "the file is closed"
             if self._owned is not None:
                 close_file(self._owned)
-            if self._fileobj is not None:
-                self._fileobj.close()
 
     @property
     def closed(self) -> bool:
@@ -292,24 +285,34 @@ class Source:
     def reader(self, name: str) -> Reader:
         """Return the reader of "data", "indices" or "indptr", chosen on first use."""
         reader = self._readers.get(name)
-        if self.freshness.streamed and not self.freshness.is_current():
-            raise self._stale()
         if reader is None:
             with self.lock:
                 self.check_open()
                 try:
-                    reader = self._readers.get(name) or self._choose(name)
+                    reader = self._readers.get(name) or self._chosen(name)
                 except (OSError, RuntimeError, ValueError, KeyError) as problem:
                     if isinstance(problem, DiskCSRError):
                         raise
+                    raise_if_systems(problem, self.filename)
                     raise CorruptFileError(
                         f"{self.where}: HDF5 cannot say where {name!r} is stored: {problem}"
                     ) from problem
                 self._readers[name] = reader
         return reader
 
-    def _stale(self) -> StaleFileError:
-        return StaleFileError(f"{self.where} was changed after it was opened; refresh() follows")
+    def _chosen(self, name: str) -> Reader:
+        """Choose a reader, by what HDF5 says of a file that does not change meanwhile."""
+        try:
+            reader = self._choose(name)
+        except (OSError, RuntimeError, ValueError, KeyError) as problem:
+            self.freshness.check_unchanged()
+            if isinstance(problem, DiskCSRError):
+                raise
+            raise CorruptFileError(
+                f"{self.where}: HDF5 cannot say where {name!r} is stored: {problem}"
+            ) from problem
+        self.freshness.check_unchanged()
+        return reader
 
     def _choose(self, name: str) -> Reader:
         dset = self.dataset(name)
@@ -320,7 +323,11 @@ class Source:
         if self._descriptor is None:
             self._descriptor = self._open_descriptor()
         reader = choose_reader(dset, where, self._descriptor, name in self._known)
+        if reader.check_unchanged is None:
+            reader.check_unchanged = self.freshness.check_unchanged
         self._refuse_overlap(name, dset, reader)
+        if name != "data":  # values may well be the fill value, as many as there are indices
+            refuse_empty(dset, where)
         if self.group.file.mode != "r":
             self._known.add(name)
         if name == "data" and self.header.iso:
@@ -342,17 +349,18 @@ class Source:
 
     def _open_descriptor(self) -> Descriptor | str:
         file = self.group.file
-        if file.driver != "sec2":
+        stream = stream_of(file)
+        if file.driver != "sec2" and stream is None:
             return f"the file is opened by HDF5's driver {file.driver!r}"
         if file.mode != "r":
             return "the file is open for writing, and HDF5 may not have written everything yet"
         try:
-            descriptor = Descriptor(file)
+            descriptor = Descriptor(file, stream)
         except OSError as problem:
             return f"the file cannot be opened directly: {problem}"
         if self.freshness.as_shown not in (None, descriptor.identity[2:]):
             descriptor.close()
-            raise self._stale()
+            raise StaleFileError(f"{self.where} was changed after it was opened; refresh() follows")
         return descriptor
 
     def readers(self) -> Readers:
@@ -500,9 +508,11 @@ def shared_source(
 ) -> Source:
     """Return the `Source` of a group; the same one as long as a file is open for writing."""
     if group.file.mode == "r":
-        source = Source(group, owned, guard=guard, **hints)
-        source.catch_up()
-        return source
+        try:
+            return Source(group, owned, guard=guard, **hints)
+        except (CorruptFileError, FormatError):
+            Freshness(group.file).check_unchanged()  # what HDF5 shows may be older than the file
+            raise
     try:
         info = h5py.h5o.get_info(group.id)
     except RuntimeError as problem:

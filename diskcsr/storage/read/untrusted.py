@@ -19,10 +19,12 @@ from ...machine.apart import Ended, run_apart
 from ...machine.options import format_bytes, options
 from ...machine.threads import set_num_threads
 from ..files.files import open_to_read
+from ..files.transactions import stream_of
 from ..formats.conventions import ARRAYS
 from ..formats.detect import walk_groups
 from ..formats.opening import find_group
-from .readers import DirectReader, Reader
+from .direct import DirectReader
+from .readers import Reader
 from .source import Source
 
 __all__ = ["Guard", "call_apart", "check_alone", "open_untrusted"]
@@ -72,7 +74,8 @@ class Guard:
         )  # fmt: skip
         file = open_to_read(self._path)
         try:
-            self.check(file.id.get_vfd_handle())
+            stream = stream_of(file)
+            self.check(stream.fileno() if stream else file.id.get_vfd_handle())
         except BaseException:
             file.close()
             raise

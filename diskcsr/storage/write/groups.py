@@ -17,7 +17,8 @@ from ...machine.interrupts import allowing, deferred, pulled
 from ...streams.stream import Portion, Stream
 from ..codecs import table
 from ..files.files import new_file, open_to_read, open_to_write
-from ..files.transactions import changing, check_writing, close_file, transaction
+from ..files.names import check_ordinary
+from ..files.transactions import all_or_nothing, changing, check_writing, close_file, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import default_tags, stamp
 from .arrays import ArrayWriter, create_array
@@ -149,9 +150,10 @@ def _new_group(
             if taken in group:
                 del group[taken]
         check_writing(parent)()
-        if name in parent:
-            del parent[name]
-        parent.move(temporary, name)
+        with all_or_nothing(parent):
+            if name in parent:
+                del parent[name]
+            parent.move(temporary, name)
     except BaseException:
         if temporary in parent:
             del parent[temporary]
@@ -200,6 +202,7 @@ def _target(file: Any) -> Iterator[h5py.Group]:
         with changing(group):
             yield group
         return
+    check_ordinary(file, new=True)
     path = Path(os.fsdecode(file))
     if path.exists():
         with deferred(), open_to_write(path, "r+") as existing, transaction(existing):
