@@ -305,6 +305,16 @@ class Source:
                 self._readers[name] = reader
         return reader
 
+    def check_indices_there(self, nnz: int) -> None:
+        """Raise `CorruptFileError` where so many indices cannot ever have been written.
+
+        Values may well be the fill value, as many as there are indices.
+        """
+        self.reader("indices")  # whose choice checks the index of its chunks
+        dset = self.dataset("indices")
+        if dset is not None:
+            refuse_empty(dset, nnz, f"{self.where}, dataset {self.header.indices!r}")
+
     def _stale(self) -> StaleFileError:
         return StaleFileError(f"{self.where} was changed after it was opened; refresh() follows")
 
@@ -318,8 +328,8 @@ class Source:
             self._descriptor = self._open_descriptor()
         reader = choose_reader(dset, where, self._descriptor, name in self._known)
         self._refuse_overlap(name, dset, reader)
-        if name != "data":  # values may well be the fill value, as many as there are indices
-            refuse_empty(dset, where)
+        if name == "indptr":
+            refuse_empty(dset, self.axis.swap(self.shape)[0] + 1, where)
         if self.group.file.mode != "r":
             self._known.add(name)
         if name == "data" and self.header.iso:
