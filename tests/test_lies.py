@@ -63,7 +63,7 @@ READ = {
     "iter_blocks": lambda A: sum(1 for _ in A.iter_blocks()),
     "to_memory": lambda A: A.to_memory(),
     "rows": lambda A: A.fetch([0, 1]),
-    "the other side": lambda A: A.T.fetch([0]) if A.format == "csc" else A[:, [0]],
+    "the other side": lambda A: A[[0]] if A.format == "csc" else A[:, [0]],
     "batches": lambda A: next(iter(A.batches(4))),
     "shuffled": lambda A: next(iter(A.batches(4, shuffle=True, rng=0))),
     "T": lambda A: A.T[0],
@@ -76,7 +76,7 @@ READ = {
     "concat across": lambda A: diskcsr.concat([A, A], "new.h5", axis=1),
 }
 ERRORS = (diskcsr.CorruptFileError, diskcsr.MemoryBudgetError)
-EMPTY = r"of its \d+ elements no more than \d+ were ever written"
+EMPTY = r"of the \d+ elements in use no more than \d+ were ever written"
 
 
 @pytest.mark.parametrize("convention", FORMATS)
@@ -94,9 +94,9 @@ def test_what_claims_a_great_deal_is_refused(tmp_path, monkeypatch, convention, 
                 except ERRORS:
                     refused.add(way)
     assert refused >= {"iter_blocks", "to_memory", "convert", "turn", "permute", "concat"}
-    assert refused >= {"concat across", "T"}
+    assert "concat across" in refused
     # Of these a few row pointers that are there may be enough.
-    assert set(READ) - refused <= {"rows", "batches", "shuffled", "indptr", "sum"}
+    assert set(READ) - refused <= {"rows", "batches", "shuffled", "indptr", "sum", "T"}
     assert os.listdir(tmp_path) == ["m.h5"]
     assert not diskcsr.check(path, isolated=False).ok
 
@@ -109,7 +109,7 @@ def test_the_error_says_what_is_not_there(tmp_path, convention):
     assert str(said.value).startswith(f"{path}, group '/X', dataset ")
     path = claim(tmp_path / "m.h5", convention, 5, 7, 2**40)
     with diskcsr.open(path, "X") as A, pytest.raises(diskcsr.CorruptFileError, match=EMPTY):
-        assert A.reader["indices"]
+        diskcsr.convert(A, tmp_path / "new.h5")
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "chunked", "virtual", "half virtual"])
@@ -138,11 +138,11 @@ def test_what_is_short_or_really_there_is_not_refused(tmp_path):
     with h5py.File(tmp_path / "long.h5", "w") as file:
         long = file.create_dataset("a", ((1 << 26) + 5000,), "i8", chunks=(4096,))
         long[:5000] = 1
-        refuse_empty(long, "here")  # so the rest is just short enough
+        refuse_empty(long, long.size, "here")  # so the rest is just short enough
         longer = file.create_dataset("b", ((1 << 26) + 5000,), "i8", chunks=(4096,))
         longer[0] = 1
-        with pytest.raises(diskcsr.CorruptFileError, match="here: of its 67113864 elements"):
-            refuse_empty(longer, "here")
+        with pytest.raises(diskcsr.CorruptFileError, match="here: of the 67113864 elements"):
+            refuse_empty(longer, longer.size, "here")
 
 
 def test_a_minor_axis_costs_nothing_until_it_is_laid_out(tmp_path, monkeypatch):

@@ -368,9 +368,8 @@ class Contents:
         CorruptFileError
             When row pointers or indices are not where they can be, or claim what is not there.
         """
-        for name in ("indptr", "indices"):
-            if name not in self.held:
-                self.source.reader(name)
+        if not self.held:
+            self.source.check_indices_there(self.nnz)
 
     def address(self) -> Address | None:
         """Return where to find all this again; None when it is not in a file as it is shown."""

@@ -207,15 +207,15 @@ def unwritten(dset: h5py.Dataset, size: int) -> np.ndarray:
     return np.flatnonzero(missing)
 
 
-def refuse_empty(dset: h5py.Dataset, where: str) -> None:
-    """Raise `CorruptFileError` where nearly all of a long array was never written.
+def refuse_empty(dset: h5py.Dataset, used: int, where: str) -> None:
+    """Raise `CorruptFileError` where most of so many elements in use were never written.
 
     A length alone costs a file nothing, and whoever believes it reads zeros for hours. Its index
     was checked before.
     """
-    size = dset.size
-    if size <= _MOST_EMPTY_ELEMENTS:
+    if used <= _MOST_EMPTY_ELEMENTS:
         return
+    size = dset.size
     properties = dset.id.get_create_plist()
     layout, written = properties.get_layout(), size
     if layout == h5py.h5d.CHUNKED:
@@ -226,9 +226,9 @@ def refuse_empty(dset: h5py.Dataset, where: str) -> None:
         count = properties.get_virtual_count()
         spaces = (properties.get_virtual_vspace(number) for number in range(count))
         written = sum(space.get_select_npoints() for space in spaces)
-    if size - written > _MOST_EMPTY_ELEMENTS:
+    if used - written > _MOST_EMPTY_ELEMENTS:
         raise CorruptFileError(
-            f"{where}: of its {size} elements no more than {written} were ever written"
+            f"{where}: of the {used} elements in use no more than {written} were ever written"
         )
 
 

@@ -288,15 +288,7 @@ class Source:
         if reader is None:
             with self.lock:
                 self.check_open()
-                try:
-                    reader = self._readers.get(name) or self._chosen(name)
-                except (OSError, RuntimeError, ValueError, KeyError) as problem:
-                    if isinstance(problem, DiskCSRError):
-                        raise
-                    raise_if_systems(problem, self.filename)
-                    raise CorruptFileError(
-                        f"{self.where}: HDF5 cannot say where {name!r} is stored: {problem}"
-                    ) from problem
+                reader = self._readers.get(name) or self._chosen(name)
                 self._readers[name] = reader
         return reader
 
@@ -308,11 +300,22 @@ class Source:
             self.freshness.check_unchanged()
             if isinstance(problem, DiskCSRError):
                 raise
+            raise_if_systems(problem, self.filename)
             raise CorruptFileError(
                 f"{self.where}: HDF5 cannot say where {name!r} is stored: {problem}"
             ) from problem
         self.freshness.check_unchanged()
         return reader
+
+    def check_indices_there(self, nnz: int) -> None:
+        """Raise `CorruptFileError` where so many indices cannot ever have been written.
+
+        Values may well be the fill value, as many as there are indices.
+        """
+        self.reader("indices")  # whose choice checks the index of its chunks
+        dset = self.dataset("indices")
+        if dset is not None:
+            refuse_empty(dset, nnz, f"{self.where}, dataset {self.header.indices!r}")
 
     def _choose(self, name: str) -> Reader:
         dset = self.dataset(name)
@@ -326,8 +329,8 @@ class Source:
         if reader.check_unchanged is None:
             reader.check_unchanged = self.freshness.check_unchanged
         self._refuse_overlap(name, dset, reader)
-        if name != "data":  # values may well be the fill value, as many as there are indices
-            refuse_empty(dset, where)
+        if name == "indptr":
+            refuse_empty(dset, self.axis.swap(self.shape)[0] + 1, where)
         if self.group.file.mode != "r":
             self._known.add(name)
         if name == "data" and self.header.iso:
