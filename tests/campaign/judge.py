@@ -120,6 +120,8 @@ class Judge:
         if "KeyError" in classes and self.truth[0] != "slow":
             # Of a `File`, h5py's own words are what is expected.
             return None if "no object" in error["text"] or row.name == "File" else "raw"
+        if row.name in _BLIND and error["where"] == "virtual.py:_checked":
+            return None  # not every matrix can be joined so
         if error["text"].startswith(_OF_ARGUMENTS) and self.truth[0] != "slow":
             return None  # it is a matrix of another shape, about which nothing is known
         return None if self._scipy_raises(row, classes) else "raw"

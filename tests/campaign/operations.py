@@ -391,6 +391,7 @@ _OTHERS = [
     Row("diskcsr info", "look", _command("info", "FILE", "--deep")),
     Row("diskcsr check", "look", _command("check", "FILE", "--json"), slow=True),
     Row("diskcsr convert", "make", _command("convert", "FILE", "OUT", "--name", "X", "--json")),
+    Row("diskcsr bench", "look", _command("bench", "FILE", "X", "--list"), slow=True),
     Row("append", "change", _append, right=_appended(1)),
     Row("append blocks", "change", _append_blocks, right=_appended(2)),
     Row("assign", "change", _assign, right=lambda dense, keys: dense * dense),
