@@ -52,6 +52,8 @@ def matrix(seed: int, rows: int = ROWS) -> sp.csr_array:
 
 
 OLD, MORE = matrix(0), matrix(1, 30)
+#: Cut beforehand: scipy crashes when memory runs out where it slices.
+BLOCKS = [MORE[i : i + 10] for i in range(0, 30, 10)]
 
 
 # ------------------------------------------------------------------------------ what is done
@@ -117,7 +119,7 @@ def append(folder: Path) -> None:
 
 def append_blocks(folder: Path) -> None:
     with diskcsr.open(folder / "m.h5", mode="r+") as A:
-        A.append(MORE[i : i + 10] for i in range(0, 30, 10))
+        A.append(iter(BLOCKS))
 
 
 def assign(folder: Path) -> None:
@@ -158,8 +160,7 @@ def write_new(folder: Path) -> None:
 
 
 def write_blocks(folder: Path) -> None:
-    blocks = (MORE[i : i + 10] for i in range(0, 30, 10))
-    diskcsr.write(folder / "new.h5", blocks, compression="gzip", chunks=64).close()
+    diskcsr.write(folder / "new.h5", iter(BLOCKS), compression="gzip", chunks=64).close()
 
 
 def turn(folder: Path) -> None:
