@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("name", nargs="?", default="X")
     parser.add_argument("--limit", type=int, default=1 << 30)
+    parser.add_argument("--only", nargs="*", help="operations to run")
     given = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (given.limit, given.limit))
     child = multiprocessing.get_context("fork").Process(
@@ -104,6 +105,8 @@ def main() -> None:
         print(f"{A!r}\n{size / 1e6:.0f} MB of file, limit {given.limit / 1e6:.0f} MB")
         print(f"{'':28}{'s':>8}{'peak MB':>9}  right")
         for title, (operation, of_block) in operations(A).items():
+            if given.only and title not in given.only:
+                continue
             begin = time.perf_counter()
             try:
                 found = operation()

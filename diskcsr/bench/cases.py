@@ -68,6 +68,14 @@ def _vector(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
     return rng.standard_normal(shape[1])
 
 
+def _row_vector(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
+    return rng.standard_normal(shape[0])
+
+
+def _dense(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
+    return rng.standard_normal((shape[1], 50))
+
+
 def _seed(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
     return int(rng.integers(1 << 30))
 
@@ -82,6 +90,9 @@ CASES = {
     "load": Case("full load", "load", _nothing),
     "sums": Case("sums of rows and columns", "sums", _nothing),
     "matvec": Case("product with a vector", "matvec", _vector),
+    "rmatvec": Case("product of the transpose with a vector", "rmatvec", _row_vector),
+    "matmat": Case("product with 50 columns", "matvec", _dense),
+    "gram": Case("A.T @ (A @ D), 50 columns", "gram", _dense),
     "minibatches": Case("an epoch of batches of random rows", "minibatches", _seed),
     "blocks": Case("an epoch of batches of 64-row blocks", "minibatches", _seed, block=64),
     "write": Case("write", "write", _nothing),
@@ -117,6 +128,10 @@ def expected(case: Case, matrix: Matrix, key: Any) -> Any:
         return [values.tolist() for values in matrix.sums()]
     if case.method == "matvec":
         return matrix.matvec(key).tolist()
+    if case.method == "rmatvec":
+        return matrix.rmatvec(key).tolist()
+    if case.method == "gram":
+        return matrix.rmatvec(matrix.matvec(key)).tolist()
     marks = [row_marks(block) for _, block in matrix.blocks()]
     return np.sort(np.concatenate(marks)).tolist()
 
@@ -133,7 +148,7 @@ def equal(case: Case, got: Any, right: Any, matrix_axis: Any) -> bool:
         return [np.asarray(value).tolist() for value in got] == right
     pairs = zip(got, right, strict=True) if case.method == "sums" else [(got, right)]
     for answer, wanted in pairs:
-        answer, wanted = np.asarray(answer).reshape(-1), np.asarray(wanted)
+        answer, wanted = np.asarray(answer).reshape(-1), np.asarray(wanted).reshape(-1)
         scale = float(np.abs(wanted).max(initial=0))
         if answer.shape != wanted.shape or not np.allclose(answer, wanted, 1e-4, 1e-5 * scale):
             return False

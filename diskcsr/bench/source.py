@@ -174,13 +174,24 @@ class Matrix:
         return totals[0], totals[1]
 
     def matvec(self, x: np.ndarray) -> np.ndarray:
-        """Return the product with a vector."""
-        out = np.zeros(self.shape[0], np.result_type(self.dtype, x.dtype))
+        """Return the product with a vector, or with a dense matrix."""
+        out = np.zeros((self.shape[0], *x.shape[1:]), np.result_type(self.dtype, x.dtype))
         for first, part in self.blocks():
             if self.axis.major == 0:
                 out[first : first + part.shape[0]] = part @ x
             else:
                 out += part @ x[first : first + part.shape[1]]
+        return out
+
+    def rmatvec(self, y: np.ndarray) -> np.ndarray:
+        """Return the product of the transpose with a vector, or with a dense matrix."""
+        out = np.zeros((self.shape[1], *y.shape[1:]), np.result_type(self.dtype, y.dtype))
+        for first, part in self.blocks():
+            last = first + part.shape[self.axis.major]
+            if self.axis.major == 0:
+                out += part.T @ y[first:last]
+            else:
+                out[first:last] = part.T @ y
         return out
 
 

@@ -36,7 +36,9 @@ class Adapter:
     columns: Any = None  # (column numbers) -> sparse
     load: Any = None  # () -> sparse
     sums: Any = None  # () -> sums of rows, sums of columns
-    matvec: Any = None  # (vector) -> vector
+    matvec: Any = None  # (vector or dense matrix) -> the same
+    rmatvec: Any = None  # (vector) -> vector: the transpose's product
+    gram: Any = None  # (dense matrix) -> dense matrix: A.T @ (A @ dense)
     minibatches: Any = None  # (batch size, seed, rows a block) -> iterable of sparse
     write: Any = None  # classmethod (path, matrix, storage)
 

@@ -21,6 +21,12 @@ class Indexed(Subscripted):
     def matvec(self, x: np.ndarray) -> Any:
         return self.X @ x
 
+    def rmatvec(self, y: np.ndarray) -> Any:
+        return self.X.T @ y
+
+    def gram(self, dense: np.ndarray) -> Any:
+        return self.X.T @ (self.X @ dense)
+
     def minibatches(self, size: int, seed: int, block: int) -> Any:
         order = shuffled(self.X.shape[0], seed, block)
         return (self.X[order[i : i + size]] for i in range(0, order.size, size))
