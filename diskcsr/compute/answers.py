@@ -10,12 +10,21 @@ from typing import Any
 import numpy as np
 
 from ..axis import CSC, CSR
+from ..machine.options import require_memory
 
 __all__ = ["ask", "empty", "fill", "of_lines", "one_axis"]
 
 
 def empty(container: Any, shape: tuple[int, int], dtype: np.dtype) -> Any:
-    """Return scipy's matrix of this class, shape and type, without elements."""
+    """Return scipy's matrix of this class, shape and type, without elements.
+
+    Raises
+    ------
+    MemoryBudgetError
+        When even its row pointers do not fit the memory budget.
+    """
+    what = f"the row pointers of a matrix of shape {shape}"
+    require_memory(4 * (max(shape) + 1), what, "Raise diskcsr.options.memory_budget.")
     return container(shape, dtype=dtype)
 
 
