@@ -24,6 +24,7 @@ from .importing.memory import imported_from
 from .importing.table import find_kind
 from .machine.options import options
 from .machine.threads import ordered_map
+from .storage.files.names import check_ordinary
 from .storage.formats.dense import is_dense
 from .storage.formats.opening import is_file_like
 from .storage.read.source import Source
@@ -113,6 +114,8 @@ def _importer(
             )
         return None if found is None else nullcontext(found)
     if isinstance(source, str | bytes | os.PathLike):
+        if not os.path.isdir(source):  # as those of 10x are
+            check_ordinary(source)
         row = find_kind(Path(os.fsdecode(source)), kind, reading)
         if row is not None:
             return row.open(Path(os.fsdecode(source)), reading)
