@@ -44,7 +44,8 @@ def draw_trial(rng: np.random.Generator, kind: str, reads: list[str]) -> dict[st
             "name": str(rng.choice(_WRITES)),
             "fault": fault,
             "n": int(10 ** rng.uniform(0, top)) - 1,
-            "times": int(rng.choice([1, 1, 2])),
+            # What raises again where a file is removed leaves it, but signals are kept back.
+            "times": int(rng.choice([1, 1, 2])) if "signal" in fault else 1,
         }
     how = str(
         rng.choice(["disk full", "call fails", "call fails", "file size", "small disk", "read"])
