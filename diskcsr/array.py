@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 
 import numpy as np
-from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
+from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix, issparse
 
 from .arithmetic import Arithmetic
 from .axis import CSC, CSR
@@ -144,10 +144,16 @@ class _MatrixFlavour:
     """Of the older interface: methods that would go past the engine."""
 
     def __mul__(self, other: Any) -> Any:
-        return self.multiply(other) if _is_number(other) else self @ other  # type: ignore[attr-defined]
+        array: Any = self
+        return array.multiply(other) if _is_number(other) else array.__matmul__(other)
 
     def __rmul__(self, other: Any) -> Any:
-        return self.multiply(other) if _is_number(other) else other @ self  # type: ignore[attr-defined]
+        array: Any = self
+        if _is_number(other):
+            return array.multiply(other)
+        if not issparse(other) and np.asarray(other).dtype.kind not in "biufc":
+            return NotImplemented
+        return array.__rmatmul__(other)
 
     def getnnz(self, axis: Any = None) -> Any:
         """Count what is stored, as in scipy; no values are read, and of rows no indices."""

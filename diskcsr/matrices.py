@@ -61,7 +61,7 @@ def axis_for(matrix: Any, format: str | None) -> Axis:
 def folder_of(file: Any) -> Path:
     """The folder of the file that is written, a path or an open group: where more may be made."""
     name = file.file.filename if hasattr(file, "file") else os.fsdecode(file)
-    return Path(name).resolve().parent
+    return Path(os.path.realpath(name)).parent
 
 
 # ------------------------------------------------------------------------------ files and matrices

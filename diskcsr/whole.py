@@ -7,6 +7,7 @@ import numpy as np
 
 from .axis import axis_of
 from .compute import conversions
+from .compute.answers import empty
 from .compute.elementwise import elementwise
 from .display import to_text
 from .handle import Handle
@@ -87,7 +88,10 @@ class Whole(Handle):
         return self._loaded("tobsr", lambda whole: whole.tobsr(blocksize), blocksize)
 
     def reshape(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the elements in another shape, in memory."""
+        """Return the elements in another shape, in memory; self where that is its own shape."""
+        form = empty(self._scipy_class, self._shape, self.dtype).reshape(*args, **kwargs)
+        if form.shape == self._shape and not kwargs.get("copy"):
+            return self
         return self._loaded("reshape", lambda whole: whole.reshape(*args, **kwargs))
 
     def nonzero(self) -> tuple[np.ndarray, np.ndarray]:

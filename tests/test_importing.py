@@ -175,7 +175,8 @@ class TestMarket:
         plain = random((400, 300))
         scipy.io.mmwrite(tmp_path / "m.mtx", plain.tocoo())
         with diskcsr.options.set(memory_budget=least_memory()):
-            same(convert(tmp_path / "m.mtx", max_memory=least_memory()), plain)
+            A = convert(tmp_path / "m.mtx", max_memory=least_memory())
+        same(A, plain)
 
 
 def write_tenx(folder, plain, packed=True):

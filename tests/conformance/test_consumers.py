@@ -65,6 +65,7 @@ class Done:
 
     def __init__(self, call, matrices):
         self.matrices, self.result, self.error = matrices, None, None
+        self.stored = [matrix.nnz for matrix in matrices]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -92,15 +93,18 @@ def test_same_as_plain(call, kind, layout, mode, tmp_path):
                 raise done.error
         Same(call, plain.matrices, disk.matrices).check(disk.result, plain.result)
     assert disk.warned <= plain.warned
-    for ours, theirs in zip(disk.matrices, plain.matrices, strict=True):
-        check_argument(ours, theirs, call)
+    for ours, theirs, stored in zip(disk.matrices, plain.matrices, disk.stored, strict=True):
+        check_argument(ours, theirs, stored, call)
     assert shelf.close() == []
 
 
-def check_argument(ours, theirs, call):
-    """Assert that a call left the same of its arguments."""
+def check_argument(ours, theirs, stored, call):
+    """Assert that a call left the same of its arguments.
+
+    Of some scipy adds up repeated entries in place, where what is in a file is left as it is.
+    """
     assert ours.shape == theirs.shape
-    assert ours.nnz == theirs.nnz
+    assert ours.nnz in (theirs.nnz, stored)
     np.testing.assert_allclose(ours.toarray(), theirs.toarray(), rtol=call.rtol)
     if call.inplace:
         for name in ("data", "indices", "indptr"):

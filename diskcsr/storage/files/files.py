@@ -74,7 +74,6 @@ def open_to_read(path: Any, **keywords: Any) -> h5py.File:
     OSError
         As `h5py.File` does.
     """
-    check_ordinary(path)
     return consistently(path, partial(_open_now, path, keywords), h5py.File.close)
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
 from ...machine.options import options
+from .names import check_ordinary
 from .rollback import is_hot, settle
 from .turns import held
 
@@ -52,6 +53,7 @@ def consistently(path: Any, attempt: Callable[[], T], discard: Callable[[T], Non
     under_way = vars(_under_way).setdefault("paths", set())
     if path in under_way:
         return attempt()  # whoever is outside looks whether it changed
+    check_ordinary(path)
     deadline = time.monotonic() + options.lock_timeout
     while True:
         under_way.add(path)

@@ -76,7 +76,11 @@ def open_as_journal(name: str, flags: int) -> int:
             raise
         why = {errno.EISDIR: "a directory", errno.ENXIO: "a socket or pipe"}.get(problem.errno, why)
     else:
-        mode = os.fstat(journal).st_mode
+        try:
+            mode = os.fstat(journal).st_mode
+        except BaseException:
+            os.close(journal)
+            raise
         if stat.S_ISREG(mode):
             return journal
         os.close(journal)

@@ -112,6 +112,7 @@ def check_target(file: Any, name: str, storage: Storage) -> None:
     if isinstance(file, h5py.Group):
         _check_free(file, name, storage)
         return
+    check_ordinary(file, new=True)
     path = Path(os.fsdecode(file))
     if path.exists():
         with deferred():
@@ -120,7 +121,7 @@ def check_target(file: Any, name: str, storage: Storage) -> None:
                 _check_free(existing, name, storage)
             finally:
                 close_file(existing)
-    elif not path.resolve().parent.is_dir():
+    elif not os.path.isdir(os.path.dirname(os.path.realpath(path))):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
 
 
