@@ -51,7 +51,8 @@ ROOMS = {
     "multiplying": "machine compute handle",
     "whole": "axis display compute handle",
     "reading": "breakeven machine keys blocks reducing",
-    "matrices": "errors axis machine streams storage.files storage.formats storage.read blocks importing handle",
+    "matrices": "errors axis machine streams storage.files storage.formats storage.read blocks "
+    "importing handle",
     "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
     "triplets": "axis machine streams storage.write importing handle matrices",
     "convert": "axis machine keys streams storage.formats storage.write blocks storage.edit "
