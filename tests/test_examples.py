@@ -239,7 +239,8 @@ class TestTour:
         assert steps["10,000 x 10,000 ones"] == pytest.approx(1200, abs=20)
         for step in ("written", "opened", "[1:5]", "[[1, 5, 10, 13]]"):
             assert abs(steps[step]) < 20
-        assert steps["[:]"] == pytest.approx(1200, abs=20)
+        # Some of it is the compiler, which is loaded when first there is enough to do for it.
+        assert 1180 < steps["[:]"] < 1340
 
 
 def test_tour_without_anndata(tmp_path, monkeypatch, capsys):
