@@ -268,7 +268,16 @@ class Contents:
         """
         for first, plan in self.plans(majors, max_bytes):
             place = majors.start + first
-            yield self._seen(place, plan, only) or self.block(place, plan, buffers, only)
+            seen = self._seen(place, plan, only)
+            yield seen or self.block(place, plan, buffers, only)
+            if seen is not None:  # it was looked at where it lies, while others may have changed it
+                self._check_unchanged()
+
+    def _check_unchanged(self) -> None:
+        for name in ("data", "indices"):
+            check = self.reader(name).check_unchanged
+            if check is not None:
+                check()
 
     def _seen(self, first: int, plan: Plan, only: str | None) -> Block | None:
         """Return the block of a plan of whole lines where it is, if it need not be read."""
