@@ -102,6 +102,9 @@ def _method_of_two(name: str, joins: bool) -> Callable:
         # Of two sparse arrays scipy leaves a reflected difference to the other one.
         if name == "__rsub__" and issparse(part):
             return part - block
+        # scipy below 1.16 looks beyond the shorter one's arrays instead.
+        if name in ("maximum", "minimum") and issparse(part) and part.shape != block.shape:
+            raise ValueError(f"inconsistent shapes {block.shape} and {part.shape}")
         return getattr(block, name)(part)
 
     _named(name, operation)

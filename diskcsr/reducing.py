@@ -191,4 +191,4 @@ def norm(array: Any, ord: Any = None, axis: Any = None) -> Any:
     contents = contents_of(array)
     if contents is None:
         raise TypeError(f"norm takes a matrix on disk, not {type(array).__name__}")
-    return norm_of(contents, array._memory, ord, axis)
+    return norm_of(contents, array._scipy_class, ord, axis)

@@ -216,6 +216,9 @@ def test_norms(tmp_path_factory, work, data):
     from scipy.sparse import linalg
 
     matrix = data.draw(matrices(spmatrix=data.draw(st.booleans())))
+    if matrix.dtype == bool:
+        # scipy 1.18 counts a place as often as it is stored, but not in the norm of all places.
+        matrix.sum_duplicates()
     order = data.draw(st.sampled_from(ORDERS))
     axis = data.draw(st.sampled_from((None, 0, 1, -1, (0,), (0, 1), (1, 0), (0, 0), 2, 0.5, "0")))
     both = axis is None or (isinstance(axis, tuple) and len(axis) == 2 and axis != (0, 0))

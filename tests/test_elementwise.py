@@ -56,6 +56,14 @@ def block_bytes(request, monkeypatch):
             monkeypatch.setattr(module, "BLOCK_BYTES", 100)
 
 
+def of_scipy(name, function, plain, other):
+    """What scipy says to an operand, but where an old one reads beyond its arrays."""
+    shaped_otherwise = sp.issparse(other) and other.shape != plain.shape
+    if name in ("A.maximum(B)", "A.minimum(B)") and shaped_otherwise:
+        return ValueError("inconsistent shapes")
+    return outcome(function, plain, other)
+
+
 def outcome(function, *arguments):
     """What comes of a call: a result, or an error."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -127,9 +135,9 @@ def stored(store, build, dtype):
 def test_with_another_operand(store, build, dtype, block_bytes):
     A, plain = stored(store, build, dtype)
     operations = OF_TWO if isinstance(plain, sp.spmatrix) else OF_TWO | OF_ARRAYS
-    for operation in operations.values():
+    for name, operation in operations.items():
         for other in OTHERS.values():
-            same(outcome(operation, A, other), outcome(operation, plain, other))
+            same(outcome(operation, A, other), of_scipy(name, operation, plain, other))
 
 
 @every_class
@@ -139,10 +147,10 @@ def test_with_another_array_on_disk(store, build, dtype, block_bytes):
     B, _ = stored(store, build, dtype)
     beside = build(plain.T).T  # of the other format
     turned = store(beside, spmatrix=isinstance(plain, sp.spmatrix))
-    for operation in OF_TWO.values():
+    for name, operation in OF_TWO.items():
         for other, theirs in ((A, plain), (B, plain), (turned, beside)):
             same(outcome(operation, A, other), outcome(operation, plain, theirs))
-        same(outcome(operation, A, A.T), outcome(operation, plain, plain.T))
+        same(outcome(operation, A, A.T), of_scipy(name, operation, plain, plain.T))
 
 
 @every_class
@@ -172,7 +180,7 @@ def test_any_matrix(tmp_path_factory, matrix, name, many):
 def test_warnings_are_those_of_scipy(store, block_bytes):
     A, _ = stored(store, sp.csr_array, np.float32)
     with pytest.warns(sp.SparseEfficiencyWarning, match="using >= is inefficient"):
-        A >= 0  # noqa: B015
+        A >= -1  # noqa: B015
     with np.errstate(invalid="raise"), pytest.raises(FloatingPointError):
         (-A).sqrt()
 

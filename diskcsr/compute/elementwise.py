@@ -87,8 +87,14 @@ def elementwise(
     Estimate(result.nbytes, block_scratch(shown)).require(what, _instead(shown))
     if not any(isinstance(one, Lines) for one in rest) and matrix_bytes(shown) <= BLOCK_BYTES:
         return operation(loaded(shown, container), *rest)
+    common = np.result_type(
+        shown.dtype, *(one.dtype for one in rest if np.ndim(one) or issparse(one))
+    )
     result.begin()
     for first, last, block in _slabs(shown, container, result.full):
+        if last - first == 1:
+            # What is left of a column is a number here, and numpy below 2 would round it.
+            block = block.astype(common, copy=False)
         beside = (part(first, last) for part in parts if part is not None)
         piece = operation(block, *beside)
         # Of a single line scipy may give another format than of several.
