@@ -379,12 +379,13 @@ class Handle:
         with self._source.lock:
             if name not in self.__dict__:
                 if name not in self._shared:
-                    nnz = self._contents().nnz
+                    self._source.check_open()
+                    nnz, arrays = self._contents().nnz, self._source.arrays
                     # Changes of it would not reach the file, which mode "r+" promises.
                     writeable = self._mode != "r+"
                     try:
-                        self._source.require_whole(nnz, self._held(), name)
-                        self._shared[name] = self._source.whole(name, nnz, writeable=writeable)
+                        arrays.require_memory(nnz, self._held(), name)
+                        self._shared[name] = arrays.make(name, nnz, writeable=writeable)
                     except MemoryError:
                         self._forget_loaded()
                         raise
@@ -394,7 +395,7 @@ class Handle:
     def _forget_loaded(self) -> None:
         """Give back arrays that were loaded and not changed: what they were loaded for failed."""
         for name, array in self._held().items():
-            if self._source.is_loaded_alike(name, array):
+            if self._source.arrays.is_loaded_alike(name, array):
                 self._shared.pop(name, None)
                 self.__dict__.pop(name, None)
 

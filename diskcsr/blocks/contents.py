@@ -23,9 +23,10 @@ from ..storage.files.looking import consistently
 from ..storage.files.transactions import close_file
 from ..storage.formats.conventions import ARRAYS
 from ..storage.formats.opening import open_group
+from ..storage.read.arrays import INSTEAD
 from ..storage.read.pointers import ArrayPointers, RowPointers
 from ..storage.read.readers import ArrayReader, Reader, Wanted, gather_together
-from ..storage.read.source import INSTEAD, Source, shared_source
+from ..storage.read.source import Source, shared_source
 from ..storage.read.untrusted import open_untrusted
 from .walk import Block
 
@@ -170,7 +171,7 @@ class Contents:
         """Whether all that is shown surely equals what the file holds."""
         shape = self.source.shape if self.axis is self.source.axis else self.source.shape[::-1]
         return self.shape == shape and all(
-            self.source.is_as_stored(name, array) for name, array in self.held.items()
+            self.source.arrays.is_as_stored(name, array) for name, array in self.held.items()
         )
 
     # ---------------------------------------------------------------------------- whole lines
