@@ -42,27 +42,15 @@ ROOMS = {
     "importing": "errors axis loading machine streams storage.formats",
     # What users hold.
     "interop": "",
-    "display": "errors machine storage.formats storage.check blocks",
-    "handle": "errors axis machine "
-    "storage.files storage.formats storage.read blocks interop display",
-    "lazy": "axis keys blocks handle",
-    "reducing": "compute handle",
-    "arithmetic": "compute handle",
-    "multiplying": "machine compute handle",
-    "whole": "axis display compute handle",
-    "reading": "breakeven machine keys blocks reducing",
-    "matrices": "errors axis machine streams storage.files storage.formats storage.read blocks "
-    "importing handle",
-    "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
-    "triplets": "axis machine streams storage.write importing handle matrices",
-    "convert": "axis machine keys streams storage.formats storage.write blocks storage.edit "
-    "importing handle reading matrices triplets",
-    "array": "axis storage.write compute handle lazy arithmetic multiplying whole changing convert",
-    "linalg": "compute handle multiplying reducing",
-    "h5": "errors machine storage.files storage.formats handle array",
+    "protocol": "errors axis breakeven machine keys "
+    "storage.files storage.formats storage.read storage.check blocks compute interop",
+    "writing": "errors axis machine keys streams storage.files storage.formats storage.read "
+    "storage.write blocks storage.edit importing protocol",
+    "array": "axis storage.write compute protocol writing",
+    "linalg": "compute protocol",
+    "h5": "errors machine storage.files storage.formats protocol array",
     # The package itself: public names only.
-    "diskcsr": "errors machine storage.check blocks reducing multiplying convert triplets array "
-    "linalg h5",
+    "diskcsr": "errors machine storage.check blocks protocol writing array linalg h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
     "__main__": "errors importing machine storage.check diskcsr bench",

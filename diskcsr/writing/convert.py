@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from scipy.sparse import hstack, issparse, vstack
 
-from .axis import CSR, Axis
-from .blocks.contents import Contents
-from .handle import contents_of, open_array
-from .importing.imported import SourceOptions
-from .keys.plan import plan_batches
-from .machine.options import memory_for, require_memory
-from .machine.progress import reporting
+from ..axis import CSR, Axis
+from ..blocks.contents import Contents
+from ..importing.imported import SourceOptions
+from ..keys.plan import plan_batches
+from ..machine.options import memory_for, require_memory
+from ..machine.progress import reporting
+from ..protocol.handle import contents_of, open_array
+from ..protocol.reading import Reading
+from ..storage.edit.virtual import write_joined
+from ..storage.formats.fields import MAX_LENGTH
+from ..storage.formats.opening import is_file_like
+from ..storage.write.groups import write_stream
+from ..storage.write.keywords import Storage, StorageKeywords, takes_storage
+from ..streams.stream import Stream, as_matrix, portion_of, relabelled, stream_matrix
+from ..streams.transpose import Memory
 from .matrices import (
     Means,
     axis_for,
@@ -30,18 +38,10 @@ from .matrices import (
     stream_of,
     transposed,
 )
-from .reading import Reading
-from .storage.edit.virtual import write_joined
-from .storage.formats.fields import MAX_LENGTH
-from .storage.formats.opening import is_file_like
-from .storage.write.groups import write_stream
-from .storage.write.keywords import Storage, StorageKeywords, takes_storage
-from .streams.stream import Stream, as_matrix, portion_of, relabelled, stream_matrix
-from .streams.transpose import Memory
 from .triplets import store_imported
 
 if TYPE_CHECKING:
-    from .array import DiskCSC, DiskCSR
+    from ..array import DiskCSC, DiskCSR
 
 __all__ = ["Conversion", "concat", "convert", "store"]
 

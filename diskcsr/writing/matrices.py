@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from .axis import CSR, Axis, axis_of
-from .blocks.contents import Contents
-from .blocks.view import View
-from .blocks.walk import blocks
-from .errors import FormatError
-from .handle import contents_of, open_array
-from .importing.dense import imported_dense
-from .importing.imported import Imported, SourceOptions
-from .importing.memory import imported_from
-from .importing.table import find_kind
-from .machine.options import options
-from .machine.threads import ordered_map
-from .storage.files.names import check_ordinary
-from .storage.formats.dense import is_dense
-from .storage.formats.opening import is_file_like
-from .storage.read.source import Source
-from .streams.stream import Stream, as_matrix, stream_matrix, summed
-from .streams.transpose import Memory, count_indices, transpose
+from ..axis import CSR, Axis, axis_of
+from ..blocks.contents import Contents
+from ..blocks.view import View
+from ..blocks.walk import blocks
+from ..errors import FormatError
+from ..importing.dense import imported_dense
+from ..importing.imported import Imported, SourceOptions
+from ..importing.memory import imported_from
+from ..importing.table import find_kind
+from ..machine.options import options
+from ..machine.threads import ordered_map
+from ..protocol.handle import contents_of, open_array
+from ..storage.files.names import check_ordinary
+from ..storage.formats.dense import is_dense
+from ..storage.formats.opening import is_file_like
+from ..storage.read.source import Source
+from ..streams.stream import Stream, as_matrix, stream_matrix, summed
+from ..streams.transpose import Memory, count_indices, transpose
 
 __all__ = [
     "Means",

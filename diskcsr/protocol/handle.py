@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from . import interop
-from .axis import Axis, matrix_of
-from .blocks.contents import Address, Contents
+from .. import interop
+from ..axis import Axis, matrix_of
+from ..blocks.contents import Address, Contents
+from ..errors import FormatError
+from ..machine.buffers import Buffers
+from ..machine.interrupts import deferred
+from ..machine.options import require_memory
+from ..storage.files.looking import consistently
+from ..storage.files.transactions import close_file
+from ..storage.formats.conventions import ARRAYS
+from ..storage.formats.opening import is_file_like, open_group
+from ..storage.read.readers import Readers
+from ..storage.read.source import Source, shared_source
+from ..storage.read.untrusted import open_untrusted
 from .display import to_html
-from .errors import FormatError
-from .machine.buffers import Buffers
-from .machine.interrupts import deferred
-from .machine.options import require_memory
-from .storage.files.looking import consistently
-from .storage.files.transactions import close_file
-from .storage.formats.conventions import ARRAYS
-from .storage.formats.opening import is_file_like, open_group
-from .storage.read.readers import Readers
-from .storage.read.source import Source, shared_source
-from .storage.read.untrusted import open_untrusted
 
 if TYPE_CHECKING:
-    from .array import DiskCSC, DiskCSR
+    from ..array import DiskCSC, DiskCSR
 
 __all__ = ["Handle", "contents_of", "open_array", "use_classes"]
 
