@@ -24,9 +24,9 @@ from ..importing.table import find_kind
 from ..machine.options import options
 from ..machine.threads import ordered_map
 from ..protocol.handle import contents_of, open_array
-from ..storage.files.names import check_ordinary
 from ..storage.formats.dense import is_dense
 from ..storage.formats.opening import is_file_like
+from ..storage.journal.names import check_ordinary
 from ..storage.read.source import Source
 from ..streams.stream import Stream, as_matrix, stream_matrix, summed
 from ..streams.transpose import Memory, count_indices, transpose

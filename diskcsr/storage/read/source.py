@@ -22,7 +22,7 @@ from ...errors import (
     raise_if_systems,
 )
 from ...keys.plan import plan_span
-from ..files.chunks import refuse_empty, refuse_overlap
+from ..claims.chunks import refuse_empty, refuse_overlap
 from ..files.files import open_to_read
 from ..files.freshness import Freshness
 from ..files.looking import consistently
