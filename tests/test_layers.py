@@ -47,7 +47,7 @@ ROOMS = {
     # What users hold.
     "interop": "",
     "protocol": "errors axis breakeven machine keys "
-    "storage.files storage.formats storage.read storage.check blocks compute interop",
+    "storage.formats storage.read storage.check blocks compute interop",
     "writing": "errors axis machine keys streams storage.journal storage.formats storage.read "
     "storage.write blocks storage.edit importing protocol",
     "array": "axis storage.write compute protocol writing",
