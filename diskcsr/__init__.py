@@ -26,7 +26,8 @@ from .protocol.multiplying import gram_product
 from .protocol.reducing import describe, norm
 from .storage.check.check import Problem, Report, check
 from .storage.check.describe import info
-from .writing.convert import concat, convert
+from .writing.concat import concat
+from .writing.convert import convert
 from .writing.triplets import from_triplets
 
 __version__ = "0.1.0"
