@@ -3,7 +3,6 @@
 from . import linalg
 from .array import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix, open, write
 from .blocks.batches import Batches
-from .convert import concat, convert
 from .errors import (
     ClosedFileError,
     CorruptFileError,
@@ -23,11 +22,13 @@ from .machine.buffers import Buffers
 from .machine.cache import cache
 from .machine.options import options
 from .machine.threads import set_num_threads
-from .multiplying import gram_product
-from .reducing import describe, norm
+from .protocol.multiplying import gram_product
+from .protocol.reducing import describe, norm
 from .storage.check.check import Problem, Report, check
 from .storage.check.describe import info
-from .triplets import from_triplets
+from .writing.concat import concat
+from .writing.convert import convert
+from .writing.triplets import from_triplets
 
 __version__ = "0.1.0"
 

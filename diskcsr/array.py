@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 import numpy as np
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix, issparse
 
-from .arithmetic import Arithmetic
 from .axis import CSC, CSR
-from .changing import Changing
 from .compute.statistics import stored_of
-from .convert import Conversion, store
-from .handle import open_array, use_classes
-from .lazy import HasLazy, Lazy, use_lazy_classes
-from .multiplying import Multiplying
+from .protocol.arithmetic import Arithmetic
+from .protocol.handle import open_array, use_classes
+from .protocol.lazy import HasLazy, Lazy, use_lazy_classes
+from .protocol.multiplying import Multiplying
+from .protocol.whole import Whole
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
-from .whole import Whole
+from .writing.changing import Changing
+from .writing.convert import Conversion, store
 
 if TYPE_CHECKING:
     from scipy.sparse import coo_array, sparray, spmatrix

@@ -9,10 +9,10 @@ from scipy.sparse import issparse
 
 from . import array
 from .errors import FormatError
-from .handle import Handle, contents_of
 from .machine.interrupts import deferred
+from .protocol.handle import Handle, contents_of
+from .storage.claims.links import refuse_foreign
 from .storage.files.files import open_to_read, open_to_write
-from .storage.files.links import refuse_foreign
 from .storage.files.transactions import changing, close_file, flush_file, journal_of
 from .storage.formats.detect import is_sparse
 

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 
 import diskcsr
 from diskcsr.storage.edit import update
-from diskcsr.storage.files.rollback import is_hot
+from diskcsr.storage.journal.rollback import is_hot
 
 COLUMNS, PER_ROW = 300, 30
 BLOCK = 50  # rows of what is appended

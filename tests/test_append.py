@@ -108,7 +108,7 @@ def test_one_dimension_and_blocks(store, format):
 @FORMATS
 @pytest.mark.parametrize("other", ["csr", "csc"])
 def test_what_is_on_disk(store, format, other, monkeypatch):
-    monkeypatch.setattr("diskcsr.matrices.BLOCK_BYTES", 64)
+    monkeypatch.setattr("diskcsr.writing.matrices.BLOCK_BYTES", 64)
     monkeypatch.setattr(update, "_COMMITTED", 10)
     plain = csr_array(count_matrix(20, 20).astype(float)).asformat(format)
     A = store(plain, by="diskcsr", mode="r+")

@@ -15,9 +15,9 @@ from scipy.sparse import csc_array, csr_array
 import diskcsr
 from diskcsr import options
 from diskcsr.errors import CorruptFileError, LockedFileError, StaleFileError
-from diskcsr.storage.files import turns
 from diskcsr.storage.files.files import open_to_write
 from diskcsr.storage.files.transactions import transaction
+from diskcsr.storage.journal import turns
 from diskcsr.storage.read import source as source_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")

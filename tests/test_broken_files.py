@@ -20,8 +20,8 @@ from diskcsr import check
 from diskcsr.errors import DiskCSRError
 from diskcsr.machine.alive import alive, limit_silence, waiting
 from diskcsr.machine.apart import Ended, run_apart
-from diskcsr.storage.files import headers
-from diskcsr.storage.files.peek import note_bytes, peek
+from diskcsr.storage.claims import headers
+from diskcsr.storage.claims.peek import note_bytes, peek
 
 #: The module: the package has a function of that name.
 checking = sys.modules[check.__module__]

@@ -20,7 +20,7 @@ from diskcsr.errors import RollbackError
 from diskcsr.storage.check import scan as scanning
 from diskcsr.storage.check.check import Problem
 from diskcsr.storage.check.check import check as check_apart
-from diskcsr.storage.files.records import COLD
+from diskcsr.storage.journal.records import COLD
 
 #: In this process: starting another one for every file takes too long.
 check = partial(check_apart, isolated=False)

@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diskcsr
-from diskcsr.storage.files import chunks
-from diskcsr.storage.files.chunks import ChunkIndex, index_chunks
+from diskcsr.storage.claims import chunks
+from diskcsr.storage.claims.chunks import ChunkIndex, index_chunks
 from diskcsr.storage.read.descriptor import Descriptor
 
 #: How HDF5 keeps the table of chunks: as a version 1 B-tree; as a single chunk, a fixed array, an

@@ -19,8 +19,8 @@ from strategies import DTYPES, matrices
 
 import diskcsr
 from diskcsr.compute import extremes, statistics, summary, sums
-from diskcsr.handle import contents_of
 from diskcsr.machine.options import options
+from diskcsr.protocol.handle import contents_of
 
 AXES = (None, 0, 1, -1, -2)
 #: scipy before 1.16 counts an entry of booleans that is stored twice as two.

@@ -14,8 +14,8 @@ import diskcsr
 from diskcsr.axis import CSC, CSR
 from diskcsr.blocks import contents as module
 from diskcsr.blocks.contents import Contents
-from diskcsr.handle import contents_of
 from diskcsr.machine.buffers import Buffers
+from diskcsr.protocol.handle import contents_of
 
 N_ROWS, N_COLUMNS = 211, 37
 

@@ -102,7 +102,7 @@ def test_arrays_that_cannot_be_looked_at(path, monkeypatch):
     def damaged(source, part):
         raise diskcsr.CorruptFileError(f"{part} is <damaged>")
 
-    monkeypatch.setattr("diskcsr.display.array_facts", damaged)
+    monkeypatch.setattr("diskcsr.protocol.display.array_facts", damaged)
     with diskcsr.open(path) as A:
         _, facts, arrays = shown(A)
     assert arrays == {part: [f"{part} is <damaged>"] for part in ("data", "indices", "indptr")}

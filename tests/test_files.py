@@ -21,10 +21,7 @@ import diskcsr.storage.files.files as files
 import diskcsr.storage.files.looking as looking
 from diskcsr import options
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError, WriteError
-from diskcsr.storage.files.fileobject import JournalFile
 from diskcsr.storage.files.files import open_to_read, open_to_write
-from diskcsr.storage.files.records import HEADER
-from diskcsr.storage.files.rollback import is_hot, settle
 from diskcsr.storage.files.transactions import (
     close_file,
     flush_file,
@@ -32,6 +29,9 @@ from diskcsr.storage.files.transactions import (
     path_of,
     transaction,
 )
+from diskcsr.storage.journal.fileobject import JournalFile
+from diskcsr.storage.journal.records import HEADER
+from diskcsr.storage.journal.rollback import is_hot, settle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 LENGTH = 3000

@@ -14,8 +14,8 @@ import scipy.sparse as sp
 from filtered import FILTERS, chunks_of, count_matrix, overwrite, store
 
 import diskcsr
-from diskcsr.storage.files import chunks
-from diskcsr.storage.files.chunks import check_chunks, index_chunks, refuse_overlap, unwritten
+from diskcsr.storage.claims import chunks
+from diskcsr.storage.claims.chunks import check_chunks, index_chunks, refuse_overlap, unwritten
 
 N, CHUNK = 4096, 512
 MATRIX = sp.csr_array((np.arange(1.0, N + 1), np.arange(N) % 7, np.arange(N + 1)), shape=(N, 7))

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from diskcsr import options
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError, WriteError
-from diskcsr.storage.files import journal as journal_module
-from diskcsr.storage.files.fileobject import JournalFile
-from diskcsr.storage.files.records import HEADER, PAGE, RECORD, journal_path
-from diskcsr.storage.files.rollback import is_hot, settle
+from diskcsr.storage.journal import journal as journal_module
+from diskcsr.storage.journal.fileobject import JournalFile
+from diskcsr.storage.journal.records import HEADER, PAGE, RECORD, journal_path
+from diskcsr.storage.journal.rollback import is_hot, settle
 
 
 def some_bytes(n, seed=0):
@@ -548,7 +548,7 @@ def test_a_forked_child_does_not_hold_the_lock(path, old):
 
 def test_the_end_of_the_program(path, old):
     code = (
-        "import sys; from diskcsr.storage.files.fileobject import JournalFile\n"
+        "import sys; from diskcsr.storage.journal.fileobject import JournalFile\n"
         "file = JournalFile(sys.argv[1]); file.write(b'half')"
     )
     found = subprocess.run(

@@ -24,45 +24,37 @@ ROOMS = {
     "streams": "errors axis kernels machine keys",
     # What touches a file.
     "storage": "",
-    "storage.files": "errors machine",
-    "storage.formats": "errors axis storage.files",
+    "storage.journal": "errors machine",
+    "storage.files": "errors machine storage.journal",
+    "storage.claims": "errors machine storage.journal storage.files",
+    "storage.formats": "errors axis storage.files storage.claims",
     "storage.codecs": "errors breakeven loading kernels",
     "storage.read": "errors axis breakeven kernels machine keys "
-    "storage.files storage.formats storage.codecs",
-    "storage.write": "machine keys streams storage.files storage.formats storage.codecs",
+    "storage.files storage.claims storage.formats storage.codecs",
+    "storage.write": "machine keys streams "
+    "storage.journal storage.files storage.formats storage.codecs",
     # Whole lines of what an array shows; what edits and checks a file walks over them, too.
     "blocks": "errors axis kernels machine keys storage.files storage.formats storage.read",
     "storage.edit": "errors axis breakeven keys "
     "storage.files storage.formats storage.codecs storage.read storage.write blocks",
     "storage.check": "errors axis machine keys "
-    "storage.files storage.formats storage.codecs storage.read blocks",
+    "storage.journal storage.files storage.claims storage.formats storage.codecs storage.read "
+    "blocks",
     # Sums, products and statistics of all that there is.
     "compute": "axis kernels machine keys blocks",
     # Sources that are no sparse matrix in HDF5.
     "importing": "errors axis loading machine streams storage.formats",
     # What users hold.
     "interop": "",
-    "display": "errors machine storage.formats storage.check blocks",
-    "handle": "errors axis machine "
-    "storage.files storage.formats storage.read blocks interop display",
-    "lazy": "axis keys blocks handle",
-    "reducing": "compute handle",
-    "arithmetic": "compute handle",
-    "multiplying": "machine compute handle",
-    "whole": "axis display compute handle",
-    "reading": "breakeven machine keys blocks reducing",
-    "matrices": "errors axis machine streams storage.files storage.formats storage.read blocks "
-    "importing handle",
-    "changing": "errors machine keys streams storage.formats storage.edit handle matrices",
-    "triplets": "axis machine streams storage.write importing handle matrices",
-    "convert": "axis machine keys streams storage.formats storage.write blocks storage.edit "
-    "importing handle reading matrices triplets",
-    "array": "axis storage.write compute handle lazy arithmetic multiplying whole changing convert",
-    "linalg": "compute handle multiplying reducing",
-    "h5": "errors machine storage.files storage.formats handle array",
+    "protocol": "errors axis breakeven machine keys "
+    "storage.formats storage.read storage.check blocks compute interop",
+    "writing": "errors axis machine keys streams storage.journal storage.formats storage.read "
+    "storage.write blocks storage.edit importing protocol",
+    "array": "axis storage.write compute protocol writing",
+    "linalg": "compute protocol",
+    "h5": "errors machine storage.files storage.claims storage.formats protocol array",
     # The package itself: public names only.
-    "diskcsr": "errors machine storage.check blocks reducing multiplying convert triplets array "
-    "linalg h5",
+    "diskcsr": "errors machine storage.check blocks protocol writing array linalg h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
     "__main__": "errors importing machine storage.check diskcsr bench",

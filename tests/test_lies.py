@@ -11,7 +11,7 @@ import pytest
 
 import diskcsr
 from diskcsr import options
-from diskcsr.storage.files.chunks import refuse_empty
+from diskcsr.storage.claims.chunks import refuse_empty
 
 NAMES = {
     "binsparse": ("values", "indices_1", "pointers_to_1"),

@@ -6,7 +6,7 @@ from scipy.sparse import coo_array, csc_array, csc_matrix, csr_array, csr_matrix
 
 import diskcsr
 from diskcsr.axis import CSC, CSR
-from diskcsr.matrices import axis_for, blocks_of, check_block, in_memory
+from diskcsr.writing.matrices import axis_for, blocks_of, check_block, in_memory
 
 EYE = np.eye(2)
 
@@ -87,7 +87,7 @@ def test_blocks_in_memory(axis, tmp_path):
 
 
 def test_a_matrix_on_disk_comes_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("diskcsr.matrices.BLOCK_BYTES", 100)
+    monkeypatch.setattr("diskcsr.writing.matrices.BLOCK_BYTES", 100)
     plain = csr_array(np.arange(1.0, 401).reshape(40, 10))
     with diskcsr.write(tmp_path / "m.h5", plain) as disk:
         found = list(in_memory([plain[:1], disk], CSR))

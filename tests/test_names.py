@@ -11,7 +11,7 @@ from filtered import count_matrix, store
 from scipy.sparse import eye_array
 
 import diskcsr
-from diskcsr.storage.files.rollback import journal_path
+from diskcsr.storage.journal.rollback import journal_path
 
 M = eye_array(3, format="csr")
 

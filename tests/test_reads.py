@@ -19,11 +19,11 @@ import scipy.sparse as sp
 from numpy.testing import assert_array_equal
 
 import diskcsr
-from diskcsr import reading
 from diskcsr.blocks.contents import Contents
 from diskcsr.kernels import rows as kernels
 from diskcsr.keys import plan
 from diskcsr.machine.cache import cache
+from diskcsr.protocol import reading
 
 PARTS = ("data", "indices", "indptr")
 N_ROWS, N_COLUMNS, PER_ROW = 400, 5000, 1000

@@ -18,9 +18,9 @@ from diskcsr.blocks import contents as contents_module
 from diskcsr.blocks import walk
 from diskcsr.blocks.canonical import canonical, is_canonical
 from diskcsr.blocks.walk import Block, blocks, fold
-from diskcsr.handle import contents_of
 from diskcsr.kernels import reduce as kernels
 from diskcsr.machine.options import options
+from diskcsr.protocol.handle import contents_of
 
 SHAPE = (700, 90)
 

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 import diskcsr
 from diskcsr.compute import elementwise, estimates
-from diskcsr.storage.read.source import Source
+from diskcsr.storage.read.arrays import WholeArrays
 
 both_layouts = pytest.mark.parametrize("layout", ["raw", "gzip"])
 both_formats = pytest.mark.parametrize("format", ["csr", "csc"])
@@ -186,14 +186,14 @@ def test_a_matrix_counts_as_a_whole(store, plain, part):
 
 def failing(monkeypatch, name):
     """Have memory run out when an array is loaded."""
-    load = Source._load
+    load = WholeArrays._load
 
     def fails(self, part, *rest):
         if part == name:
             raise MemoryError
         return load(self, part, *rest)
 
-    monkeypatch.setattr(Source, "_load", fails)
+    monkeypatch.setattr(WholeArrays, "_load", fails)
 
 
 def test_after_a_failure_in_the_middle_nothing_stays_loaded(store, plain, monkeypatch):

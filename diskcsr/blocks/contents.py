@@ -8,77 +8,30 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import kernels
 from ..axis import Axis, axis_of
-from ..errors import CorruptFileError, StaleFileError
+from ..errors import CorruptFileError
 from ..keys.plan import Plan, plan_batches, plan_reads, plan_span
 from ..keys.widths import index_dtype
 from ..machine.buffers import Buffers, take
 from ..machine.options import require_memory
-from ..storage.files.looking import consistently
-from ..storage.files.transactions import close_file
 from ..storage.formats.conventions import ARRAYS
-from ..storage.formats.opening import open_group
+from ..storage.read.arrays import INSTEAD
 from ..storage.read.pointers import ArrayPointers, RowPointers
 from ..storage.read.readers import ArrayReader, Reader, Wanted, gather_together
-from ..storage.read.source import INSTEAD, Source, shared_source
-from ..storage.read.untrusted import open_untrusted
+from ..storage.read.source import Source
+from .address import Address
 from .walk import Block
 
-__all__ = ["Address", "Contents"]
+__all__ = ["Contents"]
 
 #: Rows whose pointers are looked at in one go when a whole matrix is walked, and how many are where
 #: a longer one is cut.
 WALK, GRID = 1 << 20, 1 << 12
-
-
-class Address(NamedTuple):
-    """Where a stored matrix is to be found again, perhaps by another process, and what it was."""
-
-    path: str
-    name: str
-    hints: dict[str, Any]
-    format: str
-    shape: tuple[int, int]
-    dtype: np.dtype
-    state: tuple[int, int] | None
-    untrusted: bool
-
-    def open(self) -> Source:
-        """Open the matrix for reading.
-
-        Raises
-        ------
-        StaleFileError
-            When it has another format, shape or dtype now.
-        """
-        if self.untrusted:
-            return self._checked(*open_untrusted(self.path, self.name, self.hints))
-        return consistently(self.path, self._open, Source.close)
-
-    def _open(self) -> Source:
-        return self._checked(*open_group(self.path, self.name, False))
-
-    def _checked(self, group: Any, owned: Any, guard: Any = None) -> Source:
-        """Return the matrix in a group, if it still is what it was; `owned` is closed otherwise."""
-        try:
-            source = shared_source(group, owned, guard, **self.hints)
-            found = (source.axis.format, source.shape, source.dtype)
-            if found != (self.format, self.shape, self.dtype):
-                raise StaleFileError(
-                    f"{source.where} was a {self.format} matrix of shape {self.shape} and dtype "
-                    f"{self.dtype} when it was pickled, and is a {found[0]} one of shape "
-                    f"{found[1]} and dtype {found[2]} now; open it again"
-                )
-        except BaseException:
-            if owned is not None:
-                close_file(owned)
-            raise
-        return source
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +123,7 @@ class Contents:
         """Whether all that is shown surely equals what the file holds."""
         shape = self.source.shape if self.axis is self.source.axis else self.source.shape[::-1]
         return self.shape == shape and all(
-            self.source.is_as_stored(name, array) for name, array in self.held.items()
+            self.source.arrays.is_as_stored(name, array) for name, array in self.held.items()
         )
 
     # ---------------------------------------------------------------------------- whole lines
@@ -382,16 +335,10 @@ class Contents:
 
     def address(self) -> Address | None:
         """Return where to find all this again; None when it is not in a file as it is shown."""
-        source = self.source
-        source.check_open()
-        if source.path is None or not self.is_as_stored():
+        self.source.check_open()
+        if self.source.path is None or not self.is_as_stored():
             return None
-        state = source.freshness.now()
-        format, shape, dtype = source.axis.format, source.shape, source.dtype
-        untrusted = source.guard is not None
-        return Address(
-            source.path, source.name, source.hints, format, shape, dtype, state, untrusted
-        )
+        return Address.of(self.source)
 
     def __reduce__(self) -> Any:
         address = self.address()

@@ -24,7 +24,7 @@ _WIDENED: dict[str, np.dtype] = {
 
 
 def sum_of(source: BlockSource, container: Any, axis: Any, dtype: Any, out: Any) -> Any:
-    """``A.sum(axis, dtype, out)``; see `diskcsr.reducing.Reducing.sum`."""
+    """``A.sum(axis, dtype, out)``; see `diskcsr.protocol.reducing.Reducing.sum`."""
     few = empty(container, source.shape, source.dtype)
     form = ask(few, "sum", out, axis=axis, dtype=dtype)
     axis = one_axis(axis)
@@ -40,7 +40,7 @@ def sum_of(source: BlockSource, container: Any, axis: Any, dtype: Any, out: Any)
 
 
 def mean_of(source: BlockSource, container: Any, axis: Any, dtype: Any, out: Any) -> Any:
-    """``A.mean(axis, dtype, out)``; see `diskcsr.reducing.Reducing.mean`."""
+    """``A.mean(axis, dtype, out)``; see `diskcsr.protocol.reducing.Reducing.mean`."""
     few = empty(container, source.shape, source.dtype)
     form = ask(few, "mean", out, axis=axis, dtype=dtype)
     axis = one_axis(axis)

@@ -8,9 +8,9 @@ from scipy.sparse import issparse
 
 from ..compute.products import gram_matrix
 from ..compute.svd import Products, Triplets, singular_triplets
-from ..handle import contents_of
-from ..multiplying import gram_product
-from ..reducing import describe
+from ..protocol.handle import contents_of
+from ..protocol.multiplying import gram_product
+from ..protocol.reducing import describe
 
 __all__ = ["PCAResult", "pca", "svds"]
 

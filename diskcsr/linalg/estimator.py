@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..handle import contents_of
+from ..protocol.handle import contents_of
 from .decomposition import pca
 
 __all__ = ["PCA"]

@@ -11,11 +11,11 @@ import h5py
 
 from ...errors import DiskCSRError
 from ...machine.apart import Ended, run_apart
-from ..files.names import check_ordinary
-from ..files.records import journal_path
-from ..files.rollback import damage_of, is_hot, settle
 from ..formats.detect import describe, find
 from ..formats.fields import locate
+from ..journal.names import check_ordinary
+from ..journal.records import journal_path
+from ..journal.rollback import damage_of, is_hot, settle
 from .problems import Problem, Scan
 from .repair import repair_file
 from .scan import scan

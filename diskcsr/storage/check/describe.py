@@ -14,9 +14,9 @@ from ...machine.options import options
 from ..codecs.pipeline import pipeline_of
 from ..codecs.table import faster_decoders
 from ..files.files import open_to_read
-from ..files.names import check_ordinary
 from ..formats.conventions import ARRAYS
 from ..formats.detect import describe, find
+from ..journal.names import check_ordinary
 from ..read.direct import DirectReader
 from ..read.source import Source
 from ..read.untrusted import call_apart, check_alone

@@ -13,7 +13,7 @@ import numpy as np
 from ...axis import axis_of
 from ...errors import CorruptFileError
 from ...keys.widths import INT32_MAX
-from ..files.chunks import refuse_overlap, unwritten
+from ..claims.chunks import refuse_overlap, unwritten
 from ..formats.conventions import Header
 from ..formats.fields import dataset_or_none
 from ..read.readers import H5Reader

@@ -1,1 +1,1 @@
-"""The bytes of a file and their safety: opening, closing, locks, the rollback journal."""
+"""HDF5 files opened to read and to write: one committed state, and changes as a whole."""

@@ -16,13 +16,13 @@ from h5py._objects import phil
 
 from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
-from .fileobject import JournalFile
+from ..journal.fileobject import JournalFile
+from ..journal.names import check_ordinary, named
+from ..journal.records import journal_path
 from .freshness import is_shown_as_it_is
-from .headers import check_superblock
 from .looking import consistently
-from .names import check_ordinary, named
-from .records import journal_path
 from .streams import Stream
+from .superblock import check_superblock
 from .transactions import (
     close_file,
     driver_of,

@@ -3,7 +3,7 @@
 Whoever looks takes down the file's size and time before and afterwards. If they differ, what was
 read in between may be of two states, and is read anew: an error that was met then says nothing.
 Beside a writer with one transaction after another that could go on for ever, so both take turns;
-see `diskcsr.storage.files.turns`.
+see `diskcsr.storage.journal.turns`.
 """
 
 import os
@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
 from ...machine.options import options
-from .names import check_ordinary
-from .rollback import is_hot, settle
-from .turns import held
+from ..journal.names import check_ordinary
+from ..journal.rollback import is_hot, settle
+from ..journal.turns import held
 
 __all__ = ["consistently"]
 

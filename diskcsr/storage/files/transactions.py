@@ -13,7 +13,7 @@ from h5py import h5f, h5fd, h5i, h5o
 
 from ...errors import CorruptFileError, DiskCSRError, WriteError, raise_if_systems
 from ...machine.interrupts import check, deferred
-from .fileobject import JournalFile
+from ..journal.fileobject import JournalFile
 from .streams import Stream
 
 __all__ = [

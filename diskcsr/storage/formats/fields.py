@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 
 from ...errors import CorruptFileError, FormatError, raise_if_systems
-from ..files.headers import check_strings
-from ..files.links import refuse_foreign
-from ..files.sound import check_sound
+from ..claims.headers import check_strings
+from ..claims.links import refuse_foreign
+from ..claims.sound import check_sound
 
 __all__ = [
     "MAX_LENGTH",

@@ -7,9 +7,9 @@ from typing import Any
 import h5py
 
 from ...errors import FormatError, ReadOnlyError
+from ..claims.links import refuse_foreign
+from ..claims.peek import note_bytes
 from ..files.files import open_to_read, open_to_write
-from ..files.links import refuse_foreign
-from ..files.peek import note_bytes
 from ..files.transactions import close_file
 from . import detect as formats
 from .dense import advice

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import h5py
 
+from ..claims.chunks import ChunkIndex, index_chunks
+from ..claims.sound import check_sound
 from ..codecs.pipeline import Pipeline, pipeline_of, unsupported
-from ..files.chunks import ChunkIndex, index_chunks
-from ..files.sound import check_sound
 from .decode import DecodeReader
 from .descriptor import Descriptor
 from .direct import DirectReader

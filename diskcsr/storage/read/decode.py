@@ -14,9 +14,9 @@ from ...breakeven import FEW_PIECES, KEPT_BYTES
 from ...errors import CorruptFileError
 from ...keys.plan import Plan
 from ...machine.cache import cache
+from ..claims.chunks import ChunkIndex
 from ..codecs.codec import Pipeline
 from ..codecs.pipeline import copy_pieces, decode_whole, gather_pieces, stages_of
-from ..files.chunks import ChunkIndex
 from .descriptor import Descriptor
 from .readers import Job, Reader, check_indices, native_dtype
 

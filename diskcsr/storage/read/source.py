@@ -6,8 +6,7 @@ and minor only.
 
 import threading
 import weakref
-from collections.abc import Mapping
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -23,9 +22,7 @@ from ...errors import (
     raise_if_systems,
 )
 from ...keys.plan import plan_span
-from ...keys.widths import index_dtype
-from ...machine.options import require_memory
-from ..files.chunks import refuse_empty, refuse_overlap
+from ..claims.chunks import refuse_empty, refuse_overlap
 from ..files.files import open_to_read
 from ..files.freshness import Freshness
 from ..files.looking import consistently
@@ -33,25 +30,19 @@ from ..files.transactions import close_file, stream_of
 from ..formats.conventions import ARRAYS, Header
 from ..formats.detect import detect
 from ..formats.opening import open_group
-from . import maps
+from .arrays import WholeArrays
 from .choose import choose_reader
 from .descriptor import Descriptor
-from .direct import DirectReader
 from .pointers import FilePointers
 from .readers import (
     ConstantReader,
     Reader,
     Readers,
-    check_indices,
     native_dtype,
 )
 
-__all__ = ["INSTEAD", "Source", "shared_source"]
+__all__ = ["Source", "shared_source"]
 
-#: What to do instead of a load that does not fit the memory budget.
-INSTEAD = "Select less, walk the matrix with iter_blocks(), or raise diskcsr.options.memory_budget."
-#: Elements that are compared at a time.
-_COMPARED = 1 << 16
 #: scipy.sparse has no half floats; single ones hold their values exactly.
 _WIDENED = {np.dtype(np.float16): np.dtype(np.float32)}
 
@@ -89,6 +80,8 @@ class Source:
         Of the values in memory.
     pointers : FilePointers
         Where rows begin and end.
+    arrays : WholeArrays
+        The three arrays, each as a whole.
     elements : int
         Stored elements there are to point to.
     freshness : Freshness
@@ -139,8 +132,6 @@ class Source:
         self.where = f"{self.filename}, group {self.name!r}"
         self._readers: dict[str, Reader] = {}
         self._descriptor: Descriptor | str | None = None
-        #: The whole arrays made of the file, by name, and whether they may be written to.
-        self._made: dict[str, list[tuple[weakref.ref, bool]]] = {}
         self._check_lengths()
 
     def watch(self, array: Any) -> None:
@@ -279,6 +270,13 @@ class Source:
         if data is not None and self.header.dtype is None:
             native = native_dtype(data.dtype)
             self.dtype = _WIDENED.get(native, native)
+        self.arrays = WholeArrays(
+            self.where,
+            self.axis.swap(self.shape),
+            self.dtype,
+            self.pointers,
+            lambda name: own.reader(name),
+        )
 
     # ----------------------------------------------------------------------------- its readers
 
@@ -369,136 +367,6 @@ class Source:
     def readers(self) -> Readers:
         """Return all three readers, choosing those not chosen yet."""
         return Readers({name: self.reader(name) for name in ARRAYS})
-
-    # --------------------------------------------------------------------------- whole arrays
-
-    def whole(self, name: str, nnz: int, *, writeable: bool) -> np.ndarray:
-        """Return a whole array to hand out: mapped where the file allows, else loaded.
-
-        It is private memory either way: writing to it never reaches the file.
-
-        Parameters
-        ----------
-        name : {"data", "indices", "indptr"}
-        nnz : int
-            How many elements there are.
-        writeable : bool
-            Whether the array may be written to.
-
-        Raises
-        ------
-        MemoryBudgetError
-            When it has to be loaded and does not fit.
-        CorruptFileError
-            When it is not what the kernels of scipy can be trusted with.
-        """
-        self.check_open()
-        dtype = self._dtype_of(name, nnz)
-        if name == "indptr":
-            # scipy copies `indices` on every call when the two index arrays differ in dtype.
-            array = self.pointers.whole().astype(dtype)
-        else:
-            array = self._load(name, nnz, dtype)
-        array.flags.writeable = writeable
-        known = [one for one in self._made.get(name, ()) if one[0]() is not None]
-        self._made[name] = [*known, (weakref.ref(array), writeable)]
-        return array
-
-    def require_whole(self, nnz: int, held: Mapping[str, np.ndarray], name: str) -> None:
-        """Refuse to load an array when it and the rest of the matrix do not fit together.
-
-        What scipy does with one of the arrays it does with all: better none is loaded than two.
-
-        Parameters
-        ----------
-        nnz : int
-            How many elements there are.
-        held : mapping
-            The arrays that are in memory already.
-        name : str
-            The array that is asked for.
-
-        Raises
-        ------
-        MemoryBudgetError
-            Nothing was loaded.
-        """
-        missing = {part: self._bytes_to_load(part, nnz) for part in ARRAYS if part not in held}
-        if missing.get(name) and name != "indptr":
-            what = f"{self.where}: loading {name!r} and what belongs to it"
-            require_memory(sum(missing.values()), what, INSTEAD)
-
-    def _bytes_to_load(self, name: str, nnz: int) -> int:
-        if name == "indptr":
-            return 8 * (self.axis.swap(self.shape)[0] + 1)
-        dtype, reader = self._dtype_of(name, nnz), self.reader(name)
-        if self._can_map(reader, dtype) and reader.contiguous_offset() is not None:
-            return 0
-        converted = 0 if reader.dtype == dtype else dtype.itemsize
-        return nnz * (reader.dtype.itemsize + converted)
-
-    def _dtype_of(self, name: str, nnz: int) -> np.dtype:
-        """Return the dtype that an array has when it is handed out."""
-        if name == "data":
-            return self.dtype
-        n_minor = self.axis.swap(self.shape)[1]
-        small = self.reader("indices").dtype != np.int64
-        return index_dtype(nnz, n_minor) if small else np.dtype(np.int64)
-
-    @staticmethod
-    def _can_map(reader: Reader, dtype: np.dtype) -> TypeGuard[DirectReader]:
-        return isinstance(reader, DirectReader) and reader.dtype == dtype and dtype != np.bool_
-
-    def _load(self, name: str, size: int, dtype: np.dtype) -> np.ndarray:
-        reader = self.reader(name)
-        array = maps.map_private(reader, size) if self._can_map(reader, dtype) else None
-        if array is None:
-            what = f"{self.where}: loading {name!r}"
-            require_memory(self._bytes_to_load(name, size), what, INSTEAD)
-            array = np.empty(size, reader.dtype)
-            reader.gather(plan_span(0, size, np.array([0, size])), array)
-        if name == "indices":
-            # Before any conversion: a larger type's index could wrap to one that is in range.
-            self._check_all(array, self.axis.swap(self.shape)[1], reader.where)
-        return array.astype(dtype, copy=False)
-
-    @staticmethod
-    def _check_all(indices: np.ndarray, limit: int, where: str) -> None:
-        step = 1 << 18  # checked while it is in the cache
-        for first in range(0, indices.size, step):
-            check_indices(indices[first : first + step], limit, where)
-
-    def is_loaded_alike(self, name: str, array: np.ndarray) -> bool:
-        """Whether an array was loaded by `whole` and still is, bit for bit, what the file holds.
-
-        The file is read again, a little at a time. What cannot be read counts as different.
-        """
-        made = any(one() is array for one, _ in self._made.get(name, ()))
-        if not made or name == "indptr" or maps.is_map(array):
-            return False
-        try:
-            for lo in range(0, array.size, _COMPARED):
-                some = array[lo : lo + _COMPARED]
-                read = np.empty(some.size, self.reader(name).dtype)
-                span = plan_span(lo, lo + some.size, np.array([0, some.size]))
-                self.reader(name).gather(span, read)
-                if read.astype(array.dtype).tobytes() != some.tobytes():
-                    return False
-        except (DiskCSRError, MemoryError, OSError):
-            return False
-        return True
-
-    def is_as_stored(self, name: str, array: np.ndarray) -> bool:
-        """Whether an array surely is what `whole` made of the file, and was not written to since.
-
-        Row pointers are never a map; there are few enough to compare.
-        """
-        writeable = [writeable for made, writeable in self._made.get(name, ()) if made() is array]
-        return bool(writeable) and (
-            not (writeable[0] or array.flags.writeable)
-            or maps.is_untouched(array)
-            or (name == "indptr" and self.pointers.are_surely(array))
-        )
 
 
 #: Matrices in files that may change, by file and object: all handles on one share its `Source`, and

@@ -17,10 +17,10 @@ from ...machine.interrupts import allowing, deferred, pulled
 from ...streams.stream import Portion, Stream
 from ..codecs import table
 from ..files.files import new_file, open_to_read, open_to_write
-from ..files.names import check_ordinary
 from ..files.transactions import all_or_nothing, changing, check_writing, close_file, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import default_tags, stamp
+from ..journal.names import check_ordinary
 from .arrays import ArrayWriter, create_array
 from .keywords import Storage
 

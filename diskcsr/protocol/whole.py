@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .axis import axis_of
-from .compute import conversions
-from .compute.answers import empty
-from .compute.elementwise import elementwise
+from ..axis import axis_of
+from ..compute import conversions
+from ..compute.answers import empty
+from ..compute.elementwise import elementwise
 from .display import to_text
 from .handle import Handle
 

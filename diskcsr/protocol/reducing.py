@@ -8,16 +8,16 @@ along the minor axis a state for each minor index, for at most 16 parts of the m
 
 from typing import Any
 
-from .compute.extremes import extreme_of, place_of
-from .compute.norms import norm_of
-from .compute.statistics import (
+from ..compute.extremes import extreme_of, place_of
+from ..compute.norms import norm_of
+from ..compute.statistics import (
     Description,
     count_of,
     description_of,
     diagonal_of,
     variance_of,
 )
-from .compute.sums import mean_of, sum_of
+from ..compute.sums import mean_of, sum_of
 from .handle import Handle, contents_of
 
 __all__ = ["Reducing", "describe", "norm"]

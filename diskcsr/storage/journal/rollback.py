@@ -1,7 +1,7 @@
 """Rolling a file back to its last commit, by the journal beside it.
 
 The idea is that of SQLite's rollback journal (https://www.sqlite.org/atomiccommit.html); the format
-is our own, see `diskcsr.storage.files.records`. A journal is *hot* while a transaction is under
+is our own, see `diskcsr.storage.journal.records`. A journal is *hot* while a transaction is under
 way. What lies behind the old end of the file has no records: undoing cuts it off.
 """
 

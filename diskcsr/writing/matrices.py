@@ -1,10 +1,8 @@
 """What can be stored: matrices in memory and on disk, iterables of blocks, files of other kinds."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,36 +10,29 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from .axis import CSR, Axis, axis_of
-from .blocks.contents import Contents
-from .blocks.view import View
-from .blocks.walk import blocks
-from .errors import FormatError
-from .handle import contents_of, open_array
-from .importing.dense import imported_dense
-from .importing.imported import Imported, SourceOptions
-from .importing.memory import imported_from
-from .importing.table import find_kind
-from .machine.options import options
-from .machine.threads import ordered_map
-from .storage.files.names import check_ordinary
-from .storage.formats.dense import is_dense
-from .storage.formats.opening import is_file_like
-from .storage.read.source import Source
-from .streams.stream import Stream, as_matrix, stream_matrix, summed
-from .streams.transpose import Memory, count_indices, transpose
+from ..axis import CSR, Axis, axis_of
+from ..blocks.contents import Contents
+from ..errors import FormatError
+from ..importing.dense import imported_dense
+from ..importing.imported import Imported, SourceOptions
+from ..importing.memory import imported_from
+from ..importing.table import find_kind
+from ..protocol.handle import contents_of, open_array
+from ..storage.formats.dense import is_dense
+from ..storage.formats.opening import is_file_like
+from ..storage.journal.names import check_ordinary
+from ..storage.read.source import Source
+from ..streams.stream import as_matrix
 
 __all__ = [
-    "Means",
     "axis_for",
     "blocks_of",
+    "check_apart",
     "check_block",
     "folder_of",
     "imported",
     "in_memory",
     "opened",
-    "stream_of",
-    "transposed",
 ]
 
 #: Bytes of stored values and indices that are read at a time of a matrix on disk.
@@ -133,6 +124,21 @@ def _is_dense(source: Any, name: str | None) -> bool:
     except (OSError, KeyError, ValueError):
         pass  # whoever opens it next says what is wrong
     return False
+
+
+def check_apart(matrices: list[Any], file: Any) -> None:
+    """Refuse to write into a file that is read meanwhile, by its path or as a matrix on disk."""
+    path = None if hasattr(file, "file") else os.path.realpath(os.fsdecode(file))
+    for matrix in matrices:
+        shown = contents_of(matrix)
+        source = matrix if shown is None else shown.source.path
+        if path is None or not isinstance(source, str | bytes | os.PathLike):
+            continue
+        source = os.fsdecode(source)
+        if os.path.realpath(source) == path:
+            raise ValueError(
+                f"{source} is open for reading as a source: write to another file, and rename it"
+            )
 
 
 # ------------------------------------------------------------------------------------------ blocks
@@ -259,75 +265,3 @@ def check_block(
             f"{what}: cannot cast {block.dtype} to {dtype}, the dtype of {others}, according to "
             "the rule 'same_kind'"
         )
-
-
-# ----------------------------------------------------------------------------------------- streams
-
-
-@dataclass(frozen=True)
-class Means:
-    """What the work on the way to a file may use.
-
-    Attributes
-    ----------
-    memory : Memory or None
-        None where no more than blocks of the usual size is needed.
-    folder : path
-        Where files may be made that are removed in the end.
-    advance : callable
-        Is told of the bytes of values and indices handled.
-    """
-
-    memory: Memory | None
-    folder: Path
-    advance: Callable[[int], None]
-
-
-def stream_of(matrix: Any, axis: Axis, means: Means, **changes: bool) -> Stream:
-    """Stream a matrix, wherever it is, in the format of `axis`; `changes` as of `tidied`."""
-    shown = contents_of(matrix)
-    if shown is None:
-        matrix = as_matrix(matrix, axis)
-        return stream_matrix(matrix, axis, [matrix], int(matrix.nnz), **changes)
-    shown.check()
-    if shown.axis is not axis:
-        stream = transposed(matrix, shown, means)
-        return summed(stream) if changes.get("sum_duplicates") else stream
-    memory = means.memory
-    walk = matrix.iter_blocks() if memory is None else matrix.iter_blocks(memory.block)
-    nnz = shown.nnz if shown.counts else None
-    return stream_matrix(matrix, axis, (block for _, block in walk), nnz, **changes)
-
-
-def transposed(matrix: Any, shown: Contents, means: Means) -> Stream:
-    """Stream a matrix on disk in the other format."""
-    assert means.memory is not None
-    return transpose(
-        matrix,
-        shown.axis,
-        matrix.iter_blocks,
-        partial(_count, shown, means.advance),
-        nnz=shown.nnz if shown.counts else None,
-        memory=means.memory,
-        folder=means.folder,
-        advance=means.advance,
-    )
-
-
-def _count(
-    shown: Contents, advance: Callable[[int], None], counts: np.ndarray, max_bytes: int
-) -> None:
-    """Count the minor indices, from the stored indices alone."""
-    item = shown.dtype.itemsize + 4
-    if isinstance(shown, View):
-        for block in blocks(shown, max_bytes=max_bytes):
-            count_indices(block.indices, counts)
-            advance(block.indices.size * item)
-        return
-    step = max(1, max_bytes // 8)
-    nnz = shown.nnz
-    spans = ((lo, min(lo + step, nnz)) for lo in range(0, nnz, step))
-    parts = ordered_map(lambda span: shown.part("indices", *span), spans, options.num_threads)
-    for indices in parts:
-        count_indices(indices, counts)
-        advance(indices.size * item)

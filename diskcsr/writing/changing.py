@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from .errors import ReadOnlyError
-from .handle import Handle, contents_of
-from .keys.assignment import parse_change
-from .machine.progress import Progress, reporting
+from ..errors import ReadOnlyError
+from ..keys.assignment import parse_change
+from ..machine.progress import Progress, reporting
+from ..protocol.handle import Handle, contents_of
+from ..storage.edit.update import append_blocks, assign, scale
+from ..storage.formats.conventions import ARRAYS
+from ..streams.stream import tidied
 from .matrices import blocks_of, check_block, in_memory
-from .storage.edit.update import append_blocks, assign, scale
-from .storage.formats.conventions import ARRAYS
-from .streams.stream import tidied
 
 __all__ = ["Changing"]
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse import coo_array
 
-from .blocks.contents import Contents
-from .errors import DiskCSRError
-from .machine.options import format_bytes
-from .storage.check.describe import array_facts
-from .storage.formats.conventions import ARRAYS
+from ..blocks.contents import Contents
+from ..errors import DiskCSRError
+from ..machine.options import format_bytes
+from ..storage.check.describe import array_facts
+from ..storage.formats.conventions import ARRAYS
 
 __all__ = ["to_html", "to_text"]
 

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from scipy.sparse import issparse
 
-from .axis import Axis
-from .blocks.contents import Contents
-from .blocks.steps import Step, cast_step, function_step, ufunc_step
-from .blocks.view import View, view_of
+from ..axis import Axis
+from ..blocks.contents import Contents
+from ..blocks.steps import Step, cast_step, function_step, ufunc_step
+from ..blocks.view import View, view_of
+from ..keys.selection import grid_of, normalize, outer
 from .handle import Handle
-from .keys.selection import grid_of, normalize, outer
 
 __all__ = ["HasLazy", "Lazy", "lazy_array", "use_lazy_classes"]
 

@@ -1,29 +1,25 @@
 """A handle on a stored matrix: opening, closing, handing arrays out, pickling, refusing changes."""
 
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from . import interop
-from .axis import Axis, matrix_of
-from .blocks.contents import Address, Contents
+from .. import interop
+from ..axis import Axis, matrix_of
+from ..blocks.address import Address, open_source
+from ..blocks.contents import Contents
+from ..errors import FormatError
+from ..machine.buffers import Buffers
+from ..machine.options import require_memory
+from ..storage.formats.conventions import ARRAYS
+from ..storage.formats.opening import is_file_like
+from ..storage.read.readers import Readers
+from ..storage.read.source import Source
 from .display import to_html
-from .errors import FormatError
-from .machine.buffers import Buffers
-from .machine.interrupts import deferred
-from .machine.options import require_memory
-from .storage.files.looking import consistently
-from .storage.files.transactions import close_file
-from .storage.formats.conventions import ARRAYS
-from .storage.formats.opening import is_file_like, open_group
-from .storage.read.readers import Readers
-from .storage.read.source import Source, shared_source
-from .storage.read.untrusted import open_untrusted
 
 if TYPE_CHECKING:
-    from .array import DiskCSC, DiskCSR
+    from ..array import DiskCSC, DiskCSR
 
 __all__ = ["Handle", "contents_of", "open_array", "use_classes"]
 
@@ -67,40 +63,8 @@ def _open_source(
     """Check the mode and open what `file` holds."""
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
-    hints: dict[str, Any] = {"format": format, "shape": shape}
-    if untrusted:
-        return _open_looked_at(file, name, mode, hints)
-
-    def attempt() -> Source:
-        group, owned = open_group(file, name, mode == "r+")
-        try:
-            return shared_source(group, owned, **hints)
-        except BaseException:
-            if owned is not None:
-                close_file(owned)
-            raise
-
-    if mode != "r+" and isinstance(file, str | bytes | os.PathLike):
-        return consistently(file, attempt, Source.close)
-    with deferred():
-        return attempt()
-
-
-def _open_looked_at(file: Any, name: str | None, mode: str, hints: dict[str, Any]) -> Source:
-    """Open a file once another process looked at all of it. Signals are not kept back."""
-    if not isinstance(file, str | bytes | os.PathLike):
-        raise TypeError(f"untrusted=True needs the path of a file, not {type(file).__name__}")
-    if mode == "r+":
-        raise ValueError(
-            "untrusted=True is for reading: to write, HDF5 uses parts of a file that reading does "
-            "not touch. Convert the matrix to a file of your own"
-        )
-    group, owned, guard = open_untrusted(os.fsdecode(file), name, hints)
-    try:
-        return shared_source(group, owned, guard, **hints)
-    except BaseException:
-        close_file(owned)
-        raise
+    hints = {"format": format, "shape": shape}
+    return open_source(file, name, hints, write=mode == "r+", untrusted=untrusted)
 
 
 class _StoredArray:
@@ -379,12 +343,13 @@ class Handle:
         with self._source.lock:
             if name not in self.__dict__:
                 if name not in self._shared:
-                    nnz = self._contents().nnz
+                    self._source.check_open()
+                    nnz, arrays = self._contents().nnz, self._source.arrays
                     # Changes of it would not reach the file, which mode "r+" promises.
                     writeable = self._mode != "r+"
                     try:
-                        self._source.require_whole(nnz, self._held(), name)
-                        self._shared[name] = self._source.whole(name, nnz, writeable=writeable)
+                        arrays.require_memory(nnz, self._held(), name)
+                        self._shared[name] = arrays.make(name, nnz, writeable=writeable)
                     except MemoryError:
                         self._forget_loaded()
                         raise
@@ -394,7 +359,7 @@ class Handle:
     def _forget_loaded(self) -> None:
         """Give back arrays that were loaded and not changed: what they were loaded for failed."""
         for name, array in self._held().items():
-            if self._source.is_loaded_alike(name, array):
+            if self._source.arrays.is_loaded_alike(name, array):
                 self._shared.pop(name, None)
                 self.__dict__.pop(name, None)
 

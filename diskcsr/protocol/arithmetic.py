@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-from .compute.elementwise import Lines, elementwise
+from ..compute.elementwise import Lines, elementwise
 from .handle import Handle
 
 __all__ = ["Arithmetic"]

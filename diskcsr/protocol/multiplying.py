@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from .compute import products, sparse_products
+from ..compute import products, sparse_products
+from ..machine.progress import Progress
 from .handle import Handle
-from .machine.progress import Progress
 
 __all__ = ["Multiplying", "gram_product"]
 

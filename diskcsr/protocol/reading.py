@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from .blocks.batches import Batches
-from .blocks.walk import Block, blocks
-from .breakeven import BLOCK_ELEMENTS
-from .keys.keep import Keep
-from .keys.selection import Selection, normalize, outer
-from .keys.widths import index_dtype
-from .machine.buffers import Buffers
+from ..blocks.batches import Batches
+from ..blocks.walk import Block, blocks
+from ..breakeven import BLOCK_ELEMENTS
+from ..keys.keep import Keep
+from ..keys.selection import Selection, normalize, outer
+from ..keys.widths import index_dtype
+from ..machine.buffers import Buffers
 from .reducing import Reducing
 
 __all__ = ["Reading"]

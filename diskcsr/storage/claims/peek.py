@@ -10,7 +10,7 @@ import h5py
 from h5py._objects import phil
 
 from ...errors import CorruptFileError
-from .transactions import journal_of, serial_of, stream_of
+from ..files.transactions import journal_of, serial_of, stream_of
 
 __all__ = ["note_bytes", "peek"]
 

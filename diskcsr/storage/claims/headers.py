@@ -14,10 +14,9 @@ from typing import TypeVar
 import h5py
 
 from ...errors import CorruptFileError
-from .journal import Journal
 from .peek import peek
 
-__all__ = ["check_strings", "check_superblock", "tree_nodes"]
+__all__ = ["check_strings", "tree_nodes"]
 
 _LAYOUT, _ATTRIBUTE, _CONTINUATION = 0x08, 0x0C, 0x10
 #: The largest header, and heap of strings, that is looked at.
@@ -33,11 +32,6 @@ _CHILDREN = 64
 
 
 _Found = TypeVar("_Found")
-
-
-#: How a file begins, or goes on after its user block; how much of that is looked at.
-_SIGNATURE, _SUPERBLOCK = b"\x89HDF\r\n\x1a\n", 64
-_NO_ADDRESS = b"\xff" * 8
 
 
 class _Unknown(Exception):
@@ -118,31 +112,6 @@ def _nodes(dset: h5py.Dataset) -> dict[int, int] | None:
 
 def _address(item: h5py.Group | h5py.Dataset) -> int:
     return int(h5py.h5g.get_objinfo(item.id).objno[0])
-
-
-def check_superblock(journal: Journal) -> None:
-    """Refuse a file whose superblock leads to records of another driver than HDF5 will use.
-
-    HDF5 2.0.0 reads them, writes them to where they cannot be, and crashes after that has failed.
-
-    Raises
-    ------
-    CorruptFileError
-        When there is such an address.
-    """
-    start = 0
-    while start + _SUPERBLOCK <= journal.size:
-        raw = journal.pread(start, _SUPERBLOCK)
-        if raw.startswith(_SIGNATURE):
-            version, sizes = raw[8], raw[13:15]
-            at = 48 + 4 * version
-            if version > 1 or sizes != b"\x08\x08" or raw[at : at + 8] == _NO_ADDRESS:
-                return
-            raise CorruptFileError(
-                f"{journal.path}: its superblock leads to records of another driver of HDF5, at "
-                f"{int.from_bytes(raw[at : at + 8], 'little')}: not opened for writing"
-            )
-        start = 2 * start or 512  # a user block may come first
 
 
 class _Look:

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from .axis import axis_of
-from .handle import open_array
-from .importing.imported import Imported
-from .machine.options import memory_for
-from .machine.progress import reporting
+from ..axis import axis_of
+from ..importing.imported import Imported
+from ..machine.options import memory_for
+from ..machine.progress import reporting
+from ..protocol.handle import open_array
+from ..storage.write.groups import check_target, write_stream
+from ..storage.write.keywords import Storage, StorageKeywords, takes_storage
+from ..streams.triplets import Wanted, gathered, least_memory
 from .matrices import folder_of
-from .storage.write.groups import check_target, write_stream
-from .storage.write.keywords import Storage, StorageKeywords, takes_storage
-from .streams.triplets import Wanted, gathered, least_memory
 
 if TYPE_CHECKING:
-    from .array import DiskCSC, DiskCSR
+    from ..array import DiskCSC, DiskCSR
 
 __all__ = ["from_triplets", "store_imported"]
 

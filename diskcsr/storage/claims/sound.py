@@ -13,9 +13,9 @@ from pathlib import Path
 import h5py
 
 from ...errors import CorruptFileError, FormatError
+from ..journal.names import check_ordinary
 from .chunks import Places, check_chunks
 from .links import stays_inside
-from .names import check_ordinary
 
 __all__ = ["check_sound"]
 
