@@ -4,12 +4,14 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diskcsr
 
-from .errors import DiskCSRError
+from .errors import DiskCSRError, FormatError
+from .importing.chosen import chosen_lines
 from .importing.table import kinds
 from .machine.options import format_bytes
 from .machine.terminal import Parser, print_table, run_program, say
@@ -58,6 +60,7 @@ examples:
   python -m diskcsr convert m.h5 z.h5 --compression gzip --level 4  other compression
   python -m diskcsr convert cells.h5ad m.h5 --source-name layers/raw --max-memory 500MB
   python -m diskcsr convert m.h5 s.h5 --permute-rows --rng 0        rows in random order
+  python -m diskcsr convert m.h5 s.h5 --rows keep.npy --columns genes.txt       some of it
 
   python -m diskcsr convert ratings.csv m.h5 --fields user,item,stars --labels sorted
   python -m diskcsr convert filtered_feature_bc_matrix/ m.h5        10x: a folder
@@ -65,6 +68,11 @@ examples:
 
 SRC is an HDF5 file of any known kind (h5ad, h5sparse, 10x, MATLAB v7.3, binsparse; dense ones,
 too), or else what --from may say, which the name or the beginning of a file mostly tells.
+
+--rows and --columns, of a sparse matrix in HDF5, take a:b or a:b:step as in Python, or a file: .npy
+with a mask or with integers, or a text of whole numbers. Numbers begin at 0; their order is kept,
+and so are repeats. Rows that are not chosen are not read, of a matrix by columns those columns. The
+last hundred are --rows=-100:
 """
 #: Seconds without progress after which a process that looks at a file is ended.
 _SILENCE = 300.0
@@ -147,6 +155,8 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     add("--max-memory", type=parse_size, metavar="SIZE", help="as 500MB or 2GiB")
     add("--keep-order", action="store_true", help="leave indices within rows as they are ordered")
     add("--sum-duplicates", action="store_true", help="add up indices that are stored twice")
+    add("--rows", metavar="WHICH", help="only these: a:b, or a file with a mask or numbers")
+    add("--columns", metavar="WHICH", help="likewise")
     add("--permute-rows", action="store_true", help="put rows in random order")
     add("--rng", type=int, metavar="N", help="number that settles that order (default: another)")
     add("--overwrite", action="store_true", help="replace a matrix of that name in DST")
@@ -219,7 +229,10 @@ def _convert(args: Any) -> int:
     if not args.no_progress:
         options["progress"] = _progress
     try:
-        diskcsr.convert(args.source, args.file, **options).close()
+        with _source(args) as source:
+            if source is not args.source:
+                options.pop("source_kind", None)
+            diskcsr.convert(source, args.file, **options).close()
     except ValueError as problem:
         problem.args = (_in_options(str(problem)),)
         raise
@@ -230,6 +243,28 @@ def _convert(args: Any) -> int:
     else:
         _print_matrix(facts["matrices"][0])
     return 0
+
+
+@contextmanager
+def _source(args: Any) -> Iterator[Any]:
+    """Give what is converted: the file by its name, or a lazy array of what is chosen of it."""
+    if args.rows is None and args.columns is None:
+        yield args.source
+        return
+    only = "--rows and --columns choose from a sparse matrix in HDF5: convert to one first"
+    if args.source_kind not in (None, "hdf5"):
+        raise ValueError(f"{args.source}: --from {args.source_kind}: {only}")
+    try:
+        matrix = diskcsr.open(args.source, args.source_name)
+    except FormatError as problem:
+        raise FormatError(f"{problem} ({only})") from None
+    with matrix:
+        chosen = matrix.lazy
+        if args.rows is not None:
+            chosen = chosen[chosen_lines(args.rows, matrix.shape[0], "rows")]
+        if args.columns is not None:
+            chosen = chosen[:, chosen_lines(args.columns, matrix.shape[1], "columns")]
+        yield chosen
 
 
 def _in_options(text: str) -> str:
