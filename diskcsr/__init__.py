@@ -18,6 +18,7 @@ from .errors import (
     StructureError,
     WriteError,
 )
+from .exporting.export import export
 from .h5 import File, Group
 from .machine.buffers import Buffers
 from .machine.cache import cache
@@ -53,6 +54,7 @@ __all__ = [
     "Problem",
     "convert",
     "concat",
+    "export",
     "options",
     "cache",
     "set_num_threads",

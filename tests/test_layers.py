@@ -60,9 +60,11 @@ ROOMS = {
     "array": "axis storage.write compute handle lazy arithmetic multiplying whole changing convert",
     "linalg": "compute handle multiplying reducing",
     "h5": "errors machine storage.files storage.formats handle array",
+    "exporting": "errors axis loading machine streams storage.write blocks handle matrices "
+    "convert h5",
     # The package itself: public names only.
-    "diskcsr": "errors machine storage.check blocks reducing multiplying convert triplets array "
-    "linalg h5",
+    "diskcsr": "errors machine storage.check blocks reducing multiplying convert exporting "
+    "triplets array linalg h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
     "__main__": "errors importing machine storage.check diskcsr bench",
