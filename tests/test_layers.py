@@ -67,7 +67,7 @@ ROOMS = {
     "triplets array linalg h5",
     # Above everything.
     "bench": "axis machine storage.files storage.formats storage.codecs diskcsr",
-    "__main__": "errors importing machine storage.check diskcsr bench",
+    "__main__": "errors importing machine storage.check exporting diskcsr bench",
 }
 
 

@@ -139,6 +139,6 @@ def _library(name: str, path: Path, package: str) -> Any:
 
 
 _ALL = ("row_names", "column_names", "compression")
-H5AD = Target("h5ad", "an AnnData file, with X", (".h5ad",), write_h5ad, _ALL)
+H5AD = Target("h5ad", "an AnnData file, with X", (".h5ad",), write_h5ad, _ALL, hdf5=True)
 ZARR = Target("zarr", "an AnnData store in zarr, with X", (".zarr",), write_zarr, _ALL[:2])
-TENX = Target("10x", "HDF5 of 10x Genomics, version 3", (), write_tenx, _ALL)
+TENX = Target("10x", "HDF5 of 10x Genomics, version 3", (), write_tenx, _ALL, hdf5=True)

@@ -69,11 +69,10 @@ class Target:
         Of the names of its files.
     write : callable
         ``write(path, exported)`` makes a new file at `path`, whose name is not the final one.
-    final : callable
-        Given the path that the user names: the suffix that the file at `path` needs while it is
-        made, where that decides how it is written.
     takes : tuple of str
         What it understands of `row_names`, `column_names` and `compression`.
+    hdf5 : bool
+        Whether `diskcsr.write` adds a matrix to such a file.
     """
 
     name: str
@@ -81,3 +80,4 @@ class Target:
     suffixes: tuple[str, ...]
     write: Callable[[Path, Exported], None]
     takes: tuple[str, ...] = ()
+    hdf5: bool = False
