@@ -11,6 +11,7 @@ from typing import Any
 import diskcsr
 
 from .errors import DiskCSRError, FormatError
+from .exporting.export import TARGETS, target_of
 from .importing.chosen import chosen_lines
 from .importing.table import kinds
 from .machine.options import format_bytes
@@ -66,8 +67,12 @@ examples:
   python -m diskcsr convert filtered_feature_bc_matrix/ m.h5        10x: a folder
   python -m diskcsr convert loom.loom m.h5                          dense, by blocks
 
+  python -m diskcsr convert m.h5 m.mtx.gz                           HDF5 to Matrix Market
+  python -m diskcsr convert m.h5 cells.h5ad --to h5ad               a whole file of AnnData
+
 SRC is an HDF5 file of any known kind (h5ad, h5sparse, 10x, MATLAB v7.3, binsparse; dense ones,
 too), or else what --from may say, which the name or the beginning of a file mostly tells.
+DST is HDF5, unless its name, or --to, says otherwise.
 
 --rows and --columns, of a sparse matrix in HDF5, take a:b or a:b:step as in Python, or a file: .npy
 with a mask or with integers, or a text of whole numbers. Numbers begin at 0; their order is kept,
@@ -143,6 +148,8 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     add("--source-name", help="the matrix in SRC (default: the only one)")
     add("--name", default="X", help="its name in DST (default: X)")
     add("--from", dest="source_kind", metavar="KIND", help=f"what SRC is: {', '.join(kinds())}")
+    targets = ", ".join(target.name for target in TARGETS)
+    add("--to", dest="kind", metavar="KIND", help=f"what to write: {targets} (default: HDF5)")
     add("--fields", type=_listed, metavar="ROW,COLUMN[,VALUE]", help="of a table (default: first)")
     add("--labels", choices=("appearance", "sorted"), help="number the labels of a table")
     add("--shape", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="default: it is learned")
@@ -228,15 +235,24 @@ def _convert(args: Any) -> int:
         options["sort_indices"] = False
     if not args.no_progress:
         options["progress"] = _progress
+    # To a file of AnnData, as to any HDF5, a matrix may be added.
+    target = target_of(args.file)
+    elsewhere = args.kind is not None or (target is not None and not target.hdf5)
     try:
         with _source(args) as source:
             if source is not args.source:
                 options.pop("source_kind", None)
-            diskcsr.convert(source, args.file, **options).close()
-    except ValueError as problem:
+            if elsewhere:
+                _export(source, args, options)
+            else:
+                diskcsr.convert(source, args.file, **options).close()
+    except (ValueError, FileExistsError) as problem:
         problem.args = (_in_options(str(problem)),)
         raise
     say("")
+    if elsewhere:
+        print(f"{args.file}: written")
+        return 0
     facts = info(args.file, args.name)
     if args.json:
         _print_json(facts)
@@ -267,6 +283,17 @@ def _source(args: Any) -> Iterator[Any]:
         yield chosen
 
 
+def _export(source: Any, args: Any, options: dict[str, Any]) -> None:
+    """Write a file of another kind, of which less can be said."""
+    takes = ("source_name", "compression", "overwrite", "progress")
+    refused = [key for key in options if key not in takes and (key, options[key]) != ("name", "X")]
+    if refused:
+        named = ", ".join(f"{key}=" for key in refused)
+        raise ValueError(f"{named}: not for a file that is no HDF5 of ours: {args.file}")
+    given = {key: value for key, value in options.items() if key in takes}
+    diskcsr.export(source, args.file, kind=args.kind, **given)
+
+
 def _in_options(text: str) -> str:
     """Say in options of the command line what a message says in keywords.
 
@@ -275,7 +302,8 @@ def _in_options(text: str) -> str:
     """
     text = text.replace("overwrite=True", "--overwrite")
     text = text.replace("shape=(rows, columns)", "--shape ROWS COLUMNS")
-    text = text.replace("source_kind=", "--from")
+    text = text.replace("source_kind=", "--from").replace("sort_indices=", "--keep-order")
+    text = re.sub(r"\bkind=", "--to", text)
 
     def option(match: re.Match[str]) -> str:
         return " ".join(filter(None, [f"--{match[1].replace('_', '-')}", match[2]]))

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from realfiles import GROUPS, NEGATIVE, ROOT
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, load_npz
 
 import diskcsr
 from diskcsr import __main__ as cli
@@ -619,3 +619,32 @@ def test_the_installed_program_runs(program):
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith(f"{program}: error: ")
     assert wrong.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------------- files of other kinds
+
+
+def test_a_file_of_another_kind_is_written(path, tmp_path):
+    target = tmp_path / "m.npz"
+    assert run("convert", path, target) == (0, f"{target}: written\n", "")
+    assert (load_npz(target).toarray() == np.eye(40, 30)).all()
+    code, out, err = run("convert", path, target)
+    assert (code, out) == (2, "")
+    assert "pass --overwrite to replace it" in err
+    assert run("convert", path, target, "--overwrite", "--compression", "deflate")[0] == 0
+    assert (load_npz(target).toarray() == np.eye(40, 30)).all()
+
+
+def test_what_cannot_be_said_of_another_kind(path, tmp_path):
+    code, _, err = run("convert", path, tmp_path / "m.mtx", "--chunks", "9", "--keep-order")
+    assert code == 2
+    assert "--chunks, --keep-order: not for" in err
+    code, _, err = run("convert", path, tmp_path / "m.out", "--to", "csv")
+    assert code == 2
+    assert "--to must be one of 'mtx'" in err
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def test_to_says_what_the_name_does_not(path, tmp_path):
+    assert run("convert", path, tmp_path / "m.txt", "--to", "mtx")[0] == 0
+    assert (tmp_path / "m.txt").read_bytes().startswith(b"%%MatrixMarket matrix coordinate real")
