@@ -189,7 +189,13 @@ class LazyCSC(Lazy, DiskCSC):  # type: ignore[misc]
 
 
 use_lazy_classes((LazyCSR, LazyCSC))
-use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix))
+
+
+def _store(group: Any, matrix: Any, name: str, **storage: Unpack[StorageKeywords]) -> None:
+    store(group, matrix, name, None, Storage.of(storage))
+
+
+use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix), _store)
 
 
 @overload

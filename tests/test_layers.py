@@ -161,7 +161,9 @@ def test_modules_go_round_in_no_circle():
 #: Which modules may import a library.
 ALLOWED = {
     "numba": lambda name: name.startswith("kernels."),
-    "h5py": lambda name: name.startswith(("storage.", "bench.adapters.")) or name == "h5",
+    "h5py": lambda name: (
+        name.startswith(("storage.", "bench.adapters.")) or name in ("h5", "interop.anndata")
+    ),
     "anndata": lambda name: name == "interop.anndata" or name.startswith("bench.adapters."),
     "scipy": lambda name: not name.startswith("kernels"),
     "matplotlib": lambda name: name == "bench.figures",

@@ -2,16 +2,11 @@
 
 import sys
 
-__all__ = ["register", "register_loaded"]
+from .handed import HANDED
 
-#: Our classes, and scipy's of which each is the twin on disk.
-_classes: dict[type, type] = {}
+__all__ = ["HANDED", "register_loaded"]
+
 _registered: set[str] = set()
-
-
-def register(classes: dict[type, type]) -> None:
-    """Be told, once, which classes to make known to other libraries, and their twins in scipy."""
-    _classes.update(classes)
 
 
 def register_loaded() -> None:
@@ -20,4 +15,4 @@ def register_loaded() -> None:
         from . import anndata
 
         _registered.add("anndata")
-        anndata.register(_classes)
+        anndata.register(HANDED.classes, HANDED.store)

@@ -1,18 +1,96 @@
-"""AnnData: let ``write_h5ad`` store a DiskCSR.
+"""AnnData: objects whose matrices stay in their file, and files of such objects.
 
 anndata looks writers up by the exact type of the element, so a subclass of csr_array needs entries
 of its own. There is no public way to add them. Private names used here, found alike in anndata
-0.11.4 and 0.12.19: ``anndata._io.specs.registry._REGISTRY`` with ``write`` (a dict keyed by
+0.11.4 to 0.13.4: ``anndata._io.specs.registry._REGISTRY`` with ``write`` (a dict keyed by
 ``(destination type, element type, modifiers)``) and ``write_specs`` (keyed by element type).
 """
 
+import os
 import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
-__all__ = ["register"]
+from .handed import HANDED
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["read_h5ad", "register"]
+
+#: What an element is of which we open the matrix.
+_SPARSE = ("csr_matrix", "csc_matrix")
 
 
-def register(classes: dict[type, type]) -> None:
-    """Give our types the writers of the scipy types they are; warn when anndata has changed."""
+def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "auto") -> "AnnData":
+    """Read an AnnData file whose sparse matrices stay there.
+
+    X, raw, layers, obsm, obsp, varm, varp and whatever is sparse in uns are `DiskCSR` and
+    `DiskCSC`; all else is in memory. Nothing of a matrix is read but its row pointers.
+
+    Parameters
+    ----------
+    path : path
+        An h5ad of any version.
+    spmatrix : bool or "auto"
+        Whether the matrices are of scipy's older flavour. "auto": as `anndata.read_h5ad` has them,
+        which is of the older one unless ``anndata.settings.use_sparse_array_on_read`` is set. With
+        Scanpy 1.11 only that one works.
+
+    Returns
+    -------
+    AnnData
+
+    Raises
+    ------
+    ImportError
+        When anndata is not installed.
+    FormatError
+        When a matrix in the file cannot be opened.
+
+    Notes
+    -----
+    ``adata.copy()`` and ``adata.to_memory()`` load the matrices, under the memory budget. Views
+    read what they show when it is asked for; ``adata.write_h5ad`` stores the matrices block by
+    block.
+
+    Examples
+    --------
+    >>> from diskcsr.interop.anndata import read_h5ad
+    >>> adata = read_h5ad("cells.h5ad")  # doctest: +SKIP
+    >>> adata.X  # doctest: +SKIP
+    <Compressed Sparse Row sparse matrix of dtype 'float32'
+        with 1234567 stored elements and shape (2700, 32738)>
+    """
+    import anndata
+    import h5py
+    from anndata.experimental import read_dispatched
+
+    name = os.fsdecode(path)
+    if spmatrix == "auto":
+        spmatrix = not getattr(anndata.settings, "use_sparse_array_on_read", False)
+
+    def read(function: Callable[..., Any], place: str, element: Any, iospec: Any) -> Any:
+        if iospec.encoding_type in _SPARSE or _is_old(element):
+            return HANDED.open_array(name, element.name, spmatrix=spmatrix)
+        if iospec.encoding_type in ("anndata", "raw") or place in ("", "/"):
+            parts = (key for key in element if not key.startswith("raw."))
+            found = {key: read_dispatched(element[key], read) for key in parts}
+            # What has no X says so by nothing; raw is made of its parts by AnnData itself.
+            return found if iospec.encoding_type == "raw" else anndata.AnnData(**found)
+        return function(element)
+
+    with h5py.File(name, "r") as file:
+        return read_dispatched(file, read)
+
+
+def _is_old(element: Any) -> bool:
+    """Whether an element is a sparse matrix as anndata 0.6 and before wrote it."""
+    return "h5sparse_format" in getattr(element, "attrs", ())
+
+
+def register(classes: dict[type, type], store: Callable[..., None]) -> None:
+    """Give our types writers; warn when anndata has changed."""
     try:
         from anndata._io.specs.registry import _REGISTRY as registry
 
@@ -20,7 +98,9 @@ def register(classes: dict[type, type]) -> None:
             for destination, element, modifiers in list(registry.write):
                 if element is theirs:
                     key = (destination, ours, modifiers)
-                    registry.write[key] = registry.write[destination, theirs, modifiers]
+                    usual = registry.write[destination, theirs, modifiers]
+                    in_hdf5 = destination.__module__.startswith("h5py.")
+                    registry.write[key] = _by_blocks(usual, store) if in_hdf5 else usual
             if theirs in registry.write_specs:
                 registry.write_specs[ours] = registry.write_specs[theirs]
     except (ImportError, AttributeError, TypeError, ValueError) as problem:
@@ -29,3 +109,19 @@ def register(classes: dict[type, type]) -> None:
             "refuse a DiskCSR; use A.to_memory()",
             stacklevel=2,
         )
+
+
+def _by_blocks(usual: Callable[..., None], store: Callable[..., None]) -> Callable[..., None]:
+    """A writer that stores a matrix block by block, where what is asked for can be had that way."""
+
+    def write(group: Any, name: str, element: Any, *args: Any, **kwargs: Any) -> None:
+        asked = dict(kwargs.get("dataset_kwargs") or {})
+        known = {key: asked.pop(key) for key in ("compression", "compression_opts") if key in asked}
+        if asked or known.get("compression") not in (None, "gzip", "lzf"):
+            usual(group, name, element, *args, **kwargs)
+            return
+        if not known.get("compression"):
+            known = {}
+        store(group, element, name, tags="anndata", overwrite=True, **known)
+
+    return write

@@ -1,6 +1,6 @@
 """A handle on a stored matrix: opening, closing, handing arrays out, pickling, refusing changes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -26,11 +26,15 @@ __all__ = ["Handle", "contents_of", "open_array", "use_classes"]
 _MODES = ("r", "r+", "c")
 
 
-def use_classes(classes: Iterable[Any]) -> None:
-    """Be told, once, of the classes that arrays are of: one for each axis and flavour."""
+def use_classes(classes: Iterable[Any], store: Callable[..., None]) -> None:
+    """Be told, once, of the classes that arrays are of: one for each axis and flavour.
+
+    And of what stores an array, which other libraries are told of.
+    """
     for one in classes:
         Handle._classes[one._axis, one._scipy_class is one._axis.matrix] = one
-    interop.register({one: one._scipy_class for one in Handle._classes.values()})
+    interop.HANDED.classes.update({one: one._scipy_class for one in Handle._classes.values()})
+    interop.HANDED.open_array, interop.HANDED.store = open_array, store
 
 
 def contents_of(matrix: Any) -> Contents | None:

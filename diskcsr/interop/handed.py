@@ -1,0 +1,33 @@
+"""What the array classes hand over to be made known to other libraries."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["HANDED", "Handed"]
+
+
+@dataclass
+class Handed:
+    """Filled once, when the package is imported.
+
+    Attributes
+    ----------
+    classes : dict
+        Our classes, and scipy's of which each is the twin on disk.
+    open_array : callable
+        ``open_array(path, name, spmatrix=...)`` opens a matrix.
+    store : callable
+        ``store(group, matrix, name, **storage)`` stores one, block by block.
+    """
+
+    classes: dict[type, type]
+    open_array: Callable[..., Any]
+    store: Callable[..., None]
+
+
+def _nothing(*args: Any, **kwargs: Any) -> Any:
+    raise RuntimeError("the classes of diskcsr are not made yet")
+
+
+HANDED = Handed({}, _nothing, _nothing)

@@ -1,0 +1,203 @@
+"""AnnData objects whose matrices stay in their file, and the files that are written of them."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from realfiles import ROOT
+
+import diskcsr
+from diskcsr import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix
+
+anndata = pytest.importorskip("anndata")
+pandas = pytest.importorskip("pandas")
+from diskcsr.interop.anndata import read_h5ad  # noqa: E402
+
+# anndata's own, of files of its earlier versions for the most part.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Element:PendingDeprecationWarning"
+)
+SHAPE = (40, 30)
+
+
+def random(shape=SHAPE, seed=0, build=sp.csr_matrix):
+    return build(sp.random_array(shape, density=0.2, rng=np.random.default_rng(seed)))
+
+
+def example():
+    """An object with a sparse matrix in each place that takes one."""
+    adata = anndata.AnnData(
+        X=random(),
+        obs=pandas.DataFrame({"kind": ["a", "b"] * 20}, index=[f"c{i}" for i in range(40)]),
+        var=pandas.DataFrame({"length": np.arange(30)}, index=[f"g{i}" for i in range(30)]),
+        layers={"counts": random(seed=1, build=sp.csc_matrix), "dense": np.ones(SHAPE)},
+        obsm={"sparse": random((40, 5), 2), "pca": np.ones((40, 3))},
+        obsp={"distances": random((40, 40), 3)},
+        varp={"genes": random((30, 30), 4)},
+        uns={"title": "t", "matrix": random((3, 4), 5)},
+    )
+    adata.raw = adata.copy()
+    return adata
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "m.h5ad"
+    example().write_h5ad(path)
+    return path
+
+
+def on_disk(adata):
+    """All that is sparse in an object."""
+    parts = {"X": adata.X, "raw": adata.raw.X, "counts": adata.layers["counts"]}
+    parts |= {"obsm": adata.obsm["sparse"], "obsp": adata.obsp["distances"]}
+    return parts | {"varp": adata.varp["genes"], "uns": adata.uns["matrix"]}
+
+
+def is_same(found, expected):
+    assert list(found.obs_names) == list(expected.obs_names)
+    assert list(found.var_names) == list(expected.var_names)
+    pandas.testing.assert_frame_equal(found.obs, expected.obs, check_dtype=False)
+    pandas.testing.assert_frame_equal(found.var, expected.var)
+    for one, other in zip(on_disk(found).values(), on_disk(expected).values(), strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        assert one.format == other.format
+        np.testing.assert_array_equal(one.toarray(), other.toarray())
+    np.testing.assert_array_equal(found.obsm["pca"], expected.obsm["pca"])
+    np.testing.assert_array_equal(found.layers["dense"], expected.layers["dense"])
+    assert found.uns["title"] == "t"
+
+
+@pytest.mark.parametrize("spmatrix", [True, False])
+def test_matrices_stay_in_the_file(path, spmatrix):
+    adata = read_h5ad(path, spmatrix=spmatrix)
+    classes = (DiskCSRMatrix, DiskCSCMatrix) if spmatrix else (DiskCSR, DiskCSC)
+    for name, matrix in on_disk(adata).items():
+        assert type(matrix) is classes[name == "counts"]
+        assert matrix.filename == str(path)
+        assert not matrix._held()
+    is_same(adata, anndata.read_h5ad(path))
+    assert isinstance(adata.obs["kind"].dtype, pandas.CategoricalDtype)
+
+
+def test_the_flavour_is_that_of_anndata(path):
+    assert type(read_h5ad(path).X) is DiskCSRMatrix
+    if hasattr(anndata.settings, "use_sparse_array_on_read"):
+        with anndata.settings.override(use_sparse_array_on_read=True):
+            assert type(read_h5ad(path).X) is DiskCSR
+
+
+def test_a_view_reads_what_it_shows(path):
+    adata = read_h5ad(path)
+    view = adata[[3, 1, 8], ["g5", "g2"]]
+    expected = anndata.read_h5ad(path)[[3, 1, 8], ["g5", "g2"]]
+    np.testing.assert_array_equal(view.X.toarray(), expected.X.toarray())
+    np.testing.assert_array_equal(adata.obs_vector("g4"), anndata.read_h5ad(path).obs_vector("g4"))
+    assert "40 × 30" in repr(adata)  # noqa: RUF001
+    assert not adata.X._held()
+    assert not adata.layers["counts"]._held()
+
+
+def test_a_copy_is_in_memory(path):
+    adata = read_h5ad(path)
+    is_same(adata.copy(), adata)
+    is_same(adata.to_memory(), adata)
+    assert not adata.X._held()
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}, {"compression": "lzf"}])
+@pytest.mark.parametrize("spmatrix", [True, False])
+def test_written_block_by_block(path, tmp_path, options, spmatrix):
+    adata = read_h5ad(path, spmatrix=spmatrix)
+    target = tmp_path / "again.h5ad"
+    adata.write_h5ad(target, **options)
+    assert not any(matrix._held() for matrix in on_disk(adata).values())
+    is_same(anndata.read_h5ad(target), anndata.read_h5ad(path))
+    is_same(read_h5ad(target), adata)
+    filters = diskcsr.info(target, "X")["matrices"][0]["arrays"]["data"]["filters"]
+    used = [one["name"] for one in filters]
+    assert used[-1:] == {"gzip": ["deflate"], "lzf": ["lzf"]}.get(options.get("compression"), [])
+
+
+def test_options_of_anndata_that_we_do_not_have(path, tmp_path):
+    adata = read_h5ad(path)
+    adata.write_h5ad(tmp_path / "again.h5ad", compression="gzip", compression_opts=9)
+    is_same(anndata.read_h5ad(tmp_path / "again.h5ad"), anndata.read_h5ad(path))
+
+
+def test_the_file_that_is_read_is_not_written_over(path):
+    adata = read_h5ad(path)
+    before = path.read_bytes()
+    with pytest.raises((OSError, ValueError)):
+        adata.write_h5ad(path)
+    assert path.read_bytes() == before
+    is_same(read_h5ad(path), adata)
+
+
+def test_several_are_joined(path, tmp_path):
+    joined = anndata.concat([read_h5ad(path), read_h5ad(path)], index_unique="-")
+    expected = anndata.concat([anndata.read_h5ad(path)] * 2, index_unique="-")
+    np.testing.assert_array_equal(joined.X.toarray(), expected.X.toarray())
+
+
+def test_pickled_it_is_small(path):
+    adata = read_h5ad(path)
+    again = pickle.loads(pickle.dumps(adata.X))
+    np.testing.assert_array_equal(again.toarray(), adata.X.toarray())
+    assert len(pickle.dumps(adata.X)) < 1000
+
+
+def test_a_file_without_x(tmp_path):
+    obs = pandas.DataFrame(index=["a", "b"])
+    anndata.AnnData(obs=obs, layers={"only": random((2, 30))}).write_h5ad(tmp_path / "m.h5ad")
+    adata = read_h5ad(tmp_path / "m.h5ad")
+    assert adata.X is None
+    assert type(adata.layers["only"]) is DiskCSRMatrix
+
+
+@pytest.mark.skipif(not ROOT.is_dir(), reason="the sample files are not here")
+@pytest.mark.parametrize("file", sorted(ROOT.glob("anndata/**/*.h5ad")), ids=lambda file: file.name)
+def test_real_files(file):
+    try:
+        expected = anndata.read_h5ad(file)
+    except Exception as problem:
+        pytest.skip(f"anndata cannot read it: {problem!r}"[:200])
+    adata = read_h5ad(file)
+    assert adata.shape == expected.shape
+    assert list(adata.layers) == list(expected.layers)
+    if sp.issparse(expected.X):
+        assert adata.X.filename == str(file)
+        np.testing.assert_array_equal(adata.X.toarray(), expected.X.toarray())
+    if expected.raw is not None:
+        assert adata.raw.shape == expected.raw.shape
+        assert list(adata.raw.var_names) == list(expected.raw.var_names)
+
+
+MEMORY = """
+import resource, sys, anndata, diskcsr, numpy, pandas
+from diskcsr.interop.anndata import read_h5ad
+source, target = sys.argv[1:]
+anndata.AnnData(numpy.ones((3, 3))).write_h5ad(target)  # all is imported
+adata = read_h5ad(source)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+adata.write_h5ad(target, compression="lzf")
+print(adata.X.nnz * 12 >> 10, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.alone
+def test_writing_takes_the_memory_of_blocks(tmp_path):
+    source = tmp_path / "m.h5ad"
+    block = sp.random_array((2000, 5000), density=0.1, rng=np.random.default_rng(0), format="csr")
+    obs, var = (pandas.DataFrame(index=np.arange(n).astype(str)) for n in (60_000, 5000))
+    anndata.AnnData(obs=obs, var=var).write_h5ad(source)
+    diskcsr.write(source, (block for _ in range(30)), "X").close()
+    words = [sys.executable, "-W", "ignore", "-c", MEMORY, source, tmp_path / "again.h5ad"]
+    run = subprocess.run(words, capture_output=True, text=True, check=True)
+    size, peak = map(int, run.stdout.split())
+    assert size > 350_000
+    assert peak < 250_000, f"{peak} kB for a matrix of {size} kB"
