@@ -56,7 +56,8 @@ ROOMS = {
     "storage.write blocks storage.edit importing protocol",
     "array": "axis storage.write compute protocol writing",
     "linalg": "compute protocol",
-    "h5": "errors machine storage.files storage.claims storage.formats protocol array",
+    "h5": "errors machine storage.files storage.claims storage.formats storage.write "
+    "protocol writing array",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks protocol writing array linalg h5",
     # Above everything.
