@@ -737,7 +737,7 @@ steps = st.one_of(
 )
 
 
-@pytest.mark.parametrize("piece", [saving.PIECE, PAGE])
+@pytest.mark.parametrize("piece", [saving.AT_ONCE, PAGE])
 @settings(max_examples=150)
 @given(
     size=st.integers(0, 30_000),
@@ -751,7 +751,7 @@ def test_killed_anywhere(tmp_path_factory, piece, size, sequence, cut):
     belongs to it: when the data has not been touched.
     """
     folder = tmp_path_factory.mktemp("killed")
-    with mock.patch.object(saving, "PIECE", piece):
+    with mock.patch.object(saving, "AT_ONCE", piece):
         play(folder, size, sequence, cut)
     shutil.rmtree(folder)
 

@@ -13,7 +13,7 @@ from ...machine.interrupts import protected, stand_by, stand_down
 from .naming import open_journal, remove_left_behind, rename_new
 from .records import COLD, HEADER, PAGE, Header, journal_path
 from .rollback import BRIEFLY, fsync_folder, pwrite_all, roll_back, try_lock
-from .saving import PIECE, Saving
+from .saving import AT_ONCE, Saving
 from .turns import mark
 
 __all__ = ["Journal"]
@@ -132,7 +132,7 @@ class Journal:
             if header is not None:
                 roll_back(self._data, self._journal, header, self.path)
         pwrite_all(self._journal, COLD, 0)
-        if os.fstat(self._journal).st_size > PIECE:
+        if os.fstat(self._journal).st_size > AT_ONCE:
             os.ftruncate(self._journal, HEADER.size)
         self._size = os.fstat(self._data).st_size
         self._saving = Saving(self._data, self._journal, self._size, self.durable)

@@ -10,10 +10,10 @@ from .records import COLD, HEADER, MAX_RECORD, PAGE, Header, new_header, pack_re
 from .rollback import pwrite_all
 from .turns import end_turn, take_turn
 
-__all__ = ["PIECE", "Saving"]
+__all__ = ["AT_ONCE", "Saving"]
 
 #: So much is saved before it is written out; a larger journal is cut back after a commit.
-PIECE = 4 * MAX_RECORD
+AT_ONCE = 4 * MAX_RECORD
 
 
 class Saving:
@@ -72,7 +72,7 @@ class Saving:
             old = os.pread(self._data, min(behind * PAGE, self.committed) - offset, offset)
             parts += pack_record(header.nonce, number, offset, old)
             number += 1
-            if len(parts) * MAX_RECORD // 2 > PIECE:
+            if len(parts) * MAX_RECORD // 2 > AT_ONCE:
                 header = self._append(parts, header)
                 parts = []
         return self._append(parts, header) if parts else header
@@ -96,7 +96,7 @@ class Saving:
 
     def cool(self) -> None:
         """Make the journal invalid; the moment when the transaction is over."""
-        long = self.header is not None and self.header.end > PIECE
+        long = self.header is not None and self.header.end > AT_ONCE
         pwrite_all(self._journal, COLD, 0)
         if long:
             os.ftruncate(self._journal, HEADER.size)
