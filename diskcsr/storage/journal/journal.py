@@ -194,7 +194,8 @@ class Journal:
             raise self.problem
 
     def _changes_nothing(self, view: memoryview, offset: int) -> bool:
-        if self.hot or len(view) > _SMALL or offset + len(view) > self._size:
+        hot = self._saving.header is not None
+        if hot or len(view) > _SMALL or offset + len(view) > self._size:
             return False
         return os.pread(self._data, len(view), offset) == view
 
