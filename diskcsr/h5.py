@@ -15,6 +15,8 @@ from .storage.claims.links import refuse_foreign
 from .storage.files.files import open_to_read, open_to_write
 from .storage.files.transactions import changing, close_file, flush_file, journal_of
 from .storage.formats.detect import is_sparse
+from .storage.write.keywords import Storage
+from .writing.convert import store
 
 __all__ = ["File", "Group"]
 
@@ -249,4 +251,5 @@ def _store(group: h5py.Group, name: str, matrix: Any, **kwds: Any) -> None:
     shown = contents_of(matrix)
     if shown is not None:
         shown.source.check_open()
-    array.write(h5py.Group(group.id), matrix, name, **kwds)
+    format = kwds.pop("format", None)
+    store(h5py.Group(group.id), matrix, name, format, Storage.of(kwds))

@@ -152,7 +152,7 @@ def outcome(key, shape, of):
         selection = normalize(key, shape, of)
     except IndexError as error:
         return type(error), str(error)
-    stored, wanted = selection.stored, selection.wanted
+    stored, wanted = selection.majors, selection.wanted
     return (
         stored if isinstance(stored, range) else np.asarray(stored).tolist(),
         wanted if wanted is None or isinstance(wanted, range) else np.asarray(wanted).tolist(),

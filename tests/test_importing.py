@@ -474,6 +474,23 @@ class TestNpz:
         assert os.listdir(tmp_path) == ["m.npz"]
 
 
+@pytest.mark.parametrize("kind", ["dense", "npz", "mtx"])
+def test_less_memory_than_any_source_takes_is_refused(tmp_path, kind):
+    """Whether it is sorted or comes in lines; nothing is made then."""
+    path = tmp_path / f"source.{kind}"
+    if kind == "dense":
+        with h5py.File(path, "w") as file:
+            file["X"] = np.eye(4)
+    elif kind == "npz":
+        sp.save_npz(path, random(), compressed=True)
+    else:
+        scipy.io.mmwrite(path, random())
+    with pytest.raises(ValueError, match=f"max_memory is 1000 bytes, but .* {least_memory()} "):
+        diskcsr.convert(path, tmp_path / "out.h5", max_memory=1000)
+    assert os.listdir(tmp_path) == [path.name]
+    diskcsr.convert(path, tmp_path / "out.h5", max_memory=least_memory()).close()
+
+
 @both_formats
 @pytest.mark.parametrize("kind", ["coo", "dok", "lil"])
 @pytest.mark.parametrize("flavour", ["array", "matrix"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from diskcsr import options
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError, WriteError
-from diskcsr.storage.journal import journal as journal_module
+from diskcsr.storage.journal import saving
 from diskcsr.storage.journal.fileobject import JournalFile
 from diskcsr.storage.journal.records import HEADER, PAGE, RECORD, journal_path
 from diskcsr.storage.journal.rollback import is_hot, settle
@@ -737,7 +737,7 @@ steps = st.one_of(
 )
 
 
-@pytest.mark.parametrize("piece", [journal_module._PIECE, PAGE])
+@pytest.mark.parametrize("piece", [saving.AT_ONCE, PAGE])
 @settings(max_examples=150)
 @given(
     size=st.integers(0, 30_000),
@@ -751,7 +751,7 @@ def test_killed_anywhere(tmp_path_factory, piece, size, sequence, cut):
     belongs to it: when the data has not been touched.
     """
     folder = tmp_path_factory.mktemp("killed")
-    with mock.patch.object(journal_module, "_PIECE", piece):
+    with mock.patch.object(saving, "AT_ONCE", piece):
         play(folder, size, sequence, cut)
     shutil.rmtree(folder)
 

@@ -1,4 +1,8 @@
-"""Imports go down: a room knows only those below it. Libraries and formats have their place."""
+"""Imports go down: a room knows only those below it. Libraries and formats have their place.
+
+``python tests/test_layers.py`` prints the rooms from the top down, which rooms each imports, and
+the lines of its modules.
+"""
 
 import ast
 from graphlib import TopologicalSorter
@@ -52,7 +56,8 @@ ROOMS = {
     "storage.write blocks storage.edit importing protocol",
     "array": "axis storage.write compute protocol writing",
     "linalg": "compute protocol",
-    "h5": "errors machine storage.files storage.claims storage.formats protocol array",
+    "h5": "errors machine storage.files storage.claims storage.formats storage.write "
+    "protocol writing array",
     "exporting": "errors axis loading machine streams storage.write blocks protocol writing h5",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks protocol writing exporting array linalg h5",
@@ -239,3 +244,31 @@ def test_public_names_are_all_there():
 def test_every_module_says_what_it_is_for():
     for name, tree in TREES.items():
         assert ast.get_docstring(tree), name
+
+
+#: Lines beyond which a module holds more than one idea.
+LONGEST = 450
+
+
+def lines_of(name):
+    return len(MODULES[name].read_text().splitlines())
+
+
+def test_a_module_is_not_too_long_to_read():
+    assert {name: lines_of(name) for name in MODULES if lines_of(name) > LONGEST} == {}
+
+
+def rooms_as_text():
+    """Yield the lines of the table: each room with those it imports, and below it its modules."""
+    for room in reversed(ROOMS):
+        names = [name for name in MODULES if room_of(name) == room]
+        used = {room_of(other) for name in names for other in own_imports(name)} - {room}
+        arrows = ", ".join(below for below in reversed(ROOMS) if below in used)
+        yield f"{room} -> {arrows}" if arrows else room
+        for name in names:
+            if MODULES[name].name != "__init__.py":
+                yield f"  {lines_of(name):>4} {name.removeprefix(f'{room}.')}"
+
+
+if __name__ == "__main__":
+    print("\n".join(rooms_as_text()))

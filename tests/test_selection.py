@@ -590,7 +590,7 @@ def test_outer_indexing_that_is_wrong(example_pair):
 def carry_out(selection, dense, axis):
     """Do what a Selection says with nothing but a dense matrix."""
     major_first = dense if axis.major == 0 else dense.T
-    block = major_first[np.asarray(selection.stored, dtype=np.int64)]
+    block = major_first[np.asarray(selection.majors, dtype=np.int64)]
     if selection.points is not None:
         asked = np.zeros(block.shape, bool)
         ptr, minor = selection.points
@@ -607,7 +607,7 @@ def check_selection(selection, shape, axis):
     """Assert what the reading side relies on."""
     assert isinstance(selection, Selection)
     n_major, n_minor = axis.swap(shape)
-    stored, wanted = selection.stored, selection.wanted
+    stored, wanted = selection.majors, selection.wanted
     for part, length in ((stored, n_major), (wanted, n_minor)):
         assert part is None or isinstance(part, range) or part.dtype == np.int64
         assert part is None or all(0 <= i < length for i in part)

@@ -130,28 +130,28 @@ class Contents:
 
     # ---------------------------------------------------------------------------- whole lines
 
-    def spans(self, stored: Any) -> tuple[np.ndarray, np.ndarray]:
+    def spans(self, majors: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return where the elements of lines begin and end.
 
         Parameters
         ----------
-        stored : range or (k,) int64 array
+        majors : range or (k,) int64 array
             Major indices, in range.
 
         Returns
         -------
         starts, stops : (k,) int64 array
         """
-        return self.pointers.spans(stored)
+        return self.pointers.spans(majors)
 
-    def lengths(self, stored: Any = None) -> np.ndarray:
-        """Return how many elements lines have; all lines where `stored` is not given."""
-        starts, stops = self.spans(range(self.n_major) if stored is None else stored)
+    def lengths(self, majors: Any = None) -> np.ndarray:
+        """Return how many elements lines have; all lines where `majors` is not given."""
+        starts, stops = self.spans(range(self.n_major) if majors is None else majors)
         return stops - starts
 
-    def plan(self, stored: Any) -> Plan:
-        """Plan the reads that give the wanted lines; `stored` as of `spans`."""
-        return _planned(stored, *self.spans(stored))
+    def plan(self, majors: Any) -> Plan:
+        """Plan the reads that give the wanted lines; `majors` as of `spans`."""
+        return _planned(majors, *self.spans(majors))
 
     def cuts(self, count: int) -> list[range]:
         """Cut the lines into at most `count` runs of about equal numbers of elements.
@@ -421,8 +421,8 @@ def _check_reach(reader: Reader, lo: int, hi: int) -> None:
         )
 
 
-def _planned(stored: Any, starts: np.ndarray, stops: np.ndarray) -> Plan:
-    if isinstance(stored, range) and (stored.step == 1 or len(stored) == 1) and starts.size:
+def _planned(majors: Any, starts: np.ndarray, stops: np.ndarray) -> Plan:
+    if isinstance(majors, range) and (majors.step == 1 or len(majors) == 1) and starts.size:
         indptr = np.append(starts, stops[-1]) - starts[0]
         return plan_span(int(starts[0]), int(stops[-1]), indptr)
     return plan_reads(starts, stops)

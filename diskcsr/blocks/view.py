@@ -137,9 +137,9 @@ class View:
         """Return the number of stored elements; None where values would have to be read."""
         return self.nnz if self.counts or "nnz" in self.__dict__ else None
 
-    def lengths(self, stored: Any = None) -> np.ndarray:
+    def lengths(self, majors: Any = None) -> np.ndarray:
         """Return how many elements lines have, at the most."""
-        lines = range(self.n_major) if stored is None else stored
+        lines = range(self.n_major) if majors is None else majors
         return self.base.lengths(_chosen(self.majors, lines))
 
     # ------------------------------------------------------------------- views of this view
@@ -250,15 +250,15 @@ class View:
                 indptr = np.searchsorted(stored, indptr).astype(indptr.dtype)
         return Block(first, data, indices, indptr)
 
-    def plan(self, stored: Any) -> Any:
+    def plan(self, majors: Any) -> Any:
         """Plan the reads that give the wanted lines: what `read` takes."""
-        return stored
+        return majors
 
     def read(
-        self, stored: Any, buffers: Buffers | None = None
+        self, majors: Any, buffers: Buffers | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Read and compute lines, block by block; see `Contents.read`."""
-        plans = list(self.plans(stored, _BYTES))
+        plans = list(self.plans(majors, _BYTES))
         if len(plans) == 1:
             return tuple(self.block(*plans[0], buffers)[1:])  # type: ignore[return-value]
         data, indices, counts = [], [], [np.zeros(1, np.int64)]

@@ -96,9 +96,9 @@ def elementwise(
             # What is left of a column is a number here, and numpy below 2 would round it.
             block = block.astype(common, copy=False)
         beside = (part(first, last) for part in parts if part is not None)
-        piece = operation(block, *beside)
+        part = operation(block, *beside)
         # Of a single line scipy may give another format than of several.
-        result.add(first, last, piece.asformat(probe.format) if issparse(probe) else piece)
+        result.add(first, last, part.asformat(probe.format) if issparse(probe) else part)
     return result.finish(type(probe))
 
 
@@ -217,8 +217,8 @@ class _Dense:
     def begin(self) -> None:
         self._out = np.empty(self._shape, self._dtype, self._axis.dense_order)
 
-    def add(self, first: int, last: int, piece: Any) -> None:
-        self._out[self._axis.swap((slice(first, last), slice(None)))] = piece
+    def add(self, first: int, last: int, part: Any) -> None:
+        self._out[self._axis.swap((slice(first, last), slice(None)))] = part
 
     def finish(self, container: Any) -> Any:
         return self._out.view(container)
@@ -241,11 +241,11 @@ class _Compressed:
         self._indices = np.empty(self._most, index)
         self._indptr = np.zeros(self._n_major + 1, index)
 
-    def add(self, first: int, last: int, piece: Any) -> None:
+    def add(self, first: int, last: int, part: Any) -> None:
         at = self._indptr[first]
-        self._indptr[first + 1 : last + 1] = at + piece.indptr[1:]
+        self._indptr[first + 1 : last + 1] = at + part.indptr[1:]
         stop = self._indptr[last]
-        self._data[at:stop], self._indices[at:stop] = piece.data, piece.indices
+        self._data[at:stop], self._indices[at:stop] = part.data, part.indices
 
     def finish(self, container: Any) -> Any:
         arrays = (*_shortened(self._indptr[-1], self._data, self._indices), self._indptr)
@@ -267,10 +267,10 @@ class _Triplets:
         self._data = np.empty(self._most, self._dtype)
         self._places = tuple(np.empty(self._most, self._index) for _ in self._shape)
 
-    def add(self, first: int, last: int, piece: Any) -> None:
-        some = slice(self._filled, self._filled + piece.data.size)
-        self._data[some] = piece.data
-        for places, own in zip(self._places, (piece.row, piece.col), strict=True):
+    def add(self, first: int, last: int, part: Any) -> None:
+        some = slice(self._filled, self._filled + part.data.size)
+        self._data[some] = part.data
+        for places, own in zip(self._places, (part.row, part.col), strict=True):
             places[some] = own
         self._places[self._axis.major][some] += self._index.type(first)
         self._filled = some.stop

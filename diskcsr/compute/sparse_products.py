@@ -140,7 +140,7 @@ class _Beside:
         """Keep a part."""
         self.parts.append(part)
         self.nbytes += _size_of(part)
-        _require(2 * self.nbytes)  # once in parts and once in one piece
+        _require(2 * self.nbytes)  # once in parts and once as a whole
 
 
 # ------------------------------------------------------------- sums over the inner dimension

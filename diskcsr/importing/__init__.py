@@ -1,1 +1,1 @@
-"""Files of other kinds and matrices of other shapes: what they hold, piece by piece."""
+"""Files of other kinds and matrices of other shapes: what they hold, part by part."""

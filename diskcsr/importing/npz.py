@@ -2,7 +2,7 @@
 
 Such a file is a zip archive of numpy's files. An array that is stored as it is, which is what
 ``save_npz(..., compressed=False)`` writes, is mapped; a compressed one is decompressed as it is
-needed, one piece after another, for it can only be read from its beginning.
+needed, one part after another, for it can only be read from its beginning.
 """
 
 import mmap

@@ -1,4 +1,4 @@
-"""Tables of triplets, one a line: CSV, TSV and Parquet, read by pyarrow piece by piece."""
+"""Tables of triplets, one a line: CSV, TSV and Parquet, read by pyarrow part by part."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -179,7 +179,7 @@ class _Indices:
         self.labelled = labels is not None
 
     def of(self, column: "pyarrow.Array") -> np.ndarray:
-        """The indices of a piece of the field."""
+        """The indices of a part of the field."""
         if column.null_count:
             raise damaged(self._path, f"a value is missing in the field {self._field!r}")
         kind = str(column.type)

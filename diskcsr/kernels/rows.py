@@ -260,7 +260,7 @@ def gather(file, extents, itemsize, plan, first, last, out):
         bytes were charged for; the ledger, see `diskcsr.kernels.LEDGER`. The last three are
         updated.
     extents : (e + 1,) int64 array, (e,) int64 array
-        First element of each run of bytes that lies in one piece in the file, and at the end the
+        First element of each extent in the file, and at the end the
         length of the dataset; where each run begins in the file, in bytes.
     itemsize : int
         Bytes an element.

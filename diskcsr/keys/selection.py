@@ -26,7 +26,7 @@ class Selection:
 
     Attributes
     ----------
-    stored : range or (k,) int64 array
+    majors : range or (k,) int64 array
         The major indices to read, in this order. An array may repeat some.
     wanted : None, range or (m,) int64 array
         The minor indices to keep, ascending and unique; None keeps all.
@@ -34,13 +34,13 @@ class Selection:
         For a pointwise key: which minor indices are asked of each stored major index, as the
         `find_points` kernel takes them.
     finish : None or callable
-        What turns the in-memory block (stored x wanted) into the result; None where the block is
+        What turns the in-memory block (majors x wanted) into the result; None where the block is
         the result.
     element : None or (int, int)
         The major and minor index of a key that asks for one element.
     """
 
-    stored: Any
+    majors: Any
     wanted: Any = None
     points: tuple[np.ndarray, np.ndarray] | None = None
     finish: Callable[[Any], Any] | None = None
@@ -71,7 +71,7 @@ def normalize(key: Any, shape: tuple[int, int], axis: Axis) -> Selection:
     Examples
     --------
     >>> from diskcsr.axis import CSR
-    >>> normalize((slice(2, 9, 3), slice(None)), (10, 4), CSR).stored
+    >>> normalize((slice(2, 9, 3), slice(None)), (10, 4), CSR).majors
     range(2, 9, 3)
     """
     # What fetch loops are made of: one element, and rows by their numbers.
@@ -314,13 +314,13 @@ def _select(row: AxisKey, col: AxisKey, shape: tuple[int, int], axis: Axis) -> S
         return _select_points(major, minor, axis)
     if isinstance(major, np.ndarray) and isinstance(minor, range) and minor == range(n_minor):
         return Selection(major)
-    stored, local_major = _major_part(major, minor)
+    majors, local_major = _major_part(major, minor)
     wanted, local_minor = _minor_part(minor, n_minor)
     element = (major, minor) if isinstance(major, int) and isinstance(minor, int) else None
     if local_major is None and local_minor is None:
-        return Selection(stored, wanted)
+        return Selection(majors, wanted)
     row, col = axis.swap((local_major, local_minor))
-    return Selection(stored, wanted, None, lambda block: _apply(block, row, col), element)
+    return Selection(majors, wanted, None, lambda block: _apply(block, row, col), element)
 
 
 def _is_outer(row: np.ndarray, col: np.ndarray) -> bool:
@@ -335,10 +335,10 @@ def _major_part(key: AxisKey, minor: AxisKey) -> tuple[Any, Any]:
     if isinstance(key, range):
         return key, None
     # Each row once: its minor entries are filtered before rows are ordered and repeated.
-    stored, inverse = np.unique(key, return_inverse=True)
-    if isinstance(minor, range) and stored.size == key.size and np.array_equal(stored, key):
-        return stored, None
-    return stored, inverse.reshape(key.shape)
+    majors, inverse = np.unique(key, return_inverse=True)
+    if isinstance(minor, range) and majors.size == key.size and np.array_equal(majors, key):
+        return majors, None
+    return majors, inverse.reshape(key.shape)
 
 
 def _minor_part(key: AxisKey, length: int) -> tuple[Any, Any]:
@@ -359,14 +359,14 @@ def _minor_part(key: AxisKey, length: int) -> tuple[Any, Any]:
 def _select_points(major: Any, minor: Any, axis: Axis) -> Selection:
     """A pointwise key: of each row keep just the entries that are asked for."""
     major, minor = np.broadcast_arrays(major, minor)
-    stored, local_major = np.unique(major, return_inverse=True)
+    majors, local_major = np.unique(major, return_inverse=True)
     wanted, local_minor = np.unique(minor, return_inverse=True)
     local_major, local_minor = local_major.reshape(-1), local_minor.reshape(-1)
     order = np.lexsort((local_minor, local_major))
-    point_ptr = np.searchsorted(local_major[order], np.arange(stored.size + 1)).astype(np.int64)
+    point_ptr = np.searchsorted(local_major[order], np.arange(majors.size + 1)).astype(np.int64)
     points = (point_ptr, wanted[local_minor[order]])
     row, col = axis.swap((local_major.reshape(major.shape), local_minor.reshape(major.shape)))
-    return Selection(stored, wanted, points, lambda block: block[row, col])
+    return Selection(majors, wanted, points, lambda block: block[row, col])
 
 
 def _select_with_new_axes(
@@ -382,7 +382,7 @@ def _select_with_new_axes(
     of ``A[0, None]`` last, and in all versions that of ``A[None, rows, cols]``.
     """
     major, minor = axis.swap(keys)
-    stored, local_major = _major_part(major, 0)
+    majors, local_major = _major_part(major, 0)
     wanted, local_minor = _minor_part(minor, shape[axis.minor])
     local = [slice(None) if part is None else part for part in (local_major, local_minor)]
     final = _between_new_axes(template, axis.swap(local))
@@ -393,7 +393,7 @@ def _select_with_new_axes(
             return result
         return result.reshape(new_shape)
 
-    return Selection(stored, wanted, finish=finish)
+    return Selection(majors, wanted, finish=finish)
 
 
 def _shape_with_new_axes(full: tuple, shape: tuple[int, int]) -> tuple[int, ...] | None:

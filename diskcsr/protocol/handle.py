@@ -316,10 +316,10 @@ class Handle:
                 held[name] = self.__dict__[name]
         return held
 
-    def _rows(self, stored: Any, buffers: Buffers | None = None) -> Any:
+    def _rows(self, majors: Any, buffers: Buffers | None = None) -> Any:
         """Read whole rows, in the order asked for."""
         contents = self._contents()
-        return self._in_memory(contents.read(contents.plan(stored), buffers), contents.n_minor)
+        return self._in_memory(contents.read(contents.plan(majors), buffers), contents.n_minor)
 
     def _in_memory(self, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], n_minor: int) -> Any:
         """Make scipy's matrix of a block, which is sound: it need not be looked at again."""

@@ -11,6 +11,7 @@ from ..blocks.contents import Contents
 from ..blocks.steps import Step, cast_step, function_step, ufunc_step
 from ..blocks.view import View, view_of
 from ..keys.selection import grid_of, normalize, outer
+from ..storage.formats.conventions import ARRAYS
 from .handle import Handle
 
 __all__ = ["HasLazy", "Lazy", "lazy_array", "use_lazy_classes"]
@@ -110,7 +111,7 @@ class Lazy(Handle):
             if name not in self.__dict__:
                 if not self._shared:
                     arrays = self._view.read(range(self._view.n_major))
-                    self._shared.update(zip(("data", "indices", "indptr"), arrays, strict=True))
+                    self._shared.update(zip(ARRAYS, arrays, strict=True))
                 # All three: of what is computed there is no other truth to go with one of them.
                 for part, array in self._shared.items():
                     self.__dict__.setdefault(part, array)

@@ -123,7 +123,7 @@ class Reading(Reducing):
         """Validate a list of major indices: a range, or an int64 array."""
         key = self._axis.swap((rows, slice(None)))
         try:
-            return outer(key, self._shape, self._axis).stored
+            return outer(key, self._shape, self._axis).majors
         except IndexError:
             majors = self._axis.majors
             raise IndexError(
@@ -212,7 +212,7 @@ class Reading(Reducing):
         def kept(block: Block) -> Block:
             return Block(block.first, *keep(*block))
 
-        walk = blocks(contents, selection.stored, through=[kept], max_bytes=max_bytes)
+        walk = blocks(contents, selection.majors, through=[kept], max_bytes=max_bytes)
         for first, *arrays in walk:
             yield first, self._in_memory((arrays[0], arrays[1], arrays[2]), keep.n_minor)
 
@@ -220,7 +220,7 @@ class Reading(Reducing):
         if selection.element is not None:
             return self._contents().element(*selection.element)
         if selection.wanted is None:
-            block = self._rows(selection.stored)
+            block = self._rows(selection.majors)
         else:
             block = self._filtered(selection)
         return block if selection.finish is None else selection.finish(block)
@@ -228,7 +228,7 @@ class Reading(Reducing):
     def _filtered(self, selection: Selection) -> Any:
         """Some entries of some rows: rows are read in blocks, and what is not wanted is dropped."""
         counts, indices, data = [np.zeros(1, np.int64)], [], []
-        total, n_major = 0, len(selection.stored)
+        total, n_major = 0, len(selection.majors)
         for _, block in self._blocks(selection, 8 * BLOCK_ELEMENTS):
             counts.append(block.indptr[1:].astype(np.int64) + total)
             indices.append(block.indices)

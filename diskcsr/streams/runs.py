@@ -3,8 +3,8 @@
 Where entries come from a matrix on disk, `transpose` counts them first, and each has its bucket
 when it is read again. What comes once cannot be counted before: so entries are sorted as they come,
 in runs of a bounded size, which lie in memory or, when they become too many, in the spill file.
-Once all are there, the keys are cut into buckets that fit into memory. A bucket is a piece of each
-run; its pieces are read, sorted together and go on.
+Once all are there, the keys are cut into buckets that fit into memory. A bucket is a part of each
+run; its parts are read, sorted together and go on.
 """
 
 from collections.abc import Callable, Iterator
@@ -117,7 +117,7 @@ class Runs:
         Keys that are equal lie in one bucket, unless they alone are more than a bucket may have.
         Each bucket goes through `finish` on its way, in the thread that sorts it.
         """
-        return ordered_map(lambda pieces: finish(self._load(pieces)), self._ranges(), ahead=1)
+        return ordered_map(lambda parts: finish(self._load(parts)), self._ranges(), ahead=1)
 
     def _ranges(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield where each bucket begins and ends in each run."""
@@ -182,13 +182,13 @@ class Runs:
         before = run.size * np.dtype(np.int64).itemsize if part else 0
         self._file.read(out, run.offset + before + begin * out.itemsize)
 
-    def _load(self, pieces: tuple[np.ndarray, np.ndarray]) -> Entries:
+    def _load(self, parts: tuple[np.ndarray, np.ndarray]) -> Entries:
         """Read one bucket and sort it."""
-        sizes = pieces[1] - pieces[0]
+        sizes = parts[1] - parts[0]
         keys, values = np.empty(sizes.sum(), np.int64), np.empty(sizes.sum(), self._dtype)
         at = 0
         for number in np.flatnonzero(sizes).tolist():
-            begin, size = int(pieces[0][number]), int(sizes[number])
+            begin, size = int(parts[0][number]), int(sizes[number])
             for part, array in enumerate((keys, values)):
                 self._read(self._runs[number], part, begin, array[at : at + size])
             at += size

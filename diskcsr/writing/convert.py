@@ -91,7 +91,7 @@ def convert(
 ) -> "DiskCSR | DiskCSC":
     """Store a matrix anew: in the other format, otherwise compressed, or from a file of any kind.
 
-    Nothing is loaded whole: what is no sparse matrix in HDF5 comes piece by piece, and is sorted as
+    Nothing is loaded whole: what is no sparse matrix in HDF5 comes part by part, and is sorted as
     `diskcsr.from_triplets` does it.
 
     Parameters

@@ -51,8 +51,14 @@ def axis_for(matrix: Any, format: str | None) -> Axis:
 
 def folder_of(file: Any) -> Path:
     """The folder of the file that is written, a path or an open group: where more may be made."""
-    name = file.file.filename if hasattr(file, "file") else os.fsdecode(file)
+    name = file.file.filename if hasattr(file, "file") else _checked_path(file)
     return Path(os.path.realpath(name)).parent
+
+
+def _checked_path(file: Any) -> str:
+    """The path of a file to write, when it can be one: Python says less of null bytes."""
+    check_ordinary(file, new=True)
+    return os.fsdecode(file)
 
 
 # ------------------------------------------------------------------------------ files and matrices
@@ -128,7 +134,7 @@ def _is_dense(source: Any, name: str | None) -> bool:
 
 def check_apart(matrices: list[Any], file: Any) -> None:
     """Refuse to write into a file that is read meanwhile, by its path or as a matrix on disk."""
-    path = None if hasattr(file, "file") else os.path.realpath(os.fsdecode(file))
+    path = None if hasattr(file, "file") else os.path.realpath(_checked_path(file))
     for matrix in matrices:
         shown = contents_of(matrix)
         source = matrix if shown is None else shown.source.path

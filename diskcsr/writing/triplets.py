@@ -139,6 +139,8 @@ def store_imported(
     format = format or found.format
     stream = None if found.stream is None else found.stream(axis_of(format), **storage.changes)
     if stream is not None:
+        if storage.max_memory is not None:  # a block at a time is less, but not less than any
+            memory_for(storage.max_memory, least_memory(), "storing a source")
         check_target(file, name, storage)
         with reporting(storage.progress, None) as advance:
             write_stream(file, stream, name, storage, advance, found.beside)

@@ -214,14 +214,15 @@ class _Look:
         return None if found >= length else f"which has {found} bytes"
 
 
-def _split_block(block: bytes, newer: bool, tracked: bool) -> Iterator[tuple[int, int, bytes]]:
-    """Yield kind, flags and contents of the messages in a part of a header."""
+def _split_block(block: bytes, newer: bool, tracked: bool) -> list[tuple[int, int, bytes]]:
+    """Return kind, flags and contents of the messages in a part of a header."""
     head = struct.Struct("<BHB" + "xx" * tracked if newer else "<HHB3x")
-    at = 0
+    found, at = [], 0
     while at + head.size <= len(block):
         kind, size, flags = head.unpack_from(block, at)
-        yield kind, flags, block[at + head.size : at + head.size + size]
+        found.append((kind, flags, block[at + head.size : at + head.size + size]))
         at += head.size + size
+    return found
 
 
 def _split_attribute(message: bytes) -> tuple[bytes, bytes]:

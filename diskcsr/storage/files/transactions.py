@@ -129,7 +129,25 @@ def check_writing(item: Any) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def changing(group: h5py.Group) -> Iterator[None]:
+def _in_turn(
+    file: h5py.File,
+    how: Callable[[h5py.File, JournalFile], contextlib.AbstractContextManager[None]],
+) -> Iterator[None]:
+    """Keep signals back, and other threads waiting, while a file is changed as `how` has it.
+
+    A file without a journal is flushed at the end, no more.
+    """
+    journal = journal_of(file)
+    if journal is None:
+        with deferred():
+            yield
+            h5py.File.flush(file)
+        return
+    with journal.turn, deferred(), how(file, journal):
+        yield
+
+
+def changing(group: h5py.Group) -> contextlib.AbstractContextManager[None]:
     """Keep signals back while a file is changed in the block, and commit at its end.
 
     Unlike a `transaction` it does not undo what was done before the block raised, and the file
@@ -141,28 +159,25 @@ def changing(group: h5py.Group) -> Iterator[None]:
     WriteError
         When the system refuses to write.
     """
-    file = group.file
-    journal = journal_of(file)
-    if journal is None:
-        with deferred():
-            yield
-            h5py.File.flush(file)
-        return
-    with journal.turn, deferred():
-        journal.changing += 1
-        try:
-            yield
-            h5py.File.flush(file)
-            # Of blocks within blocks the outermost commits: until then its work is half done.
-            if not journal.depth and journal.changing == 1:
-                journal.commit()
-        except BaseException as problem:
-            if journal.problem is None or journal.depth or journal.changing > 1:
-                raise
-            undo(file, journal)
-            raise_cause(problem, journal, what_is_left(journal))
-        finally:
-            journal.changing -= 1
+    return _in_turn(group.file, _change)
+
+
+@contextlib.contextmanager
+def _change(file: h5py.File, journal: JournalFile) -> Iterator[None]:
+    journal.changing += 1
+    try:
+        yield
+        h5py.File.flush(file)
+        # Of blocks within blocks the outermost commits: until then its work is half done.
+        if not journal.depth and journal.changing == 1:
+            journal.commit()
+    except BaseException as problem:
+        if journal.problem is None or journal.depth or journal.changing > 1:
+            raise
+        undo(file, journal)
+        raise_cause(problem, journal, what_is_left(journal))
+    finally:
+        journal.changing -= 1
 
 
 def flush_file(file: h5py.File) -> None:
@@ -287,8 +302,7 @@ def telling_damage(where: str) -> Iterator[None]:
         raise CorruptFileError(f"{where}: HDF5 cannot change it: {problem}") from problem
 
 
-@contextlib.contextmanager
-def transaction(group: h5py.Group) -> Iterator[None]:
+def transaction(group: h5py.Group) -> contextlib.AbstractContextManager[None]:
     """Do all that is written to a file in the block, or nothing of it.
 
     At the end of the block its changes are committed. When it raises, they are undone, and the file
@@ -308,34 +322,31 @@ def transaction(group: h5py.Group) -> Iterator[None]:
     WriteError
         When the system refuses to write.
     """
-    file = group.file
-    journal = journal_of(file)
-    if journal is None:
-        with deferred():
-            yield
-            h5py.File.flush(file)
+    return _in_turn(group.file, _transact)
+
+
+@contextlib.contextmanager
+def _transact(file: h5py.File, journal: JournalFile) -> Iterator[None]:
+    if journal.depth:
+        yield
         return
-    with journal.turn, deferred():
-        if journal.depth:
-            yield
-            return
-        if journal.changing:
-            raise ValueError(
-                f"{journal.path} is being written to: what makes the blocks of a matrix that goes "
-                "there cannot change it"
-            )
-        flush_file(file)  # what came before is not ours to undo
-        journal.depth += 1
-        try:
-            yield
-            check()
-            h5py.File.flush(file)
-            journal.commit()
-        except BaseException as problem:
-            undo(file, journal)
-            raise_cause(problem, journal, what_is_left(journal))
-        finally:
-            journal.depth -= 1
+    if journal.changing:
+        raise ValueError(
+            f"{journal.path} is being written to: what makes the blocks of a matrix that goes "
+            "there cannot change it"
+        )
+    flush_file(file)  # what came before is not ours to undo
+    journal.depth += 1
+    try:
+        yield
+        check()
+        h5py.File.flush(file)
+        journal.commit()
+    except BaseException as problem:
+        undo(file, journal)
+        raise_cause(problem, journal, what_is_left(journal))
+    finally:
+        journal.depth -= 1
 
 
 @atexit.register

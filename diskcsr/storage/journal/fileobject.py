@@ -128,7 +128,7 @@ class JournalFile(Journal):
                 self._check_open()
                 if size != self._size and not self.dead:
                     self._check_owner()
-                    self._save(size, self._committed)
+                    self._saving.save(size, self._saving.committed)
                     os.ftruncate(self._data, size)
                     self._size = size
         except BaseException as problem:

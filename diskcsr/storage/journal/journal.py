@@ -8,28 +8,16 @@ import threading
 import weakref
 from typing import Any
 
-import numpy as np
-
 from ...errors import DiskCSRError, LockedFileError, WriteError
 from ...machine.interrupts import protected, stand_by, stand_down
 from .naming import open_journal, remove_left_behind, rename_new
-from .records import (
-    COLD,
-    HEADER,
-    MAX_RECORD,
-    PAGE,
-    Header,
-    journal_path,
-    new_header,
-    pack_record,
-)
+from .records import COLD, HEADER, PAGE, Header, journal_path
 from .rollback import BRIEFLY, fsync_folder, pwrite_all, roll_back, try_lock
-from .turns import end_turn, mark, take_turn
+from .saving import AT_ONCE, Saving
+from .turns import mark
 
 __all__ = ["Journal"]
 
-#: So much is saved before it is written out; a larger journal is cut back after a commit.
-_PIECE = 4 * MAX_RECORD
 #: HDF5 rewrites its superblock when it closes a file, also when nothing has changed.
 _SMALL = PAGE
 
@@ -70,6 +58,7 @@ class Journal:
     """
 
     _data = _journal = -1
+    _saving: Saving
 
     def __init__(
         self, path: Any, mode: str = "r+", *, durable: bool = False, name: str | None = None
@@ -93,7 +82,6 @@ class Journal:
         #: Whether what was in the journal has been dealt with.
         self._cold = False
         self._lock = threading.RLock()
-        self._header: Header | None = None
         flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if mode == "x" else 0)
         try:
             self._data = os.open(self.path, flags, 0o666)
@@ -144,13 +132,14 @@ class Journal:
             if header is not None:
                 roll_back(self._data, self._journal, header, self.path)
         pwrite_all(self._journal, COLD, 0)
-        if os.fstat(self._journal).st_size > _PIECE:
+        if os.fstat(self._journal).st_size > AT_ONCE:
             os.ftruncate(self._journal, HEADER.size)
+        self._size = os.fstat(self._data).st_size
+        self._saving = Saving(self._data, self._journal, self._size, self.durable)
         self._cold = True
         if self.durable:
             os.fsync(self._journal)
             fsync_folder(self.path)
-        self._size = self._committed = os.fstat(self._data).st_size
 
     def _locked(self) -> LockedFileError:
         return LockedFileError(
@@ -177,7 +166,7 @@ class Journal:
                 self._check_open()
                 if not self.dead and not self._changes_nothing(view, offset):
                     self._check_owner()
-                    self._save(offset, offset + len(view))
+                    self._saving.save(offset, offset + len(view))
                     pwrite_all(self._data, view, offset)
                     self._size = max(self._size, offset + len(view))
         except BaseException as problem:
@@ -205,7 +194,8 @@ class Journal:
             raise self.problem
 
     def _changes_nothing(self, view: memoryview, offset: int) -> bool:
-        if self._header is not None or len(view) > _SMALL or offset + len(view) > self._size:
+        hot = self._saving.header is not None
+        if hot or len(view) > _SMALL or offset + len(view) > self._size:
             return False
         return os.pread(self._data, len(view), offset) == view
 
@@ -214,58 +204,7 @@ class Journal:
     @property
     def hot(self) -> bool:
         """Whether something has changed since the last commit."""
-        return self._header is not None
-
-    def _save(self, start: int, stop: int) -> None:
-        """Save what was there at the last commit between two offsets, once in a transaction."""
-        missing = np.zeros(0, np.intp)
-        if self._header is None:
-            take_turn(self._journal)
-            header = new_header(self._data, self._committed)
-            self._saved = np.zeros(-(-self._committed // PAGE), dtype=bool)
-        else:
-            header = self._header
-        if start < self._committed:
-            first, last = start // PAGE, -(-min(stop, self._committed) // PAGE)
-            missing = np.flatnonzero(~self._saved[first:last]) + first
-        if not len(missing) and self._header is not None:
-            return
-        header = self._write_records(header, missing)
-        if self.durable and len(missing):
-            os.fsync(self._journal)  # what is counted must be there
-        self._write_header(header)
-        self._saved[missing] = True
-
-    def _write_records(self, header: Header, pages: Any) -> Header:
-        """Write records of some pages to the journal; return the header that counts them."""
-        parts: list[bytes] = []
-        number = header.records
-        for first, behind in _runs(pages):
-            offset = first * PAGE
-            old = os.pread(self._data, min(behind * PAGE, self._committed) - offset, offset)
-            parts += pack_record(header.nonce, number, offset, old)
-            number += 1
-            if len(parts) * MAX_RECORD // 2 > _PIECE:
-                header = self._append(parts, header)
-                parts = []
-        return self._append(parts, header) if parts else header
-
-    def _append(self, parts: list[bytes], header: Header) -> Header:
-        nbytes = pwrite_all(self._journal, b"".join(parts), header.end)
-        return header.counting(nbytes, len(parts) // 2)
-
-    def _write_header(self, header: Header) -> None:
-        """Have records counted: from then on what they saved may be changed."""
-        try:
-            pwrite_all(self._journal, header.pack(), 0)
-            if self.durable:
-                os.fsync(self._journal)
-            self._header = header
-        except BaseException:
-            # Nothing was changed by it yet, and the records may be written anew.
-            with contextlib.suppress(OSError):
-                pwrite_all(self._journal, self._header.pack() if self._header else COLD, 0)
-            raise
+        return self._saving.header is not None
 
     def commit(self) -> None:
         """Keep all changes, and begin a new transaction with the next one.
@@ -283,13 +222,13 @@ class Journal:
                 return
             self._check_owner()
             self.check()
-            if self._header is None:
+            if not self.hot:
                 return
             mark(self._data)
             if self.durable:
                 os.fsync(self._data)
-            self._cool()
-            self._committed = self._size
+            self._saving.cool()
+            self._saving.committed = self._size
 
     def _check_owner(self) -> None:
         if os.getpid() != self.pid:
@@ -297,17 +236,6 @@ class Journal:
                 f"{self.path} was opened for writing by process {self.pid}; this one, forked from "
                 "it, can only read it"
             )
-
-    def _cool(self) -> None:
-        """Make the journal invalid; the moment when the transaction is over."""
-        long = self._header is not None and self._header.end > _PIECE
-        pwrite_all(self._journal, COLD, 0)
-        if long:
-            os.ftruncate(self._journal, HEADER.size)
-        if self.durable:
-            os.fsync(self._journal)
-        self._header = None
-        end_turn(self._journal)
 
     def roll_back(self) -> None:
         """Undo all changes since the last commit; after it, whatever is written is ignored.
@@ -318,10 +246,11 @@ class Journal:
             self._check_open()
             self._check_owner()
             self.dead = True
-            if self._header is not None:
-                roll_back(self._data, self._journal, self._header, self.path)
-                self._size = self._committed
-                self._cool()
+            header = self._saving.header
+            if header is not None:
+                roll_back(self._data, self._journal, header, self.path)
+                self._size = self._saving.committed
+                self._saving.cool()
 
     def close(self) -> None:
         """Release the file, and remove the journal. Closing twice does nothing.
@@ -333,7 +262,7 @@ class Journal:
             if self.closed:
                 return
             try:
-                if self._cold and self._header is None and os.getpid() == self.pid:
+                if self._cold and not self.hot and os.getpid() == self.pid:
                     self._remove_journal(self.path)
             finally:
                 self._release()
@@ -433,18 +362,6 @@ class Journal:
         os.close(inherited)
         os.close(self._journal)
         self._journal = -1
-
-
-def _runs(pages: Any) -> list[tuple[int, int]]:
-    """Join ascending page numbers to (first, behind the last), no longer than a record may be."""
-    most = MAX_RECORD // PAGE
-    runs: list[tuple[int, int]] = []
-    for page in map(int, pages):
-        if runs and runs[-1][1] == page and page - runs[-1][0] < most:
-            runs[-1] = (runs[-1][0], page + 1)
-        else:
-            runs.append((page, page + 1))
-    return runs
 
 
 def _in_child() -> None:

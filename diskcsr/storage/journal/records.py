@@ -6,7 +6,7 @@ and which part of the journal counts: how many records there are, and where the 
 
 The order of writing tells damage apart from what was cut short. Records are written first, then the
 header that counts them, and only then are the bytes changed that they saved; the header is so short
-that it is written in one piece. So whatever a killed writer leaves behind the counted records was
+that it is written at once. So whatever a killed writer leaves behind the counted records was
 never needed, and a counted record that is not whole is damage: undoing with the others alone would
 leave a torn file.
 

@@ -62,6 +62,13 @@ def write_stream(
         Is told of the bytes of values and indices that were written.
     beside : callable
         Gives more datasets of the group, of numbers or strings; asked when the stream has ended.
+
+    Notes
+    -----
+    A file that was given by its path is closed at the end, and whoever reads the result opens it
+    anew. HDF5 cannot make a file that it has open for writing one that is read: it would stay
+    locked, for appends by others too, as long as the result lives; be read through HDF5 alone, for
+    that may hold what it has not written; and be written to once more when it is closed.
     """
     # Filtered chunks find room one by one when they are written: there is nothing to prepare.
     raw = storage.compression in (None, "raw") and not storage.shuffle
