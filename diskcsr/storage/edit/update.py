@@ -21,6 +21,7 @@ from ..codecs.pipeline import may_round, pipeline_of
 from ..files.transactions import check_writing, telling_damage, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import stamp, tags_of
+from ..read.choose import choose_reader
 from ..read.source import Source
 from ..write.arrays import ArrayWriter, check_exact, create_like
 from ..write.groups import chunk_length
@@ -115,12 +116,12 @@ def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], fa
     """Replace every stored value by ``operation(values, factor)``, an in-place ufunc of numpy."""
     data = writable(source, "data")
     operation(np.empty(0, source.dtype), factor)  # numpy's own complaint, before anything changes
-    nnz = Contents.stored(source).nnz
+    nnz, reader = Contents.stored(source).nnz, source.reader("data")
 
     def scaled() -> Iterator[tuple[int, np.ndarray]]:
         for lo in range(0, nnz, 4 * BLOCK_ELEMENTS):
-            values = data[lo : min(lo + 4 * BLOCK_ELEMENTS, nnz)].astype(source.dtype, copy=False)
-            yield lo, operation(values, factor)
+            values = reader.run(lo, min(lo + 4 * BLOCK_ELEMENTS, nnz))
+            yield lo, operation(values.astype(source.dtype, copy=False), factor)
 
     if may_round(pipeline_of(data)):
         with telling_damage(source.where):
@@ -283,12 +284,13 @@ def _rewrite(
 ) -> h5py.Dataset:
     """Replace a dataset by one that holds its first elements and can grow."""
     old = group[name]
+    where = f"{group.file.filename}, dataset {old.name!r}"
+    reader = choose_reader(old, where, "it is written anew", known=True)
     temporary = f"writing-{uuid.uuid4().hex}"
     new = create_like(group, temporary, old, length, dtype, chunk)
     writer = ArrayWriter(new)
     for lo in range(0, length, 4 * BLOCK_ELEMENTS):
-        values = old[lo : min(lo + 4 * BLOCK_ELEMENTS, length)]
-        writer.append(values.astype(dtype.newbyteorder("="), copy=False))
+        writer.append(reader.run(lo, min(lo + 4 * BLOCK_ELEMENTS, length)))
     writer.finish()
     del group[name]
     group.move(temporary, name)

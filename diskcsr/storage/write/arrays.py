@@ -8,12 +8,23 @@ import h5py
 import numpy as np
 from h5py._objects import phil
 
+from ...errors import CorruptFileError
 from ...machine.options import options
 from ...machine.threads import ordered_map
 from ..codecs import table
 from ..codecs.codec import Cd, Codec, Pipeline
-from ..codecs.pipeline import encode_chunk, may_round, pipeline_of, rounding, unsupported
+from ..codecs.pipeline import (
+    decode_whole,
+    encode_chunk,
+    fill_value,
+    may_round,
+    pipeline_of,
+    rounding,
+    stages_of,
+    unsupported,
+)
 from ..codecs.shuffle import CODEC as SHUFFLE
+from ..files.heldchunks import HeldChunks
 from ..files.transactions import check_writing
 
 __all__ = ["ArrayWriter", "check_exact", "create_array", "create_like"]
@@ -158,16 +169,21 @@ class ArrayWriter:
         if reason is not None and not all(map(h5py.h5z.filter_avail, filters)):
             raise ValueError(f"cannot compress {dset.name!r}: {reason}")
         self._parallel = bool(filters) and reason is None
+        #: Whether what is in its chunks can be read here, and not by HDF5 alone.
+        self._decodes = bool(filters) and unsupported(self._pipeline) is None
         self._written = start
         self._check = check_writing(dset)
         self._filled, self._length = start, dset.size
         #: The chunk that is begun, and how many of its elements are there.
         self._begun = np.empty(0, self._pipeline.native)
         self._count = 0
-        if self._parallel and start % self._pipeline.chunk:
+        within = start % self._pipeline.chunk if filters else 0
+        if within:
             # Chunks are written whole: what stands before `start` in the first is written again.
-            self._written -= start % self._pipeline.chunk
-            self._begin(self._existing(self._written, start))
+            before = self._existing(start - within, start)
+            if self._parallel:
+                self._written -= within
+                self._begin(before)
 
     def append(self, values: np.ndarray) -> None:
         """Store the next values.
@@ -228,10 +244,30 @@ class ArrayWriter:
         self._count += values.size
 
     def _existing(self, lo: int, hi: int) -> np.ndarray:
-        """Read elements ``lo:hi``, none when there are none."""
+        """Read elements ``lo:hi``, which lie in one chunk; none when there are none.
+
+        Raises
+        ------
+        CorruptFileError
+            When the chunk cannot be decoded: HDF5 would not always say so.
+        """
         if hi <= lo:
             return np.empty(0, self._pipeline.native)
-        return np.ascontiguousarray(self._dset[lo:hi], self._pipeline.native)
+        if not self._decodes:
+            return np.ascontiguousarray(self._dset[lo:hi], self._pipeline.native)
+        dset, pipeline = self._dset, self._pipeline
+        number = lo // pipeline.chunk
+        try:
+            found = HeldChunks(dset, pipeline.nbytes, pipeline).find(number)
+            if found is None:
+                fill = fill_value(dset.id.get_create_plist(), dset.dtype, pipeline)
+                return np.full(hi - lo, fill, pipeline.native)
+            values = np.empty(pipeline.chunk, pipeline.native)
+            decode_whole(found.read(), stages_of(pipeline, found.mask), pipeline, values)
+        except CorruptFileError as problem:
+            where = f"{dset.file.filename}, dataset {dset.name!r}, chunk {number}"
+            raise CorruptFileError(f"{where}: {problem}") from problem
+        return values[lo % pipeline.chunk :][: hi - lo]
 
     def _encode(self, chunks: Any) -> None:
         encoded: Iterator[bytes] = ordered_map(
