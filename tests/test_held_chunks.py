@@ -15,6 +15,8 @@ from diskcsr import CorruptFileError
 from diskcsr.storage.codecs.pipeline import pipeline_of
 from diskcsr.storage.files.heldchunks import HeldChunks
 from diskcsr.storage.files.transactions import transaction
+from diskcsr.storage.write import arrays
+from diskcsr.storage.write.arrays import ArrayWriter
 
 PARTS = ("data", "indices", "indptr")
 #: What is read, for matrices of either format.
@@ -251,3 +253,47 @@ def test_what_needs_no_decoding_or_has_no_decoder_is_left_to_hdf5(tmp_path, kind
     with diskcsr.open(path, mode="r+") as A:
         assert A.reader["data"].name == "h5py"
         assert_array_equal(A.toarray(), PLAIN.toarray())
+
+
+@pytest.mark.parametrize("filters", ["none", "gzip", "scaleoffset"])
+@pytest.mark.parametrize("rows", [[3, 4, 9, 50], [59, 0, 30, 29, 1], list(range(0, 60, 2))])
+def test_each_chunk_that_an_assignment_touches_is_written_once(
+    tmp_path, monkeypatch, filters, rows
+):
+    path = stored(tmp_path / "m.h5", "csr", filters)
+    dense = PLAIN.toarray()
+    dense[rows] *= 5
+    written = []
+    encode = arrays.encode_chunk
+    monkeypatch.setattr(arrays, "encode_chunk", lambda *a: written.append(1) or encode(*a))
+    with diskcsr.open(path, mode="r+") as A:
+        A[rows] = 5 * A[rows]
+        assert_array_equal(A.toarray(), dense)
+    starts, stops = PLAIN.indptr[rows], PLAIN.indptr[np.add(rows, 1)]
+    spans = zip(starts.tolist(), stops.tolist(), strict=True)
+    touched = {element // 32 for span in spans for element in range(*span)}
+    assert len(written) == (0 if filters == "none" else len(touched))
+    with diskcsr.open(path) as A:
+        assert_array_equal(A.toarray(), dense)
+
+
+def test_a_writer_goes_anywhere(tmp_path):
+    """Forth and back, within a chunk and to others, also behind the end."""
+    rng = np.random.default_rng(5)
+    for growing in range(20):
+        with h5py.File(tmp_path / "m.h5", "w") as file:
+            expected = np.arange(200, dtype="i4")
+            dset = create(file, "x", expected, chunk=32, steps=FILTERS["shuffle+gzip"])
+            writer = ArrayWriter(dset, int(rng.integers(200)))
+            for _ in range(15):
+                start = int(rng.integers(expected.size + 1))
+                values = rng.integers(0, 1000, rng.choice([0, 1, 5, 40, 100])).astype("i4")
+                if not growing % 2:
+                    values = values[: expected.size - start]
+                behind = max(0, start + values.size - expected.size)
+                expected = np.append(expected, np.zeros(behind, "i4"))
+                expected[start : start + values.size] = values
+                writer.move(start)
+                writer.append(values)
+            writer.finish()
+            assert_array_equal(dset[:], expected)

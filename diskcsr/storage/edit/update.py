@@ -17,7 +17,7 @@ from ...breakeven import BLOCK_ELEMENTS
 from ...errors import FormatError, ReadOnlyError, StaleFileError
 from ...keys.assignment import Change, apply_change
 from ...keys.widths import index_dtype
-from ..codecs.pipeline import may_round, pipeline_of
+from ..codecs.pipeline import lacking_in_hdf5, may_round, pipeline_of, unsupported
 from ..files.transactions import check_writing, telling_damage, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import stamp, tags_of
@@ -96,20 +96,13 @@ def _write_runs(
     new = np.append(True, starts[1:] != stops[:-1])
     first = np.flatnonzero(new)
     last = np.append(first[1:], starts.size) - 1
+    writer = ArrayWriter(data, int(starts[0]), tested=True)
     at = 0
     for lo, hi in zip(starts[first].tolist(), stops[last].tolist(), strict=True):
-        write_run(data, lo, values[at : at + hi - lo])
+        writer.move(lo)
+        writer.append(values[at : at + hi - lo])
         at += hi - lo
-
-
-def write_run(dset: h5py.Dataset, lo: int, values: np.ndarray) -> None:
-    """Write elements from `lo` on: long runs of compressed chunks in several threads."""
-    if dset.chunks and values.size >= dset.chunks[0]:
-        writer = ArrayWriter(dset, lo, tested=True)
-        writer.append(values)
-        writer.finish()
-    else:
-        dset[lo : lo + values.size] = values
+    writer.finish()
 
 
 def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], factor: Any) -> None:
@@ -131,7 +124,9 @@ def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], fa
         check = check_writing(source.group)
         for lo, values in scaled():
             check()
-            write_run(data, lo, values)
+            writer = ArrayWriter(data, lo, tested=True)
+            writer.append(values)
+            writer.finish()
     source.changed()
 
 
@@ -145,7 +140,7 @@ def writable(source: Source, name: str) -> h5py.Dataset:
     ReadOnlyError
         When the file is not open for writing.
     FormatError
-        When there is no such dataset, or one value stands for all.
+        When there is no such dataset, one value stands for all, or nothing here encodes it.
     StaleFileError
         When the group was deleted or replaced.
     """
@@ -162,7 +157,11 @@ def writable(source: Source, name: str) -> h5py.Dataset:
             "diskcsr.write first"
         )
     source.reader(name)
-    return source.group[stored]
+    dset = source.group[stored]
+    lacking = lacking_in_hdf5(dset)
+    if lacking is not None and unsupported(pipeline_of(dset), encode=True) is not None:
+        raise FormatError(f"{source.where}: {name!r} {lacking}")
+    return dset
 
 
 # ---------------------------------------------------------------------------------------- append
