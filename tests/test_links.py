@@ -175,7 +175,6 @@ def test_groups_that_are_damaged_are_said_to_be(tmp_path):
     last = raw.rindex(b"SNOD")
     for at in (raw.index(b"SNOD"), last):
         path.write_bytes(raw[:at] + b"DONS" + raw[at + 4 :])
-        with diskcsr.File(path, "r+") as file:
-            with pytest.raises(diskcsr.CorruptFileError) as caught:
-                file["A/X"]
+        with diskcsr.File(path, "r+") as file, pytest.raises(diskcsr.CorruptFileError) as caught:
+            file["A/X"]
         assert str(caught.value).startswith(f"{path}, group '/': HDF5 cannot look for 'A/X': ")
