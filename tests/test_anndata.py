@@ -18,7 +18,9 @@ from diskcsr.interop.anndata import read_h5ad  # noqa: E402
 
 # anndata's own, of files of its earlier versions for the most part.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Element:PendingDeprecationWarning"
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::PendingDeprecationWarning",
 )
 SHAPE = (40, 30)
 

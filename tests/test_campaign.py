@@ -143,14 +143,14 @@ def test_trials_run(pool, number):
 def test_what_is_known_is_counted_and_no_news(tmp_path):
     records = Records(tmp_path, resume=False)
     found = [
-        Finding("raw", "pickle", "BlockingIOError at files.py:_open_unlocked", ""),
+        Finding("crash", "append", "SIGSEGV in h5d.pyx:write, change", ""),
         Finding("raw", "pickle", "IndexError at plan.py:plan", ""),
     ]
-    result = examine.Result(sound("pickle"), ["raw", "raw"], found, "slow")
+    result = examine.Result(sound("pickle"), ["crash", "raw"], found, "slow")
     records.add(result, 0.1)
     assert records.news() == ["raw: IndexError at plan.py:plan"]
     lines = [line for line in records.table().splitlines() if "pickle" not in line]
-    assert "    1 raw: BlockingIOError at files.py:_open_unlocked  (known)" in lines
+    assert "    1 crash: SIGSEGV in h5d.pyx:write, change  (known)" in lines
     assert "    1 raw: IndexError at plan.py:plan" in lines
     for row in LEFTOVERS:
         assert row.hdf5

@@ -16,7 +16,9 @@ import time
 import h5py
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
+import diskcsr
 import diskcsr.storage.files.files as files
 import diskcsr.storage.files.looking as looking
 from diskcsr import options
@@ -732,3 +734,31 @@ def test_writers_of_different_files_in_many_threads(tmp_path):
     for thread in threads:
         thread.join()
     assert failed == []
+
+
+@pytest.mark.parametrize("how", ["open", "refresh", "pickle"])
+def test_what_was_opened_is_closed_when_looking_again_fails(tmp_path, monkeypatch, how):
+    path = tmp_path / "m.h5"
+    diskcsr.write(path, sp.csr_array(np.eye(3))).close()
+    with diskcsr.open(path) as A:
+        stored = pickle.dumps(A)
+        looks = {"open": lambda: diskcsr.open(path), "pickle": lambda: pickle.loads(stored)}
+        if how == "refresh":
+            os.utime(path)
+        real, calls = looking.is_hot, []
+
+        def is_hot(path):
+            calls.append(path)
+            if len(calls) > 1:
+                raise InterruptedError(errno.EINTR, "a look is cut short", path)
+            return real(path)
+
+        before = len(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(looking, "is_hot", is_hot)
+        with pytest.raises(OSError, match="a look is cut short"):
+            looks.get(how, A.refresh)()
+        monkeypatch.undo()
+        assert len(calls) == 2
+        assert len(os.listdir("/proc/self/fd")) <= before
+    with diskcsr.open(path) as A:
+        assert np.array_equal(A.toarray(), np.eye(3))

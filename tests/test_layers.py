@@ -35,8 +35,8 @@ ROOMS = {
     "storage.codecs": "errors breakeven loading kernels",
     "storage.read": "errors axis breakeven kernels machine keys "
     "storage.files storage.claims storage.formats storage.codecs",
-    "storage.write": "machine keys streams "
-    "storage.journal storage.files storage.formats storage.codecs",
+    "storage.write": "errors machine keys streams "
+    "storage.journal storage.files storage.claims storage.formats storage.codecs",
     # Whole lines of what an array shows; what edits and checks a file walks over them, too.
     "blocks": "errors axis kernels machine keys storage.files storage.formats storage.read",
     "storage.edit": "errors axis breakeven keys "

@@ -165,3 +165,16 @@ def test_a_matrix_in_another_file(tmp_path):
         assert next(iter(file.values())) is None
         with pytest.raises(KeyError):
             file["nothing"]
+
+
+def test_groups_that_are_damaged_are_said_to_be(tmp_path):
+    path = tmp_path / "m.h5"
+    diskcsr.write(path, sp.eye_array(3, format="csr"), name="A/X").close()
+    raw = path.read_bytes()
+    assert raw.count(b"SNOD") == 3
+    last = raw.rindex(b"SNOD")
+    for at in (raw.index(b"SNOD"), last):
+        path.write_bytes(raw[:at] + b"DONS" + raw[at + 4 :])
+        with diskcsr.File(path, "r+") as file, pytest.raises(diskcsr.CorruptFileError) as caught:
+            file["A/X"]
+        assert str(caught.value).startswith(f"{path}, group '/': HDF5 cannot look for 'A/X': ")

@@ -24,6 +24,7 @@ __all__ = [
     "refuse_empty",
     "refuse_overlap",
     "unwritten",
+    "written_chunks",
 ]
 
 #: A contiguous dataset that needs decoding is treated as chunks of this many elements.
@@ -202,9 +203,15 @@ def unwritten(dset: h5py.Dataset, size: int) -> np.ndarray:
         return np.arange(0)
     length = dset.chunks[0]
     missing = np.ones(-(-size // length), bool)
-    number = (_checked_table(dset)[0]["first"][:, 0] // np.uint64(length)).astype(np.int64)
+    number = written_chunks(dset)
     missing[number[number < missing.size]] = False
     return np.flatnonzero(missing)
+
+
+def written_chunks(dset: h5py.Dataset) -> np.ndarray:
+    """Return the numbers of the chunks of a dataset that were ever written, ascending."""
+    first = _checked_table(dset)[0]["first"][:, 0]
+    return (first // np.uint64(dset.chunks[0])).astype(np.int64)
 
 
 def refuse_empty(dset: h5py.Dataset, used: int, where: str) -> None:

@@ -7,7 +7,7 @@ file: it finds other numbers there without a word, and writes over its own.
 
 import h5py
 
-from ...errors import FormatError
+from ...errors import CorruptFileError, FormatError, raise_if_systems
 
 __all__ = ["refuse_foreign", "stays_inside"]
 
@@ -27,11 +27,19 @@ def refuse_foreign(group: h5py.Group, name: str | bytes) -> None:
     ------
     FormatError
         When there is an external link on the way.
+    CorruptFileError
+        When HDF5 cannot tell, for the groups on the way are damaged.
     """
     if not stays_inside(group.file):
         return
     path = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
-    link = _external(group.id, path, 0)
+    try:
+        link = _external(group.id, path, 0)
+    except (OSError, RuntimeError) as problem:
+        raise_if_systems(problem, group.file.filename)
+        raise CorruptFileError(
+            f"{group.file.filename}, group {group.name!r}: HDF5 cannot look for {name!r}: {problem}"
+        ) from problem
     if link is not None:
         raise FormatError(
             f"{group.file.filename}, group {group.name!r}: {name!r} is a link into another file, "

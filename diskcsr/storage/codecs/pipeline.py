@@ -25,6 +25,7 @@ __all__ = [
     "copy_pieces",
     "decode_whole",
     "encode_chunk",
+    "fill_value",
     "gather_pieces",
     "lacking_in_hdf5",
     "may_round",
@@ -337,6 +338,42 @@ def copy_pieces(values: NDArray, lo: NDArray, hi: NDArray, at: NDArray, out: NDA
         return
     for first, last, to in zip(lo.tolist(), hi.tolist(), at.tolist(), strict=True):
         out[to : to + last - first] = values[first:last]
+
+
+def fill_value(properties: h5py.h5p.PropDCID, dtype: np.dtype, pipeline: Pipeline) -> NDArray[Any]:
+    """Return what chunks hold that were never written: zeros where their writer left it open.
+
+    Ask for it only when there is such a chunk, and not through ``Dataset.fillvalue``: in a file
+    whose fill value is damaged, that crashes HDF5 2.0.0.
+
+    Parameters
+    ----------
+    properties : h5py.h5p.PropDCID
+        With which the dataset was created.
+    dtype : numpy.dtype
+        Of the dataset, as h5py gives it.
+    pipeline : Pipeline
+        Of the dataset.
+
+    Returns
+    -------
+    () array
+        Of dtype ``pipeline.native``.
+
+    Raises
+    ------
+    CorruptFileError
+        When it is damaged.
+    """
+    fill = np.zeros((), dtype)
+    try:
+        if properties.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED:
+            properties.get_fill_value(fill)
+    except (OSError, RuntimeError, ValueError) as problem:
+        raise CorruptFileError(f"its fill value is damaged: {problem}") from problem
+    # A complex number that HDF5 knows as a pair has such a fill value, too.
+    fill = fill if fill.dtype.names is None else fill.view(pipeline.dtype)
+    return fill.astype(pipeline.native)
 
 
 # --------------------------------------------------------------------------------- encoding

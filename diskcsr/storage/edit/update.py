@@ -17,10 +17,11 @@ from ...breakeven import BLOCK_ELEMENTS
 from ...errors import FormatError, ReadOnlyError, StaleFileError
 from ...keys.assignment import Change, apply_change
 from ...keys.widths import index_dtype
-from ..codecs.pipeline import may_round, pipeline_of
+from ..codecs.pipeline import lacking_in_hdf5, may_round, pipeline_of, unsupported
 from ..files.transactions import check_writing, telling_damage, transaction
 from ..formats.conventions import ARRAYS, Header
 from ..formats.tags import stamp, tags_of
+from ..read.choose import choose_reader
 from ..read.source import Source
 from ..write.arrays import ArrayWriter, check_exact, create_like
 from ..write.groups import chunk_length
@@ -95,32 +96,25 @@ def _write_runs(
     new = np.append(True, starts[1:] != stops[:-1])
     first = np.flatnonzero(new)
     last = np.append(first[1:], starts.size) - 1
+    writer = ArrayWriter(data, int(starts[0]), tested=True)
     at = 0
     for lo, hi in zip(starts[first].tolist(), stops[last].tolist(), strict=True):
-        write_run(data, lo, values[at : at + hi - lo])
+        writer.move(lo)
+        writer.append(values[at : at + hi - lo])
         at += hi - lo
-
-
-def write_run(dset: h5py.Dataset, lo: int, values: np.ndarray) -> None:
-    """Write elements from `lo` on: long runs of compressed chunks in several threads."""
-    if dset.chunks and values.size >= dset.chunks[0]:
-        writer = ArrayWriter(dset, lo, tested=True)
-        writer.append(values)
-        writer.finish()
-    else:
-        dset[lo : lo + values.size] = values
+    writer.finish()
 
 
 def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], factor: Any) -> None:
     """Replace every stored value by ``operation(values, factor)``, an in-place ufunc of numpy."""
     data = writable(source, "data")
     operation(np.empty(0, source.dtype), factor)  # numpy's own complaint, before anything changes
-    nnz = Contents.stored(source).nnz
+    nnz, reader = Contents.stored(source).nnz, source.reader("data")
 
     def scaled() -> Iterator[tuple[int, np.ndarray]]:
         for lo in range(0, nnz, 4 * BLOCK_ELEMENTS):
-            values = data[lo : min(lo + 4 * BLOCK_ELEMENTS, nnz)].astype(source.dtype, copy=False)
-            yield lo, operation(values, factor)
+            values = reader.run(lo, min(lo + 4 * BLOCK_ELEMENTS, nnz))
+            yield lo, operation(values.astype(source.dtype, copy=False), factor)
 
     if may_round(pipeline_of(data)):
         with telling_damage(source.where):
@@ -130,7 +124,9 @@ def scale(source: Source, operation: Callable[[np.ndarray, Any], np.ndarray], fa
         check = check_writing(source.group)
         for lo, values in scaled():
             check()
-            write_run(data, lo, values)
+            writer = ArrayWriter(data, lo, tested=True)
+            writer.append(values)
+            writer.finish()
     source.changed()
 
 
@@ -144,7 +140,7 @@ def writable(source: Source, name: str) -> h5py.Dataset:
     ReadOnlyError
         When the file is not open for writing.
     FormatError
-        When there is no such dataset, or one value stands for all.
+        When there is no such dataset, one value stands for all, or nothing here encodes it.
     StaleFileError
         When the group was deleted or replaced.
     """
@@ -161,7 +157,11 @@ def writable(source: Source, name: str) -> h5py.Dataset:
             "diskcsr.write first"
         )
     source.reader(name)
-    return source.group[stored]
+    dset = source.group[stored]
+    lacking = lacking_in_hdf5(dset)
+    if lacking is not None and unsupported(pipeline_of(dset), encode=True) is not None:
+        raise FormatError(f"{source.where}: {name!r} {lacking}")
+    return dset
 
 
 # ---------------------------------------------------------------------------------------- append
@@ -283,12 +283,13 @@ def _rewrite(
 ) -> h5py.Dataset:
     """Replace a dataset by one that holds its first elements and can grow."""
     old = group[name]
+    where = f"{group.file.filename}, dataset {old.name!r}"
+    reader = choose_reader(old, where, "it is written anew", known=True)
     temporary = f"writing-{uuid.uuid4().hex}"
     new = create_like(group, temporary, old, length, dtype, chunk)
     writer = ArrayWriter(new)
     for lo in range(0, length, 4 * BLOCK_ELEMENTS):
-        values = old[lo : min(lo + 4 * BLOCK_ELEMENTS, length)]
-        writer.append(values.astype(dtype.newbyteorder("="), copy=False))
+        writer.append(reader.run(lo, min(lo + 4 * BLOCK_ELEMENTS, length)))
     writer.finish()
     del group[name]
     group.move(temporary, name)

@@ -91,9 +91,12 @@ def _attempt(
             if before == _state(path) and not is_hot(path):
                 raise
             raise _Unsettled(changing) from problem
-        if before != _state(path) or is_hot(path):
+        try:
+            if before != _state(path) or is_hot(path):
+                raise _Unsettled(changing)
+        except BaseException:  # to look may fail, too
             discard(found)
-            raise _Unsettled(changing)
+            raise
         return found
 
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 import h5py
 
 from ..claims.chunks import ChunkIndex, index_chunks
+from ..claims.heldchunks import HeldChunks
 from ..claims.sound import check_sound
 from ..codecs.pipeline import Pipeline, pipeline_of, unsupported
 from .decode import DecodeReader
 from .descriptor import Descriptor
 from .direct import DirectReader
+from .filechunks import FileChunks
 from .readers import H5Reader, Reader
 
 __all__ = ["choose_reader"]
@@ -51,11 +53,22 @@ def choose_reader(
 
 
 def _slow_reader(dset: h5py.Dataset, where: str, why: str, known: bool) -> Reader:
-    """Have HDF5 read a dataset, which is looked at first."""
+    """Have HDF5 read a dataset, which is looked at first; decode it here where that is possible."""
     places = None if known else check_sound(dset)
-    reader = H5Reader(dset, where, why)
+    pipeline = pipeline_of(dset)
+    reader: Reader
+    if dset.size and dset.chunks and pipeline.filters and unsupported(pipeline) is None:
+        chunks = HeldChunks(dset, pipeline.nbytes, pipeline)
+        why = f"filtered by {_names(pipeline)}, and read by HDF5: {why}"
+        reader = DecodeReader(dset, where, chunks, pipeline, why)
+    else:
+        reader = H5Reader(dset, where, why)
     reader.places = places
     return reader
+
+
+def _names(pipeline: Pipeline) -> str:
+    return ", ".join(filter.name for filter in pipeline.filters)
 
 
 def _fast_reader(
@@ -66,10 +79,18 @@ def _fast_reader(
         extents = index.extents(dset.size, dset.dtype.itemsize)
         if extents is not None:
             return DirectReader(dset, where, descriptor, extents)
+    why = f"filtered by {_names(pipeline)}"
+    if not pipeline.filters:
+        why = f"stored as {pipeline.dtype}, needs conversion"
+        if pipeline.dtype.isnative:
+            why = f"unfiltered, but {'damaged' if index.damage else 'not written everywhere'}"
     if not dset.chunks:
         index = index.divided(dset.size, dset.dtype.itemsize)
         pipeline = replace(pipeline, chunk=index.length)
-    return DecodeReader(dset, where, descriptor, index, pipeline)
+    chunks = FileChunks(descriptor, index, dset.name, pipeline.nbytes)
+    reader = DecodeReader(dset, where, chunks, pipeline, why)
+    reader.check_unchanged = descriptor.check_unchanged
+    return reader
 
 
 def _find_bytes(dset: h5py.Dataset, descriptor: Descriptor) -> ChunkIndex | str:

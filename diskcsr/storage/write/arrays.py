@@ -8,11 +8,22 @@ import h5py
 import numpy as np
 from h5py._objects import phil
 
+from ...errors import CorruptFileError
 from ...machine.options import options
 from ...machine.threads import ordered_map
+from ..claims.heldchunks import HeldChunks
 from ..codecs import table
 from ..codecs.codec import Cd, Codec, Pipeline
-from ..codecs.pipeline import encode_chunk, may_round, pipeline_of, rounding, unsupported
+from ..codecs.pipeline import (
+    decode_whole,
+    encode_chunk,
+    fill_value,
+    may_round,
+    pipeline_of,
+    rounding,
+    stages_of,
+    unsupported,
+)
 from ..codecs.shuffle import CODEC as SHUFFLE
 from ..files.transactions import check_writing
 
@@ -158,16 +169,40 @@ class ArrayWriter:
         if reason is not None and not all(map(h5py.h5z.filter_avail, filters)):
             raise ValueError(f"cannot compress {dset.name!r}: {reason}")
         self._parallel = bool(filters) and reason is None
-        self._written = start
+        #: Whether what is in its chunks can be read here, and not by HDF5 alone.
+        self._decodes = bool(filters) and unsupported(self._pipeline) is None
         self._check = check_writing(dset)
+        #: Where the next value goes, and how long the dataset is.
         self._filled, self._length = start, dset.size
+        #: The first element that is not stored, nor in a chunk that is begun.
+        self._written = start
         #: The chunk that is begun, and how many of its elements are there.
         self._begun = np.empty(0, self._pipeline.native)
         self._count = 0
-        if self._parallel and start % self._pipeline.chunk:
+        #: A chunk as it was found, by its number: parts of it may be wanted again.
+        self._found: tuple[int, np.ndarray] | None = None
+        self._go_to(start)
+
+    def _go_to(self, start: int) -> None:
+        """Go on at an element, with no chunk begun."""
+        self._written = self._filled = start
+        within = start % self._pipeline.chunk if self._pipeline.filters else 0
+        if within:
             # Chunks are written whole: what stands before `start` in the first is written again.
-            self._written -= start % self._pipeline.chunk
-            self._begin(self._existing(self._written, start))
+            before = self._existing(start - within, start)
+            if self._parallel:
+                self._written -= within
+                self._begin(before)
+
+    def move(self, start: int) -> None:
+        """Go on at another element. Those that are left out stay as they are."""
+        at, length = self._written + self._count, self._pipeline.chunk
+        if self._count and at <= start and at // length == start // length:
+            self._begin(self._existing(at, start))
+            self._filled = start
+        else:
+            self.finish()
+            self._go_to(start)
 
     def append(self, values: np.ndarray) -> None:
         """Store the next values.
@@ -228,12 +263,38 @@ class ArrayWriter:
         self._count += values.size
 
     def _existing(self, lo: int, hi: int) -> np.ndarray:
-        """Read elements ``lo:hi``, none when there are none."""
+        """Read elements ``lo:hi``, which lie in one chunk; none when there are none.
+
+        Raises
+        ------
+        CorruptFileError
+            When the chunk cannot be decoded: HDF5 would not always say so.
+        """
         if hi <= lo:
             return np.empty(0, self._pipeline.native)
-        return np.ascontiguousarray(self._dset[lo:hi], self._pipeline.native)
+        if not self._decodes:
+            return np.ascontiguousarray(self._dset[lo:hi], self._pipeline.native)
+        number, within = divmod(lo, self._pipeline.chunk)
+        if self._found is None or self._found[0] != number:
+            self._found = number, self._decoded(number)
+        return self._found[1][within : within + hi - lo]
+
+    def _decoded(self, number: int) -> np.ndarray:
+        """Read a chunk as it is stored."""
+        dset, pipeline = self._dset, self._pipeline
+        try:
+            found = HeldChunks(dset, pipeline.nbytes, pipeline).find(number)
+            if found is None:
+                fill = fill_value(dset.id.get_create_plist(), dset.dtype, pipeline)
+                return np.full(pipeline.chunk, fill, pipeline.native)
+            values = np.empty(pipeline.chunk, pipeline.native)
+            return decode_whole(found.read(), stages_of(pipeline, found.mask), pipeline, values)
+        except CorruptFileError as problem:
+            where = f"{dset.file.filename}, dataset {dset.name!r}, chunk {number}"
+            raise CorruptFileError(f"{where}: {problem}") from problem
 
     def _encode(self, chunks: Any) -> None:
+        self._found = None
         encoded: Iterator[bytes] = ordered_map(
             lambda chunk: encode_chunk(chunk, self._pipeline), chunks, ahead=2 * options.num_threads
         )
