@@ -17,6 +17,7 @@ from .errors import (
     StructureError,
     WriteError,
 )
+from .exporting.export import export
 from .h5 import File, Group
 from .machine.buffers import Buffers
 from .machine.cache import cache
@@ -54,6 +55,7 @@ __all__ = [
     "Problem",
     "convert",
     "concat",
+    "export",
     "options",
     "cache",
     "set_num_threads",

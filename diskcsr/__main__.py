@@ -4,12 +4,15 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diskcsr
 
-from .errors import DiskCSRError
+from .errors import DiskCSRError, FormatError
+from .exporting.export import TARGETS, target_of
+from .importing.chosen import chosen_lines
 from .importing.table import kinds
 from .machine.options import format_bytes
 from .machine.terminal import Parser, print_table, run_program, say
@@ -58,13 +61,23 @@ examples:
   python -m diskcsr convert m.h5 z.h5 --compression gzip --level 4  other compression
   python -m diskcsr convert cells.h5ad m.h5 --source-name layers/raw --max-memory 500MB
   python -m diskcsr convert m.h5 s.h5 --permute-rows --rng 0        rows in random order
+  python -m diskcsr convert m.h5 s.h5 --rows keep.npy --columns genes.txt       some of it
 
   python -m diskcsr convert ratings.csv m.h5 --fields user,item,stars --labels sorted
   python -m diskcsr convert filtered_feature_bc_matrix/ m.h5        10x: a folder
   python -m diskcsr convert loom.loom m.h5                          dense, by blocks
 
+  python -m diskcsr convert m.h5 m.mtx.gz                           HDF5 to Matrix Market
+  python -m diskcsr convert m.h5 cells.h5ad --to h5ad               a whole file of AnnData
+
 SRC is an HDF5 file of any known kind (h5ad, h5sparse, 10x, MATLAB v7.3, binsparse; dense ones,
 too), or else what --from may say, which the name or the beginning of a file mostly tells.
+DST is HDF5, unless its name, or --to, says otherwise.
+
+--rows and --columns, of a sparse matrix in HDF5, take a:b or a:b:step as in Python, or a file: .npy
+with a mask or with integers, or a text of whole numbers. Numbers begin at 0; their order is kept,
+and so are repeats. Rows that are not chosen are not read, of a matrix by columns those columns. The
+last hundred are --rows=-100:
 """
 #: Seconds without progress after which a process that looks at a file is ended.
 _SILENCE = 300.0
@@ -135,6 +148,8 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     add("--source-name", help="the matrix in SRC (default: the only one)")
     add("--name", default="X", help="its name in DST (default: X)")
     add("--from", dest="source_kind", metavar="KIND", help=f"what SRC is: {', '.join(kinds())}")
+    targets = ", ".join(target.name for target in TARGETS)
+    add("--to", dest="kind", metavar="KIND", help=f"what to write: {targets} (default: HDF5)")
     add("--fields", type=_listed, metavar="ROW,COLUMN[,VALUE]", help="of a table (default: first)")
     add("--labels", choices=("appearance", "sorted"), help="number the labels of a table")
     add("--shape", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="default: it is learned")
@@ -147,6 +162,8 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     add("--max-memory", type=parse_size, metavar="SIZE", help="as 500MB or 2GiB")
     add("--keep-order", action="store_true", help="leave indices within rows as they are ordered")
     add("--sum-duplicates", action="store_true", help="add up indices that are stored twice")
+    add("--rows", metavar="WHICH", help="only these: a:b, or a file with a mask or numbers")
+    add("--columns", metavar="WHICH", help="likewise")
     add("--permute-rows", action="store_true", help="put rows in random order")
     add("--rng", type=int, metavar="N", help="number that settles that order (default: another)")
     add("--overwrite", action="store_true", help="replace a matrix of that name in DST")
@@ -218,18 +235,63 @@ def _convert(args: Any) -> int:
         options["sort_indices"] = False
     if not args.no_progress:
         options["progress"] = _progress
+    # To a file of AnnData, as to any HDF5, a matrix may be added.
+    target = target_of(args.file)
+    elsewhere = args.kind is not None or (target is not None and not target.hdf5)
     try:
-        diskcsr.convert(args.source, args.file, **options).close()
-    except ValueError as problem:
+        with _source(args) as source:
+            if source is not args.source:
+                options.pop("source_kind", None)
+            if elsewhere:
+                _export(source, args, options)
+            else:
+                diskcsr.convert(source, args.file, **options).close()
+    except (ValueError, FileExistsError) as problem:
         problem.args = (_in_options(str(problem)),)
         raise
     say("")
+    if elsewhere:
+        print(f"{args.file}: written")
+        return 0
     facts = info(args.file, args.name)
     if args.json:
         _print_json(facts)
     else:
         _print_matrix(facts["matrices"][0])
     return 0
+
+
+@contextmanager
+def _source(args: Any) -> Iterator[Any]:
+    """Give what is converted: the file by its name, or a lazy array of what is chosen of it."""
+    if args.rows is None and args.columns is None:
+        yield args.source
+        return
+    only = "--rows and --columns choose from a sparse matrix in HDF5: convert to one first"
+    if args.source_kind not in (None, "hdf5"):
+        raise ValueError(f"{args.source}: --from {args.source_kind}: {only}")
+    try:
+        matrix = diskcsr.open(args.source, args.source_name)
+    except FormatError as problem:
+        raise FormatError(f"{problem} ({only})") from None
+    with matrix:
+        chosen = matrix.lazy
+        if args.rows is not None:
+            chosen = chosen[chosen_lines(args.rows, matrix.shape[0], "rows")]
+        if args.columns is not None:
+            chosen = chosen[:, chosen_lines(args.columns, matrix.shape[1], "columns")]
+        yield chosen
+
+
+def _export(source: Any, args: Any, options: dict[str, Any]) -> None:
+    """Write a file of another kind, of which less can be said."""
+    takes = ("source_name", "compression", "overwrite", "progress")
+    refused = [key for key in options if key not in takes and (key, options[key]) != ("name", "X")]
+    if refused:
+        named = ", ".join(f"{key}=" for key in refused)
+        raise ValueError(f"{named}: not for a file that is no HDF5 of ours: {args.file}")
+    given = {key: value for key, value in options.items() if key in takes}
+    diskcsr.export(source, args.file, kind=args.kind, **given)
 
 
 def _in_options(text: str) -> str:
@@ -240,7 +302,8 @@ def _in_options(text: str) -> str:
     """
     text = text.replace("overwrite=True", "--overwrite")
     text = text.replace("shape=(rows, columns)", "--shape ROWS COLUMNS")
-    text = text.replace("source_kind=", "--from")
+    text = text.replace("source_kind=", "--from").replace("sort_indices=", "--keep-order")
+    text = re.sub(r"\bkind=", "--to", text)
 
     def option(match: re.Match[str]) -> str:
         return " ".join(filter(None, [f"--{match[1].replace('_', '-')}", match[2]]))

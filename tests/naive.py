@@ -277,15 +277,26 @@ def add_exactly(values, indptr, out, lost):
         lost[line] = complex(*rest) if complex_numbers else rest[0]
 
 
+def add_all(values, out):
+    """Twin of `reduce.add_all`."""
+    for value in values:
+        out[0] += value
+
+
 def add_at(values, indices, out):
     """Twin of `reduce.add_at`."""
-    for value, index in zip(values, indices.tolist(), strict=True):
+    for i, (value, index) in enumerate(zip(values, indices.tolist(), strict=True)):
+        if index >= len(out):
+            return i
         out[index] += value
+    return -1
 
 
 def summarize_at(values, indices, counts, sums, extremes, spread):
     """Twin of `reduce.summarize_at`."""
-    for x, at in zip(values, indices.tolist(), strict=True):
+    for i, (x, at) in enumerate(zip(values, indices.tolist(), strict=True)):
+        if at >= len(counts):
+            return i
         if counts[at, 0] == 0:
             spread[at, 0] = x
         counts[at] += [1, x == 0, x != x]
@@ -293,6 +304,7 @@ def summarize_at(values, indices, counts, sums, extremes, spread):
             extremes[at] = min(extremes[at, 0], x), max(extremes[at, 1], x)
         sums[at] += x
         spread[at, 1:] += [float(x) - spread[at, 0], (float(x) - spread[at, 0]) ** 2]
+    return -1
 
 
 def summarize_lines(values, indptr, counts, sums, extremes, spread):

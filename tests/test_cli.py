@@ -3,16 +3,18 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
+import tracemalloc
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from realfiles import GROUPS, NEGATIVE, ROOT
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, load_npz
 
 import diskcsr
 from diskcsr import __main__ as cli
@@ -407,6 +409,181 @@ def test_convert_of_a_table(tmp_path):
         np.testing.assert_array_equal(A.toarray(), [[3, 0], [0, 5]])
 
 
+# ------------------------------------------------------------------------- some rows and columns
+
+
+@pytest.fixture
+def chosen(tmp_path, monkeypatch):
+    """A folder with a matrix and files that choose from it; returns the matrix, dense."""
+    monkeypatch.chdir(tmp_path)
+    dense = np.random.default_rng(3).integers(0, 4, (60, 20)).astype(np.float32)
+    diskcsr.write("m.h5", csr_array(dense), compression="gzip").close()
+    np.save("mask.npy", dense[:, 0] > 1)
+    np.save("rows.npy", np.array([7, 59, 7, 0], ">u2"))
+    np.save("none.npy", np.zeros(0, np.int64))
+    (tmp_path / "genes.txt").write_text("# the interesting ones\n5\n 4 19 # two\n\n5\n")
+    return dense
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows", "columns"),
+    [
+        (["--rows", "mask.npy"], "mask", slice(None)),
+        (["--rows", "rows.npy", "--columns", "genes.txt"], [7, 59, 7, 0], [5, 4, 19, 5]),
+        (["--rows", "10:50:7"], slice(10, 50, 7), slice(None)),
+        (["--rows=-5:", "--columns", "::-1"], slice(-5, None), slice(None, None, -1)),
+        (["--columns", ":3", "--from", "hdf5", "--source-name", "X"], slice(None), slice(3)),
+        (["--rows", "none.npy"], slice(0), slice(None)),
+        (["--rows", "60:60"], slice(60, 60), slice(None)),
+    ],
+)
+@pytest.mark.parametrize("format", [None, "csr", "csc"])
+def test_convert_some_rows_and_columns(chosen, capsys, arguments, rows, columns, format):
+    more = [] if format is None else ["--format", format]
+    assert cli.main(["convert", "m.h5", "t.h5", *arguments, *more]) == 0
+    assert capsys.readouterr().err == ""
+    rows = chosen[:, 0] > 1 if isinstance(rows, str) else rows
+    with diskcsr.open("t.h5") as A:
+        assert A.format == (format or "csr")
+        assert A.dtype == np.float32
+        expected = chosen[rows][:, columns]
+        assert A.shape == expected.shape
+        assert A.nnz == np.count_nonzero(expected)
+        np.testing.assert_array_equal(A.toarray(), expected)
+    assert check("t.h5").ok
+
+
+def test_convert_some_in_another_order(chosen):
+    arguments = ["--rows", "mask.npy", "--columns", "2:9", "--permute-rows", "--rng", "5"]
+    assert cli.main(["convert", "m.h5", "t.h5", *arguments]) == 0
+    expected = chosen[chosen[:, 0] > 1, 2:9]
+    order = np.random.default_rng(5).permutation(len(expected))
+    with diskcsr.open("t.h5") as A:
+        np.testing.assert_array_equal(A.toarray(), expected[order])
+
+
+def test_convert_some_of_a_matrix_by_columns(chosen):
+    diskcsr.convert("m.h5", "c.h5", format="csc").close()
+    assert cli.main(["convert", "c.h5", "t.h5", "--rows", "mask.npy", "--columns", "9:2:-3"]) == 0
+    with diskcsr.open("t.h5") as A:
+        assert A.format == "csc"
+        np.testing.assert_array_equal(A.toarray(), chosen[chosen[:, 0] > 1, 9:2:-3])
+
+
+def write_wrong_choices():
+    np.save("short.npy", np.ones(3, bool))
+    np.save("below.npy", [5, -1])
+    np.save("above.npy", np.array([5, 60], np.uint64))
+    np.save("floats.npy", np.ones(60))
+    np.save("flat.npy", np.ones((60, 1), bool))
+    np.save("objects.npy", np.array([None]), allow_pickle=True)
+    Path("cut.npy").write_bytes(Path("rows.npy").read_bytes()[:-3])
+    Path("word.txt").write_text("1\n2 \xe4b\n", encoding="utf-8")
+    Path("above.txt").write_text("1\n20\n")
+    Path("below.txt").write_text("-3")
+    Path("long.txt").write_text("9" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rows", "short.npy"], "short.npy: a mask of 3 values, where the matrix has 60 rows"),
+        (["--columns", "mask.npy"], "a mask of 60 values, where the matrix has 20 columns"),
+        (["--rows", "below.npy"], "below.npy, element 1: -1 is no number of one of the 60 rows"),
+        (["--rows", "above.npy"], "element 1: 60 is no number of one of the 60 rows of the matrix"),
+        (["--rows", "floats.npy"], "floats.npy: an array of shape (60,) and dtype float64, where"),
+        (["--rows", "flat.npy"], "flat.npy: an array of shape (60, 1) and dtype bool, where"),
+        (["--rows", "objects.npy"], "--rows objects.npy: "),
+        (["--rows", "cut.npy"], "--rows cut.npy: "),
+        (["--rows", "m.h5"], "--rows m.h5: neither a .npy file nor a text of numbers"),
+        (["--rows", "missing.txt"], "missing.txt: No such file"),
+        (["--rows", "."], ".: Is a directory"),
+        (["--columns", "word.txt"], "word.txt, line 2: 'äb' is no whole number"),
+        (["--columns", "above.txt"], "line 2: 20 is no number of one of the 20 columns of the"),
+        (["--columns", "below.txt"], "below.txt, line 1: -3 is no number"),
+        (["--columns", "long.txt"], "long.txt, line 1: 9999"),
+        (["--rows", "5:61"], "--rows 5:61: 61 is beyond the 60 rows of the matrix"),
+        (["--columns=-21:"], "--columns -21:: -21 is beyond the 20 columns of the matrix"),
+        (["--rows", "1:5:0"], "--rows 1:5:0: the step must not be 0"),
+        (["--rows", ":", "--from", "csv"], "m.h5: --from csv: --rows and --columns choose from"),
+        (["--rows", ":", "--dtype", "f8"], "--dtype: a matrix has them already"),
+    ],
+)
+def test_convert_refuses_wrong_choices(chosen, capsys, arguments, said):
+    write_wrong_choices()
+    before = sorted(os.listdir())
+    assert cli.main(["convert", "m.h5", "t.h5", *arguments]) == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert (out, line.startswith("diskcsr: error: ")) == ("", True)
+    assert said in line
+    assert sorted(os.listdir()) == before
+
+
+def test_convert_chooses_only_from_sparse_matrices_in_hdf5(chosen, capsys):
+    Path("m.mtx").write_text("%%MatrixMarket matrix coordinate real general\n2 2 0\n")
+    assert cli.main(["convert", "m.mtx", "t.h5", "--rows", "0:1"]) == 2
+    said = capsys.readouterr().err
+    assert "'m.mtx' is not an HDF5 file" in said
+    assert "--rows and --columns choose from a sparse matrix in HDF5: convert to one first" in said
+    assert cli.main(["convert", "m.h5", "m.h5", "--name", "Y", "--rows", "0:1"]) == 2
+    assert "is open for reading as a source" in capsys.readouterr().err
+
+
+@pytest.fixture
+def wide(tmp_path, monkeypatch):
+    """A file of 24 MB of values and indices, of which tests choose every other row and column."""
+    monkeypatch.chdir(tmp_path)
+    block = csr_array(np.arange(1, 1001, dtype=np.float32).reshape(1, -1).repeat(3000, axis=0))
+    diskcsr.write("m.h5", block).close()
+    return ["convert", "m.h5", "t.h5", "--rows", "::2", "--columns", "::2", "--max-memory", "4MB"]
+
+
+@pytest.mark.parametrize("format", ["csr", "csc"])
+def test_convert_some_in_bounded_memory(wide, format, monkeypatch):
+    monkeypatch.setattr("diskcsr.storage.check.describe._CHEAP", 10)  # what it prints costs nothing
+    with diskcsr.options.set(memory_budget=6 << 20, cache_bytes=1 << 20, num_threads=1):
+        assert cli.main([*wide, "--format", format]) == 0  # what it imports and compiles
+        tracemalloc.start()
+        try:
+            assert cli.main([*wide, "--format", format, "--overwrite"]) == 0
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 6 << 20  # of 24 MB, and more than 6 that are chosen
+    with diskcsr.open("t.h5") as A:
+        assert (A.shape, A.nnz, A.dtype) == ((1500, 500), 750_000, np.float32)
+        np.testing.assert_array_equal(A.sum(axis=0), 1500.0 * np.arange(1, 1001, 2))
+
+
+def test_convert_some_tells_how_far_it_is(wide, monkeypatch):
+    told = []
+    monkeypatch.setattr(cli, "_progress", lambda *now: told.append(now))
+    assert cli.main(wide) == 0
+    assert told == sorted(told)
+    assert len(told) > 4
+    assert told[-1] == (1500 * 1000 * 8, 1500 * 1000 * 8)  # of what is read
+    told.clear()
+    assert cli.main([*wide, "--format", "csc", "--overwrite"]) == 0
+    assert told == sorted(told)
+    assert told[-1][1] is None
+
+
+def test_an_interrupt_leaves_nothing_of_what_was_chosen(wide, monkeypatch, capsys):
+    calls = []
+
+    def interrupt(done, total):
+        calls.append(done)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli, "_progress", interrupt)
+    assert cli.main(wide) == 130
+    assert len(calls) == 2
+    assert capsys.readouterr() == ("", "")
+    assert os.listdir() == ["m.h5"]
+
+
 def test_bench_is_passed_its_arguments(monkeypatch):
     from diskcsr.bench import __main__ as bench
 
@@ -442,3 +619,32 @@ def test_the_installed_program_runs(program):
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith(f"{program}: error: ")
     assert wrong.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------------- files of other kinds
+
+
+def test_a_file_of_another_kind_is_written(path, tmp_path):
+    target = tmp_path / "m.npz"
+    assert run("convert", path, target) == (0, f"{target}: written\n", "")
+    assert (load_npz(target).toarray() == np.eye(40, 30)).all()
+    code, out, err = run("convert", path, target)
+    assert (code, out) == (2, "")
+    assert "pass --overwrite to replace it" in err
+    assert run("convert", path, target, "--overwrite", "--compression", "deflate")[0] == 0
+    assert (load_npz(target).toarray() == np.eye(40, 30)).all()
+
+
+def test_what_cannot_be_said_of_another_kind(path, tmp_path):
+    code, _, err = run("convert", path, tmp_path / "m.mtx", "--chunks", "9", "--keep-order")
+    assert code == 2
+    assert "--chunks, --keep-order: not for" in err
+    code, _, err = run("convert", path, tmp_path / "m.out", "--to", "csv")
+    assert code == 2
+    assert "--to must be one of 'mtx'" in err
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def test_to_says_what_the_name_does_not(path, tmp_path):
+    assert run("convert", path, tmp_path / "m.txt", "--to", "mtx")[0] == 0
+    assert (tmp_path / "m.txt").read_bytes().startswith(b"%%MatrixMarket matrix coordinate real")

@@ -23,7 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 README, EXAMPLES = ROOT / "README.rst", ROOT / "examples"
 SCRIPTS, PAGES = sorted(EXAMPLES.glob("*.py")), sorted(EXAMPLES.glob("*.rst"))
 # What a script is run with here, where its own defaults would take long.
-ARGUMENTS = {"quickstart.py": ["--batch", "16"]}
+ARGUMENTS = {
+    "quickstart.py": ["--batch", "16"],
+    "atlas.py": ["--cells", "1500", "--genes", "500", "--components", "10"],
+    "tfidf.py": ["--topics", "20"],
+    "ratings.py": ["--users", "1500", "--items", "300", "--ratings", "90000"],
+}
 
 READ = re.compile(r"^(.+?) +read +([\d,]+) of ([\d,]+) bytes \(([\d.]+)%\)$", re.MULTILINE)
 SIMILAR = re.compile(r"^    (\d\.\d{3})  (\S+)$", re.MULTILINE)
@@ -320,3 +325,129 @@ def test_quickstart_similarities(quickstart, tmp_path):
             cosines = quickstart.similarities(A, row)
             assert cosines.dtype == np.float32
             np.testing.assert_allclose(cosines, dense @ dense[row], rtol=1e-5, atol=1e-6)
+
+
+class TestAtlas:
+    @pytest.fixture(autouse=True)
+    def output(self, results):
+        self.stdout = results["atlas.py"].stdout
+
+    def test_each_step_has_a_time_and_a_peak(self):
+        steps = re.findall(r"^(\S.*?) +[\d.]+ s   peak +(\d+) MiB", self.stdout, re.MULTILINE)
+        assert [title for title, _ in steps][:4] == [
+            "1,500 cells made",
+            "cells and genes described",
+            "log counts described",
+            "10 principal components",
+        ]
+        peaks = [int(peak) for _, peak in steps]
+        assert peaks == sorted(peaks)
+        assert 0 < peaks[-1] < 1000
+
+    def test_dying_cells_are_dropped(self):
+        kept = number(re.search(r"kept: ([\d,]+) of 1,500 cells", self.stdout)[1])
+        assert 1350 < kept < 1480
+
+    def test_kinds_are_told_apart(self):
+        assert float(re.search(r"([\d.]+)% of the cells lie nearest", self.stdout)[1]) > 99
+        share = float(re.search(r"([\d.]+)% of the variance", self.stdout)[1])
+        assert 10 < share < 100
+
+    def test_scanpy_is_said_to_be_missing_or_is_used(self):
+        missing = importlib.util.find_spec("scanpy") is None
+        assert ("scanpy is not installed" in self.stdout) == missing
+        assert (" clusters\n" in self.stdout) == (not missing)
+
+
+def test_an_atlas_made_is_one_for_anndata(tmp_path, monkeypatch, capsys):
+    atlas = load("atlas.py")
+    monkeypatch.setattr(atlas, "GENES", 400)
+    monkeypatch.setattr(atlas, "cluster", lambda scores: print(scores.shape))
+    kinds = atlas.make_atlas(tmp_path / "a.h5ad", 700)
+    assert set(kinds) == set(range(atlas.KINDS))
+    atlas.main([str(tmp_path / "a.h5ad"), "--genes", "50", "--components", "4"])
+    shape = re.search(r"\((\d+), 4\)", capsys.readouterr().out)
+    assert 600 < int(shape[1]) < 700
+    anndata = pytest.importorskip("anndata")
+    read = anndata.read_h5ad(tmp_path / "a.h5ad")
+    assert (read.shape, read.X.dtype, read.X.format) == ((700, 400), np.float32, "csr")
+    assert list(read.var_names[[0, 399]]) == ["MT-0", "GENE399"]
+    assert read.obs_names[699] == "cell699"
+
+
+def test_normalised_dispersion_is_highest_where_genes_vary_most():
+    rng = np.random.default_rng(0)
+    mean = rng.random(400) + 0.1
+    variance = mean * rng.uniform(0.9, 1.1, 400)
+    variance[[7, 311]] *= 5
+    score = load("atlas.py").normalised_dispersion(mean, variance)
+    assert set(np.argsort(-score)[:2]) == {7, 311}
+    assert np.isfinite(load("atlas.py").normalised_dispersion(np.zeros(9), np.zeros(9))).all()
+
+
+def test_tfidf(results):
+    stdout = results["tfidf.py"].stdout
+    documents = number(re.match(r"([\d,]+) documents, ", stdout)[1])
+    assert documents > 1000
+    assert f"{documents} x " in stdout
+    values = [float(value) for value in re.search(r"from ([\d.]+) to ([\d.]+)", stdout).groups()]
+    assert values[0] > values[1] > 0
+    similar = SIMILAR.findall(stdout)
+    assert len(similar) == 5
+    assert {"json/encoder.py", "json/__init__.py"} & {module for _, module in similar}
+
+
+def test_tfidf_weighs_as_the_quickstart_does(quickstart, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    tfidf = load("tfidf.py")
+    documents = [{"a": 1, "b": 3}, {}, {"b": 1, "c": 2, "a": 1}]
+    vocabulary = {"a": 0, "b": 1, "c": 2}
+    with diskcsr.write(tmp_path / "m.h5", tfidf.counted(documents, vocabulary, block=2)) as A:
+        np.testing.assert_array_equal(A.toarray(), [[1, 3, 0], [0, 0, 0], [1, 1, 2]])
+        weights = tfidf.tf_idf(A)
+        assert weights.dtype == np.float32
+        idf = np.log(4 / np.array([3, 3, 2])) + 1
+        expected = idf * [[1, 1 + np.log(3), 0], [0, 0, 0], [1, 1, 1 + np.log(2)]]
+        expected[[0, 2]] /= np.linalg.norm(expected[[0, 2]], axis=1, keepdims=True)
+        np.testing.assert_allclose(weights.toarray(), expected, rtol=1e-6)
+
+
+ERROR = re.compile(r"^    (.+?) +([\d.]+) stars$", re.MULTILINE)
+
+
+def test_ratings(results):
+    stdout = results["ratings.py"].stdout
+    assert stdout.startswith("1,500 users, 300 items, ")
+    errors = {name: float(error) for name, error in ERROR.findall(stdout)}
+    assert list(errors) == ["the mean", "means of users and items", "means and SVD"]
+    plain, means, svd = errors.values()
+    assert plain > means > svd > 0.4  # of which 0.4 is what they were made with by chance
+
+
+def test_ratings_of_a_file(tmp_path, capsys):
+    pytest.importorskip("pyarrow", reason="the extra diskcsr[tables]")
+    ratings = load("ratings.py")
+    rng = np.random.default_rng(0)
+    lines = ["stars,who,film"]
+    for users, items, stars in ratings.made(200, 50, 5000, rng):
+        lines += [f"{z},user{x},film{y}" for x, y, z in zip(users, items, stars, strict=True)]
+    (tmp_path / "r.csv").write_text("\n".join(lines))
+    ratings.main([str(tmp_path / "r.csv"), "--fields", "who,film,stars"])
+    out = capsys.readouterr().out
+    assert out.startswith("200 users, 50 items, ")
+    assert len(ERROR.findall(out)) == 3
+
+
+def test_ratings_less_their_means(tmp_path):
+    ratings = load("ratings.py")
+    dense = np.array([[4.0, 0, 2], [0, 0, 0], [5, 1, 0]])
+    with diskcsr.write(tmp_path / "m.h5", csr_array(dense)) as A:
+        mean, of_user, of_item = ratings.means(A, weight=0.5)
+        assert mean == 3.0
+        np.testing.assert_allclose(of_item, [3 / 2.5, -2 / 1.5, -1 / 1.5])
+        left = [6 - 6 - of_item[[0, 2]].sum(), 0, 6 - 6 - of_item[:2].sum()]
+        np.testing.assert_allclose(of_user, np.array(left) / [2.5, 0.5, 2.5], atol=1e-12)
+        (block,) = ratings.without(A, mean, of_user, of_item)
+    expected = np.where(dense, dense - mean - of_user[:, None] - of_item, 0)
+    np.testing.assert_allclose(block.toarray(), expected, rtol=1e-6)
+    assert block.dtype == np.float32

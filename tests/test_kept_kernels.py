@@ -47,9 +47,9 @@ def look(path=None):
     return [*found, *out.tolist()]
 def counts():
     "Return how often numba found a kernel, and how often it compiled one."
-    from diskcsr.kernels import planes, rows
-    kernels = [*vars(rows).values(), *vars(planes).values()]
-    found = [kernel.stats for kernel in kernels if hasattr(kernel, "stats")]
+    modules = [m for name, m in sys.modules.items() if name.startswith("diskcsr.kernels.")]
+    kernels = {id(one): one for m in modules for one in vars(m).values() if hasattr(one, "stats")}
+    found = [kernel.stats for kernel in kernels.values()]
     return [sum(sum(getattr(s, name).values()) for s in found)
             for name in ("cache_hits", "cache_misses")]
 def report(work, path=None):

@@ -148,6 +148,7 @@ STEPS = {
     "equal": lambda x: x == 3,
     "less": lambda x: -x < -3,
     "astype": lambda x: x.astype(np.float64),
+    "a pattern": lambda x: (x > 4).astype(np.float64),
     "astype int": lambda x: (x / 2).astype(np.int32),
     "normalized": lambda x: np.log1p(x / SIZE * 1e4),
 }

@@ -28,8 +28,8 @@ def both(name, block, *arguments, out):
     """Run a kernel and its twin on what is in `out`; compare, and return the result."""
     arrays = block.data, block.indices, block.indptr
     expected = out.copy()
-    getattr(naive_products, name)(*arrays, *arguments, expected)
-    getattr(kernels.products, name)(*arrays, *arguments, out)
+    bad = getattr(naive_products, name)(*arrays, *arguments, expected)
+    assert getattr(kernels.products, name)(*arrays, *arguments, out) == bad
     assert out.dtype == expected.dtype
     np.testing.assert_array_equal(out, expected)
     return out
@@ -72,13 +72,41 @@ def test_gram(block, data):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
 def test_a_vector_product_is_added_up_in_the_type_asked_for(dtype):
-    """1 + 2**-24 is 1 in single precision, and so would be any number of additions."""
-    n = 1 << 10
-    data = np.append(dtype(1), np.full(n, 2.0**-24, dtype))
-    indices, indptr = np.arange(n + 1, dtype=np.int32), np.array([0, n + 1], np.int32)
-    x, out = np.ones(n + 1, dtype), np.zeros(1, dtype)
+    """1 + 2**-24 is 1 in single precision, in any order."""
+    data = np.array([1, 2.0**-24], dtype)
+    indices, indptr = np.arange(2, dtype=np.int32), np.array([0, 2], np.int32)
     zero = np.result_type(dtype, np.float64).type(0)
+    x, out = np.ones(2, dtype), np.zeros(1, zero.dtype)
     kernels.products.lines_dot(data, indices, indptr, x, zero, out)
-    assert out[0] == dtype(1 + n * 2.0**-24)
+    assert out[0] == 1 + 2.0**-24
     kernels.products.lines_dot(data, indices, indptr, x, dtype(0), out)
     assert out[0] == 1
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+@pytest.mark.parametrize("bad", [5, 1 << 30, -1])
+@pytest.mark.parametrize("line", [0, 2])
+def test_an_index_out_of_range_ends_it(index, bad, line):
+    indptr = np.array([0, 20, 20, 60], np.int32)
+    indices = (np.arange(60) % 5).astype(index)
+    indices[{0: 19, 2: 31}[line]] = bad
+    data, x, y = np.ones(60), np.ones(5), np.ones(3)
+    wide, tall = np.ones((5, 3)), np.ones((3, 3))
+    calls = {
+        "lines_dot": (x, 0.0, np.zeros(3)),
+        "add_lines": (y, np.zeros(5)),
+        "lines_dense": (wide, np.zeros((3, 3))),
+        "add_lines_dense": (tall, np.zeros((5, 3))),
+        "gram_product": (wide, np.zeros((5, 3))),
+    }
+    for name, arguments in calls.items():
+        assert getattr(naive_products, name)(data, indices, indptr, *arguments) == line
+        assert getattr(kernels.products, name)(data, indices, indptr, *arguments) == line
+
+
+def test_no_index_is_in_range_of_an_empty_vector():
+    indptr, out = np.array([0, 0, 1], np.int32), np.zeros(2)
+    arrays = np.ones(1), np.zeros(1, np.int32), indptr
+    assert kernels.products.lines_dot(*arrays, np.empty(0), 0.0, out) == 1
+    assert kernels.products.lines_dot(*arrays, np.ones(1), 0.0, out) == -1
+    assert out.tolist() == [0, 1]

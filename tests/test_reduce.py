@@ -42,8 +42,10 @@ def both(name, arguments, *states):
     """What a kernel and its twin make of the same states."""
     one, other = ([state.copy() for state in states] for _ in range(2))
     with np.errstate(all="ignore"):
-        getattr(kernels, name)(*arguments, *one)
-        getattr(naive, name)(*arguments, *other)
+        found = getattr(kernels, name)(*arguments, *one)
+        expected = getattr(naive, name)(*arguments, *other)
+    if name in ("add_at", "summarize_at"):
+        assert found == expected == -1
     return zip(one, other, strict=True)
 
 
@@ -66,6 +68,30 @@ def test_plain_sums(name, data):
     for one, other in both(name, (values, indptr if of_lines else indices), state):
         assert one.dtype == other.dtype
         np.testing.assert_allclose(one, other, rtol=1e-14, atol=1e-14)
+
+
+@given(blocks(canonical=False))
+def test_the_sum_of_all(block):
+    state = np.ones(1, total_of(block[0].dtype))
+    ((one, other),) = both("add_all", block[:1], state)
+    assert one.dtype == other.dtype
+    np.testing.assert_allclose(one, other, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("index", [np.uint32, np.uint64])
+@pytest.mark.parametrize("bad", [5, 6, -1])
+@pytest.mark.parametrize("place", [0, 3])
+def test_an_index_out_of_range_ends_it(index, bad, place):
+    values = np.arange(1.0, 5.0)
+    indices = np.array([1, 0, 4, 2], np.dtype(f"i{np.dtype(index).itemsize}"))
+    indices[place] = bad
+    for name, states in {"add_at": [np.zeros(5)], "summarize_at": blank(5, values.dtype)}.items():
+        twins = [state.copy() for state in states]
+        found = getattr(kernels, name)(values, indices.view(index), *states)
+        assert found == place
+        assert getattr(naive, name)(values, indices.view(index), *twins) == place
+        for one, other in zip(states, twins, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @given(blocks(dtypes=(np.dtype(np.float64), np.dtype(np.complex128)), nan=False))

@@ -23,7 +23,7 @@ RESULTS = {
     "A + B": lambda A: A + A.copy(),
     "-A": lambda A: -A,
     "A > 0": lambda A: A > 0,
-    "A >= 0": lambda A: A >= 0,
+    "A >= -1": lambda A: A >= -1,
     "abs": abs,
     "multiply": lambda A: A.multiply(A),
     "multiply by a row": lambda A: A.multiply(np.ones(50)),

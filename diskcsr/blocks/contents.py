@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ..errors import CorruptFileError
 from ..keys.plan import Plan, plan_batches, plan_reads, plan_span
 from ..keys.widths import index_dtype
 from ..machine.buffers import Buffers, take
-from ..machine.options import require_memory
+from ..machine.options import options, require_memory
 from ..storage.formats.conventions import ARRAYS
 from ..storage.read.arrays import INSTEAD
 from ..storage.read.pointers import ArrayPointers, RowPointers
@@ -32,6 +32,8 @@ __all__ = ["Contents"]
 #: Rows whose pointers are looked at in one go when a whole matrix is walked, and how many are where
 #: a longer one is cut.
 WALK, GRID = 1 << 20, 1 << 12
+#: How many times as large blocks are that take no memory: there are the fewer to be planned.
+SEEN = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,7 +203,12 @@ class Contents:
         return Block(first, *self.read(plan, buffers, only))
 
     def walk(
-        self, majors: range, max_bytes: int, buffers: Buffers, only: str | None = None
+        self,
+        majors: range,
+        max_bytes: int,
+        buffers: Buffers,
+        only: str | None = None,
+        straight: bool = False,
     ) -> Iterator[Block]:
         """Give whole lines, one block after the other in the same memory.
 
@@ -213,18 +220,44 @@ class Contents:
             As of `plans`.
         buffers : Buffers
         only : {"data", "indices"}, optional
+        straight : bool
+            Whether the indices of what is looked at where it lies need not be checked, and blocks
+            of it may be `SEEN` times as large, for they take no memory.
 
         Yields
         ------
         Block
             Its `first` is a major index.
         """
+        self.source.check_open()
+        if straight and self._can_be_seen():
+            max_bytes *= SEEN
         for first, plan in self.plans(majors, max_bytes):
             place = majors.start + first
-            seen = self._seen(place, plan, only)
+            seen = self._seen(place, plan, only, not straight)
             yield seen or self.block(place, plan, buffers, only)
             if seen is not None:  # it was looked at where it lies, while others may have changed it
                 self._check_unchanged()
+
+    def _can_be_seen(self) -> bool:
+        """Whether both arrays lie in the file in one piece each, and can be looked at there."""
+        arrays = ("data", "indices")
+        in_one = all(self.reader(name).contiguous_offset() is not None for name in arrays)
+        return in_one and options.memory_map
+
+    def refuse(self, majors: range) -> NoReturn:
+        """Say which minor index of some lines is out of range: one of them is, or was.
+
+        Raises
+        ------
+        CorruptFileError
+        """
+        self.read(self.plan(majors))  # which checks all that it reads
+        self._check_unchanged()
+        raise CorruptFileError(
+            f"{self.source.where}: a minor index of {self.axis.majors} {majors.start} to "
+            f"{majors.stop} was out of range, and is not any more"
+        )
 
     def _check_unchanged(self) -> None:
         for name in ("data", "indices"):
@@ -232,9 +265,8 @@ class Contents:
             if check is not None:
                 check()
 
-    def _seen(self, first: int, plan: Plan, only: str | None) -> Block | None:
+    def _seen(self, first: int, plan: Plan, only: str | None, check: bool) -> Block | None:
         """Return the block of a plan of whole lines where it is, if it need not be read."""
-        self.source.check_open()
         lo, hi = (int(plan.range_lo[0]), int(plan.range_hi[-1])) if plan.size else (0, 0)
         index = index_dtype(plan.size, self.n_minor)
         seen = {"data": np.empty(0, self.dtype), "indices": np.empty(0, index)}
@@ -246,7 +278,8 @@ class Contents:
                     return None
                 seen[name] = part
         if (
-            seen["indices"].size
+            check
+            and seen["indices"].size
             and kernels.rows.first_bad_index(seen["indices"], self.n_minor) >= 0
         ):
             return None  # reading them says which

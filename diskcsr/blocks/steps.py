@@ -166,7 +166,7 @@ def function_step(function: Callable[[np.ndarray], Any], dtype: np.dtype, result
 def cast_step(before: np.dtype, dtype: np.dtype) -> Step:
     """Return the step that casts values; to less precise ones only after duplicates are added."""
     linear = np.can_cast(before, dtype, "safe") and before.kind == dtype.kind
-    return Step(np.positive, f"astype {dtype}", None, None, False, linear, False, dtype)
+    return Step(np.asarray, f"astype {dtype}", None, None, False, linear, False, dtype)
 
 
 def _check_zeros(name: str, result: np.ndarray, operand: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -205,9 +205,17 @@ class View:
         )
 
     def walk(
-        self, majors: range, max_bytes: int, buffers: Buffers, only: str | None = None
+        self,
+        majors: range,
+        max_bytes: int,
+        buffers: Buffers,
+        only: str | None = None,
+        straight: bool = False,
     ) -> Iterator[Block]:
-        """Give whole lines, one block after the other; see `Contents.walk`."""
+        """Give whole lines, one block after the other; see `Contents.walk`.
+
+        What is computed from them needs indices that were checked, whoever looks at them later.
+        """
         theirs = _chosen(self.majors, majors)
         if isinstance(theirs, range) and theirs.step == 1:  # what is in memory is not copied
             shift = theirs.start - majors.start
@@ -217,6 +225,10 @@ class View:
             return
         for first, part in self.plans(majors, max_bytes):
             yield self.block(majors.start + first, part, buffers, only)
+
+    def refuse(self, majors: range) -> NoReturn:
+        """Say which minor index of some lines is out of range; none is that was computed."""
+        raise AssertionError(f"lines {majors} were checked when they were read")
 
     def _only(self, only: str | None) -> str | None:
         """Which of the two arrays is enough to have what was asked for: as a rule, both."""

@@ -7,7 +7,7 @@ in order, and the states are joined in order. So no number of threads changes a 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import reduce
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,17 @@ from ..machine.options import options
 from ..machine.progress import Progress, reporting
 from ..machine.threads import ordered_map, run_in_steps
 
-__all__ = ["STATES", "Block", "BlockSource", "Transform", "affordable", "blocks", "fold"]
+__all__ = [
+    "STATES",
+    "BadIndex",
+    "Block",
+    "BlockSource",
+    "Transform",
+    "affordable",
+    "blocks",
+    "fold",
+    "require_in_range",
+]
 
 S = TypeVar("S")
 
@@ -50,6 +60,16 @@ class Block(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of its values and indices."""
         return self.data.nbytes + self.indices.nbytes
+
+
+class BadIndex(Exception):
+    """A step came to a minor index that is out of range: its source knows what to say of it."""
+
+
+def require_in_range(found: int) -> None:
+    """Raise `BadIndex` for what a kernel returned, unless that is -1."""
+    if found >= 0:
+        raise BadIndex
 
 
 class Transform(Protocol):
@@ -96,9 +116,21 @@ class BlockSource(Protocol):
         """Read a block that was planned, into `buffers` where given; in any thread."""
 
     def walk(
-        self, majors: range, max_bytes: int, buffers: Buffers, only: str | None = None
+        self,
+        majors: range,
+        max_bytes: int,
+        buffers: Buffers,
+        only: str | None = None,
+        straight: bool = False,
     ) -> Iterator[Block]:
-        """Give the blocks of `majors` one after the other, each in the memory of the last."""
+        """Give the blocks of `majors` one after the other, each in the memory of the last.
+
+        When `straight`, indices need not have been checked, and blocks may be larger where they
+        take no memory.
+        """
+
+    def refuse(self, majors: range) -> NoReturn:
+        """Say which minor index of some lines is out of range: one of them is, or was."""
 
 
 def blocks(
@@ -158,6 +190,7 @@ def fold(
     cuts: int = 16,
     state_bytes: int = 0,
     only: str | None = None,
+    straight: bool = False,
     progress: Progress = None,
 ) -> S:
     """Put all blocks of a matrix together to one state, several cuts of it at a time.
@@ -186,6 +219,10 @@ def fold(
         together take no more than 128 MiB (`STATES`), or one state if that takes more.
     only : {"data", "indices"}, optional
         Read only the one; the other is empty.
+    straight : bool
+        Whether `step` goes over a block once, makes nothing of its size, and raises `BadIndex`
+        when it comes to a minor index out of range. What lies in the file as it is in memory is
+        then looked at there and nowhere else. Not so where there is something in `through`.
     progress : None, bool or callable, optional
         Told of the bytes done and in all; default ``diskcsr.options.progress``.
 
@@ -212,6 +249,7 @@ def fold(
     runs = source.cuts(max(1, count))
     max_bytes = affordable(max_bytes)
     spare: deque[Buffers] = deque()
+    straight = straight and not through
 
     def work(run: range) -> Generator[int, None, S]:
         state = start()
@@ -220,12 +258,15 @@ def fold(
         buffers = None
         if len(runs) > 1:
             buffers = spare.pop() if spare else Buffers()
-            some = source.walk(run, max_bytes, buffers, only)
+            some = source.walk(run, max_bytes, buffers, only, straight)
         for block in some:
             done = max(block.data.size, block.indices.size) * item
             if buffers is None:
                 block = block._replace(first=run.start + block.first)
-            state = step(state, _changed(block, through))
+            try:
+                state = step(state, _changed(block, through))
+            except BadIndex:
+                source.refuse(range(block.first, block.last))
             yield done
         if buffers is not None:
             spare.append(buffers)

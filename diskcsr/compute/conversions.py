@@ -74,6 +74,8 @@ def require(shown: Contents, name: str, *details: Any) -> None:
     scratch = matrix_bytes(shown)
     if name in _BY_COORDINATES:
         scratch += 2 * _coordinates(shown)
+    if name == "tobsr" and shown.axis.major == 1:
+        scratch += matrix_bytes(shown)  # scipy takes rows of it first
     result = _RESULTS[name](shown, *details)
     Estimate(result, scratch).require(
         f"{shown.source.where}: the result of {name}", _instead(shown)

@@ -15,7 +15,15 @@ from .. import kernels
 from ..axis import CSR
 from ..blocks.canonical import FEW
 from ..blocks.contents import Contents
-from ..blocks.walk import STATES, Block, BlockSource, affordable, blocks, fold
+from ..blocks.walk import (
+    STATES,
+    Block,
+    BlockSource,
+    affordable,
+    blocks,
+    fold,
+    require_in_range,
+)
 from ..machine.options import options
 from ..machine.progress import Progress
 from ..machine.threads import share
@@ -76,11 +84,13 @@ def gram_product(shown: Contents, container: Any, dense: Any, progress: Progress
             lines = _lines(shown, block)
             state += lines.T @ (lines @ factor)
         else:
-            kernels.products.gram_product(*_arrays(block, out.dtype), factor, state)
+            arrays = _arrays(block, out.dtype)
+            require_in_range(kernels.products.gram_product(*arrays, factor, state))
         return state
 
     size = factor.size * out.dtype.itemsize
-    found = fold(shown, start, step, _add, state_bytes=size, progress=progress)
+    straight = not by_scipy and _is_as_is(shown.dtype, out.dtype)
+    found = fold(shown, start, step, _add, state_bytes=size, straight=straight, progress=progress)
     out[...] = found.reshape(out.shape)
     return form
 
@@ -131,7 +141,13 @@ def _columns(array: np.ndarray) -> np.ndarray:
 
 
 def _arrays(block: Block, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return block.data.astype(dtype, copy=False), block.indices, block.indptr
+    data = block.data if _is_as_is(block.data.dtype, dtype) else block.data.astype(dtype)
+    return data, block.indices, block.indptr
+
+
+def _is_as_is(values: np.dtype, dtype: np.dtype) -> bool:
+    """Whether kernels take these values for such a result as they are: what a cast would give."""
+    return values == dtype or (values.char, dtype.char) == ("f", "d")
 
 
 def _lines(source: BlockSource, block: Block) -> Any:
@@ -159,11 +175,13 @@ def _along(
             some[...] = _lines(source, block) @ factor
         elif vector is not None:
             arrays = _arrays(block, out.dtype)
-            kernels.products.lines_dot(*arrays, vector, zero, some[:, 0])
+            require_in_range(kernels.products.lines_dot(*arrays, vector, zero, some[:, 0]))
         else:
-            kernels.products.lines_dense(*_arrays(block, out.dtype), factor, some)
+            arrays = _arrays(block, out.dtype)
+            require_in_range(kernels.products.lines_dense(*arrays, factor, some))
 
-    fold(source, lambda: None, step, lambda left, right: None, progress=progress)
+    straight = not by_scipy and _is_as_is(source.dtype, out.dtype)
+    fold(source, lambda: None, step, lambda *_: None, straight=straight, progress=progress)
 
 
 def _across(
@@ -184,13 +202,16 @@ def _across(
         if by_scipy:
             state += _lines(source, block).T @ some
         elif one:
-            kernels.products.add_lines(*_arrays(block, out.dtype), some, state)
+            arrays = _arrays(block, out.dtype)
+            require_in_range(kernels.products.add_lines(*arrays, some, state))
         else:
-            kernels.products.add_lines_dense(*_arrays(block, out.dtype), some, state)
+            arrays = _arrays(block, out.dtype)
+            require_in_range(kernels.products.add_lines_dense(*arrays, some, state))
         return state
 
     size = dtype.itemsize * source.n_minor * factor.shape[1]
-    found = fold(source, start, step, _add, state_bytes=size, progress=progress)
+    straight = not by_scipy and _is_as_is(source.dtype, out.dtype)
+    found = fold(source, start, step, _add, state_bytes=size, straight=straight, progress=progress)
     out[...] = found.reshape(out.shape)
 
 

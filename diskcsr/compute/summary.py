@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from .. import kernels
 from ..blocks.canonical import canonical
-from ..blocks.walk import Block, BlockSource, Transform, fold
+from ..blocks.walk import Block, BlockSource, Transform, fold, require_in_range
 from .sums import FEW, unsigned, widened
 
 __all__ = ["Summary", "lines_of", "summarize"]
@@ -186,7 +186,8 @@ def summarize(
             _by_numpy(turned, state)
         elif axis == source.axis.major:
             values = widened(block.data)
-            kernels.reduce.summarize_at(values, unsigned(block.indices), *state.arrays)
+            found = kernels.reduce.summarize_at(values, unsigned(block.indices), *state.arrays)
+            require_in_range(found)
         else:
             kernels.reduce.summarize_lines(widened(block.data), block.indptr, *state.arrays)
         return state

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import kernels
 from ..blocks.canonical import canonical
-from ..blocks.walk import Block, BlockSource, Transform, fold
+from ..blocks.walk import Block, BlockSource, Transform, fold, require_in_range
 from .answers import ask, empty, fill, one_axis
 
 __all__ = ["FEW", "mean_of", "sum_of", "sums"]
@@ -106,6 +106,7 @@ def sums(
         through=through,
         state_bytes=how.state_bytes,
         only=only,
+        straight=not few and not is_widened(dtype),
         progress=progress,
     )
     total = how.end(state)
@@ -125,6 +126,11 @@ def widened(values: np.ndarray) -> np.ndarray:
     return values.astype(_WIDENED.get(dtype.char, dtype), copy=False)
 
 
+def is_widened(dtype: np.dtype) -> bool:
+    """Whether `widened` makes a new array of values of this type."""
+    return dtype.char in _WIDENED and dtype.itemsize != _WIDENED[dtype.char].itemsize
+
+
 class _Across:
     """Across lines: one sum for each minor index. The state is those sums."""
 
@@ -139,7 +145,8 @@ class _Across:
         if self._few:
             np.add.at(state, block.indices, block.data.astype(self._dtype, copy=False))
         else:
-            kernels.reduce.add_at(widened(block.data), unsigned(block.indices), state)
+            found = kernels.reduce.add_at(widened(block.data), unsigned(block.indices), state)
+            require_in_range(found)
         return state
 
     @staticmethod
@@ -210,6 +217,10 @@ class _Over(_Lines):
         return np.zeros(1, self._dtype), np.zeros(1, self._dtype)
 
     def step(self, state: Any, block: Block) -> Any:
+        if not self._few and not self._exactly:
+            # What is not kept beside the sum is not joined either.
+            kernels.reduce.add_all(widened(block.data), state[0])
+            return state
         indptr = np.array([0, block.data.size])
         return self.join(state, self._sums(block.data, indptr))
 

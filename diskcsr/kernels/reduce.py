@@ -1,15 +1,20 @@
 """Kernels of sums and statistics over blocks of whole lines.
 
 All are ``nogil`` (they run in a thread pool) and cached on disk. With ``NUMBA_DISABLE_JIT=1`` they
-run as plain Python. Indices are in range: they were checked when they were read.
+run as plain Python. Those that add or summarize across lines take indices as the file has them,
+and return -1, or the place of the first that is out of range; what they wrote is of no use then.
+Indices of the others are in range: they were checked when they were read.
 
 The elements of a line are looked at in a slice of their own: that no place in it is negative, the
 compiler sees for itself, and then it uses vectors, which is four times as fast.
 """
 
+import numpy as np
+
 from .caching import njit
 
 __all__ = [
+    "add_all",
     "add_at",
     "add_exactly",
     "add_lines",
@@ -38,6 +43,25 @@ def is_canonical(indices, indptr):
 
 
 # The order of additions is free here: where it matters, `add_exactly` is used.
+@njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
+def add_all(values, out):
+    """Add all values to ``out[0]``, whose type they are added up in.
+
+    Both halves at a time: at the start of each page of a file the processor waits for memory, and
+    two such waits pass together.
+    """
+    half = values.size // 2
+    one, two = values[:half], values[half : 2 * half]
+    total = out[0]
+    other = total - total
+    for i in range(half):
+        total += one[i]
+        other += two[i]
+    if values.size % 2:
+        total += values[-1]
+    out[0] = total + other
+
+
 @njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
 def add_lines(values, indptr, out):
     """Add the values of line k to ``out[k]``, whose type they are added up in."""
@@ -90,9 +114,14 @@ def add_exactly(values, indptr, out, lost):
 
 @njit(cache=True, nogil=True)
 def add_at(values, indices, out):
-    """Add each value to ``out[its index]``."""
+    """Add each value to ``out[its index]``; indices are unsigned."""
+    end = np.uint64(out.size)
     for i in range(indices.size):
-        out[indices[i]] += values[i]
+        at = np.uint64(indices[i])
+        if at >= end:
+            return i
+        out[at] += values[i]
+    return -1
 
 
 # ------------------------------------------------------------------------------------- statistics
@@ -143,8 +172,11 @@ def summarize_at(values, indices, counts, sums, extremes, spread):
         sum of the squares of that. Differences from a value of their own are small, so what the
         variance is made of does not cancel out.
     """
+    end = np.uint64(sums.size)
     for i in range(indices.size):
-        at, x = indices[i], values[i]
+        at, x = np.uint64(indices[i]), values[i]
+        if at >= end:
+            return i
         if counts[at, 0] == 0:
             spread[at, 0] = x
         counts[at, 0] += 1
@@ -158,6 +190,7 @@ def summarize_at(values, indices, counts, sums, extremes, spread):
         d = x - spread[at, 0]
         spread[at, 1] += d
         spread[at, 2] += d * d
+    return -1
 
 
 # --------------------------------------------------------------------------- where the largest is

@@ -151,6 +151,12 @@ def _serial() -> bool:
     return options.num_threads == 1 or getattr(_inside, "pool", False)
 
 
+def _await(futures: "list[Future[Any]]") -> None:
+    # In a frame of its own: a name for a future would keep alive what it raised.
+    for future in futures:
+        future.exception()
+
+
 def share(jobs: Iterable[Callable[[], Any]]) -> None:
     """Do all jobs, in this thread and in those of the pool, whichever has time for the next.
 
@@ -191,11 +197,10 @@ def share(jobs: Iterable[Callable[[], Any]]) -> None:
         finally:
             # Even when a job failed, nobody may go on writing to the caller's arrays.
             begun = [future for future in futures if not future.cancel()]
-            for future in begun:
-                future.exception()
+            _await(begun)
         try:
-            for future in begun:
-                future.result()
+            while begun:
+                begun.pop(0).result()
         finally:
             futures.clear()  # an exception would keep itself alive, and all that was worked on
             begun.clear()

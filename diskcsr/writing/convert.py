@@ -54,11 +54,14 @@ def _store_matrix(
     axis, shown = axis_for(matrix, format), contents_of(matrix)
     check_apart([matrix], file)
     turned = shown is not None and shown.axis is not axis
-    plain = storage.max_memory is None and not turned and order is None
+    straight = not turned and order is None
+    plain = storage.max_memory is None and straight
     width = shown.n_minor if shown is not None and turned else 0
     memory = None if plain else memory_of(storage.max_memory, width)
-    # Of a transposition each entry is counted, distributed and written.
-    total = nbytes_of(matrix) * (3 if turned else 1) if issparse(matrix) else None
+    # Of a transposition each entry is counted, distributed and written; where some are dropped on
+    # the way nobody knows how many.
+    known = issparse(matrix) and (shown is None or shown.counts or straight)
+    total = nbytes_of(matrix) * (3 if turned else 1) if known else None
     with reporting(storage.progress, total) as advance:
         means = Means(memory, folder_of(file), advance)
         if order is None:

@@ -64,7 +64,19 @@ def stream_of(matrix: Any, axis: Axis, means: Means, **changes: bool) -> Stream:
     memory = means.memory
     walk = matrix.iter_blocks() if memory is None else matrix.iter_blocks(memory.block)
     nnz = shown.nnz if shown.counts else None
-    return stream_matrix(matrix, axis, (block for _, block in walk), nnz, **changes)
+    found = (block for _, block in walk) if shown.counts else _telling(walk, shown, means.advance)
+    return stream_matrix(matrix, axis, found, nnz, **changes)
+
+
+def _telling(
+    walk: Iterator[tuple[int, Any]], shown: Contents, advance: Callable[[int], None]
+) -> Iterator[Any]:
+    """Give blocks; tell of what is dropped of the lines on the way, which nobody writes."""
+    per_element = shown.dtype.itemsize + 4
+    for first, block in walk:
+        read = int(shown.lengths(range(first, first + block.indptr.size - 1)).sum())
+        yield block
+        advance((read - block.nnz) * per_element)
 
 
 def transposed(matrix: Any, shown: Contents, means: Means) -> Stream:

@@ -6,11 +6,12 @@ changed meanwhile may be shown as it was when the file was opened first.
 """
 
 import os
+from contextlib import suppress
 from typing import TypeAlias
 
 import h5py
 
-from ...errors import StaleFileError
+from ...errors import CorruptFileError, StaleFileError
 from .streams import Stream
 from .transactions import path_of, serial_of, stream_of
 
@@ -100,7 +101,7 @@ def _first_state(file: h5py.File, path: str, now: State) -> State:
     try:
         number = serial_of(file.id)
         length = file.id.get_filesize()
-    except RuntimeError:  # damage; whoever reads what is damaged will say so
+    except (CorruptFileError, RuntimeError):  # whoever reads what is damaged will say so
         return now
     if _first_seen.get(path, (0, now))[0] != number:
         _forget_closed()
@@ -115,7 +116,10 @@ def _forget_closed() -> None:
     if len(_first_seen) < _most:
         return
     identifiers = h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
-    still_open = {serial_of(identifier) for identifier in identifiers}
+    still_open = set()
+    for identifier in identifiers:
+        with suppress(CorruptFileError):  # then it is not among those that were seen, either
+            still_open.add(serial_of(identifier))
     for path, (number, _) in list(_first_seen.items()):
         if number not in still_open:
             _first_seen.pop(path, None)

@@ -196,7 +196,6 @@ class DirectReader(Reader):
         )
 
     def contiguous_offset(self) -> int | None:
-        """Where the array lies in the file, when it lies there in one aligned piece."""
         if len(self.extent_offset) != 1 or self.extent_offset[0] % self.dtype.alignment:
             return None
         return int(self.extent_offset[0])

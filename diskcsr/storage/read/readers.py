@@ -136,6 +136,10 @@ class Reader:
         """
         return None
 
+    def contiguous_offset(self) -> int | None:
+        """Where the array lies in the file, when it lies there in one aligned piece."""
+        return None
+
     def finish(self, out: np.ndarray) -> None:
         """Put right what the bytes of the file may have got wrong."""
         if out.dtype == np.bool_:

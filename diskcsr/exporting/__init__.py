@@ -1,0 +1,1 @@
+"""Files of other kinds that a matrix is stored as, piece by piece."""

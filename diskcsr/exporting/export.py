@@ -1,0 +1,215 @@
+"""Storing a matrix as a file of another kind."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+
+from ..blocks.walk import Block, affordable, blocks
+from ..errors import DiskCSRError, WriteError
+from ..machine.interrupts import deferred
+from ..machine.progress import Progress, reporting
+from ..protocol.handle import contents_of
+from ..streams.stream import as_matrix
+from ..writing.matrices import axis_for, opened
+from .annotated import H5AD, TENX, ZARR
+from .exported import Exported, Target
+from .market import MARKET
+from .npz import NPZ
+from .parquet import PARQUET
+
+__all__ = ["TARGETS", "export", "target_of"]
+
+TARGETS = (MARKET, NPZ, PARQUET, H5AD, ZARR, TENX)
+#: Bytes of values and indices in memory at a time, for each thread.
+_BLOCK = 1 << 24
+
+
+def target_of(file: Any) -> Target | None:
+    """Return the kind of file that a name is of; None for HDF5 of no special kind.
+
+    >>> target_of("counts.mtx.gz").name
+    'mtx'
+    """
+    name = os.fsdecode(file).lower()
+    return next((one for one in TARGETS if name.endswith(one.suffixes or "\0")), None)
+
+
+def export(
+    source: Any,
+    file: str | os.PathLike,
+    *,
+    kind: str | None = None,
+    source_name: str | None = None,
+    row_names: Any = None,
+    column_names: Any = None,
+    compression: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = None,
+) -> None:
+    """Store a matrix as a file of another kind, block by block.
+
+    Parameters
+    ----------
+    source : DiskCSR, DiskCSC, lazy array, sparse matrix, path, or h5py.Group
+        What is stored. Of a file of another kind, `diskcsr.convert` makes HDF5 first.
+    file : path
+        A new file, of whose name the whole is seen only when it is complete.
+    kind : str, optional
+        What to write, where the name does not tell:
+
+        - "mtx": Matrix Market, by scipy; compressed where the name ends in .gz or .bz2.
+        - "npz": as `scipy.sparse.save_npz` writes it. The matrix is read twice.
+        - "parquet": the columns row, column and value, by pyarrow (extra ``tables``).
+        - "h5ad": an AnnData file with this as its X; all else is written by anndata.
+        - "zarr": an AnnData store, a folder, by anndata and zarr.
+        - "10x": HDF5 as Cell Ranger 3 writes it: features x barcodes, of a csc.
+    source_name : str, optional
+        Group in the source file; needed only when there are several matrices.
+    row_names, column_names : (rows,) and (columns,) sequences of str, optional
+        Of "h5ad", "zarr" and "10x". Default: numbers, from 0.
+    compression : str, optional
+        Of "npz": "deflate" (default none). Of "parquet": what pyarrow knows (default snappy). Of
+        "h5ad" and "10x": as in `diskcsr.write` (default none and gzip).
+    overwrite : bool
+        Replace a file that is there.
+    progress : bool or callable, optional
+        As in `diskcsr.write`.
+
+    Raises
+    ------
+    ValueError
+        When the kind cannot be told or an argument does not go with it.
+    FileExistsError
+        When there is such a file and `overwrite` is false.
+    WriteError
+        When the system refuses. What was there before stays, and nothing else is left.
+    ImportError
+        When a library is not installed that writes such files.
+
+    See Also
+    --------
+    diskcsr.write, diskcsr.convert : Store HDF5.
+
+    Notes
+    -----
+    Takes, besides the row pointers, the memory of a few blocks of 16 MiB; "h5ad", "zarr" and "10x"
+    that of the names as well.
+
+    Examples
+    --------
+    >>> import diskcsr, os, scipy.io, scipy.sparse as sp, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> A = diskcsr.write(os.path.join(folder, "a.h5"), sp.eye_array(3, format="csr"))
+    >>> diskcsr.export(A, os.path.join(folder, "a.mtx"))
+    >>> scipy.io.mmread(os.path.join(folder, "a.mtx"), spmatrix=False).shape
+    (3, 3)
+    """
+    path = Path(os.path.realpath(os.fsdecode(file)))
+    target = _target(path, kind)
+    said = {"row_names": row_names, "column_names": column_names, "compression": compression}
+    refused = [
+        name for name, value in said.items() if value is not None and name not in target.takes
+    ]
+    if refused:
+        raise ValueError(f"{'=, '.join(refused)}=: not for {target.name} ({target.about})")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there: pass overwrite=True to replace it")
+    with opened(source, source_name) as matrix, _draft(path) as draft:
+        if not issparse(matrix):
+            raise TypeError(f"export takes a matrix or a file, not {type(matrix).__name__}")
+        names = (
+            _checked(row_names, matrix.shape[0], "row_names"),
+            _checked(column_names, matrix.shape[1], "column_names"),
+        )
+        with reporting(progress, None) as advance:
+            walked = _Walked(matrix, advance)
+            exported = Exported(
+                walked.matrix, walked.axis, walked.blocks, lambda: walked.count, *names, compression
+            )
+            target.write(draft, exported)
+
+
+def _target(path: Path, kind: str | None) -> Target:
+    known = {target.name: target for target in TARGETS}
+    if kind is not None and kind not in known:
+        raise ValueError(f"kind= must be one of {', '.join(map(repr, known))}, not {kind!r}")
+    target = known[kind] if kind is not None else target_of(path)
+    if target is None:
+        raise ValueError(
+            f"{path}: its name does not tell what to write: kind= is one of "
+            f"{', '.join(map(repr, known))}; diskcsr.write stores HDF5"
+        )
+    return target
+
+
+def _checked(names: Any, length: int, what: str) -> np.ndarray | None:
+    if names is None:
+        return None
+    array = np.asarray(names)
+    if array.dtype.kind == "O" and all(isinstance(name, str) for name in array):
+        array = array.astype(str)
+    if array.shape != (length,) or array.dtype.kind != "U":
+        raise ValueError(
+            f"{what} must be {length} strings, not {array.dtype} of shape {array.shape}"
+        )
+    return array
+
+
+@contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """Give the path of a file to make, which takes the place of `path` when all went well."""
+    try:
+        with deferred():
+            folder = Path(tempfile.mkdtemp(prefix=".export-", dir=path.parent))
+    except OSError as problem:
+        raise WriteError(problem.errno, problem.strerror, os.fspath(path)) from problem
+    try:
+        # The name says how some writers are to compress.
+        draft = folder / path.name
+        yield draft
+        with deferred():
+            if path.is_dir():
+                path.rename(folder / ".old")
+            os.replace(draft, path)
+    except OSError as problem:
+        if isinstance(problem, DiskCSRError | FileNotFoundError) or problem.errno is None:
+            raise
+        text = f"{problem.strerror}. What was written is removed, and nothing else was changed"
+        raise WriteError(problem.errno, text, os.fspath(path)) from problem
+    finally:
+        with deferred():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Walked:
+    """A matrix in a compressed format, and the ways to go over it."""
+
+    def __init__(self, matrix: Any, advance: Callable[[int], None]) -> None:
+        self._shown = contents_of(matrix)
+        self.axis = axis_for(matrix, None) if self._shown is None else self._shown.axis
+        self.matrix = as_matrix(matrix, self.axis) if self._shown is None else matrix
+        self._advance = advance
+        if self._shown is not None:
+            self._shown.check()
+
+    def blocks(self) -> Iterator[Block]:
+        if self._shown is None:
+            yield Block(0, self.matrix.data, self.matrix.indices, self.matrix.indptr)
+            return
+        for block in blocks(self._shown, max_bytes=affordable(_BLOCK)):
+            yield block
+            self._advance(block.nbytes)
+
+    @cached_property
+    def count(self) -> int:
+        if self._shown is None or self._shown.counts:
+            return int(self.matrix.nnz)
+        return sum(block.indices.size for block in self.blocks())
