@@ -89,6 +89,15 @@ def test_the_message_names_result_and_scratch(store, plain, layout, what):
         RESULTS[what](A)
 
 
+def _peak(work):
+    """Bytes that some work takes at its peak; once in a while Python's own tables grow meanwhile."""
+    tracemalloc.start()
+    work()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
 @both_formats
 @pytest.mark.parametrize("what", [what for what in RESULTS if what not in ("find", "tril")])
 @pytest.mark.filterwarnings("ignore::scipy.sparse.SparseEfficiencyWarning")
@@ -107,10 +116,7 @@ def test_estimates_are_kept(store, plain, format, what, monkeypatch):
     RESULTS[what](A)  # kernels are compiled, chunks are known
     if not asked:
         asked = [estimates.matrix_bytes(A._contents())]  # of a plain load, by Contents.read
-    tracemalloc.start()
-    RESULTS[what](A)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    peak = min(_peak(lambda: RESULTS[what](A)) for _ in range(2))
     other = NNZ * 12 * (what == "A + B") + 8 * NNZ * 2.5 * ("dense" in what)
     assert peak <= max(asked) * 1.1 + other + 300_000
 
