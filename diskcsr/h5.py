@@ -190,6 +190,10 @@ class File(Group, h5py.File):
     A file opened for writing has a rollback journal beside it, ``<name>-journal``: when the process
     dies, the next opening restores the state after the last completed change.
 
+    Mode "w" is h5py's: an empty file takes the place of what was there as soon as it is open,
+    whatever becomes of what is written then. ``diskcsr.write(..., overwrite=True)`` replaces one
+    matrix, and the old one is there until the new one is complete.
+
     Examples
     --------
     >>> import diskcsr, numpy as np, os, scipy.sparse as sp, tempfile

@@ -245,10 +245,8 @@ def test_a_root_that_cannot_be_read(tmp_path, way):
 
 def test_a_damaged_fill_value_that_nobody_needs(broken):
     path = broken("fill_value_message.h5")
-    assert run(OPEN_AND_READ, path, "r").stdout.startswith("read 300.0\n")
-    found = run(OPEN_AND_READ, path, "r+").stdout
-    assert found.startswith("CorruptFileError")
-    assert "fill-value" in found
+    for mode in ("r", "r+"):
+        assert run(OPEN_AND_READ, path, mode).stdout.startswith("read 300.0\n")
     report = check(path)
     assert {problem.kind for problem in report.problems} == {"hdf5"}
 

@@ -141,3 +141,12 @@ def test_write_and_append_take_the_same_blocks(tmp_path):
         appended.append(iter(blocks))
         assert np.array_equal(appended.toarray(), expected)
         assert appended.dtype == written.dtype
+
+
+@pytest.mark.parametrize(("format", "shape"), [("csr", (0, 3)), ("csc", (3, 0))])
+def test_a_block_on_disk_without_lines_tells_the_number_of_columns(tmp_path, format, shape):
+    empty = csr_array(shape, dtype="f4").asformat(format)
+    with diskcsr.write(tmp_path / "m.h5", empty) as A:
+        B = diskcsr.write(tmp_path / "n.h5", [A], format=format)
+        assert (B.shape, B.format, B.dtype, B.nnz) == (shape, format, A.dtype, 0)
+        B.close()

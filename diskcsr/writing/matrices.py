@@ -203,7 +203,7 @@ def in_memory(
     """
     for number, block in enumerate(blocks):
         shown = contents_of(block)
-        if shown is not None and shown.axis is axis:
+        if shown is not None and shown.axis is axis and shown.n_major:
             for part in _parts_on_disk(block, shown, changing):
                 yield number, part
             continue
