@@ -90,7 +90,7 @@ def test_the_message_names_result_and_scratch(store, plain, layout, what):
 
 
 def _peak(work):
-    """Bytes that some work takes at its peak; once in a while Python's own tables grow meanwhile."""
+    """Bytes that some work takes at its peak; at times Python's own tables grow meanwhile."""
     tracemalloc.start()
     work()
     _, peak = tracemalloc.get_traced_memory()
