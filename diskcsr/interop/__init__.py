@@ -1,8 +1,12 @@
 """Meeting points with other libraries; none is imported before its user did."""
 
 import sys
+from contextvars import ContextVar
 
-__all__ = ["register", "register_loaded"]
+__all__ = ["register", "register_loaded", "sizing"]
+
+#: Whether another library asks for arrays only to know how large they are.
+sizing: ContextVar[bool] = ContextVar("sizing", default=False)
 
 #: Our classes, and scipy's of which each is the twin on disk.
 _classes: dict[type, type] = {}
@@ -21,3 +25,4 @@ def register_loaded() -> None:
 
         _registered.add("anndata")
         anndata.register(_classes)
+        anndata.size_without_loading(sizing)

@@ -1,14 +1,20 @@
-"""AnnData: let ``write_h5ad`` store a DiskCSR.
+"""AnnData: let ``write_h5ad`` store a DiskCSR, and ``sys.getsizeof`` not load it.
 
 anndata looks writers up by the exact type of the element, so a subclass of csr_array needs entries
 of its own. There is no public way to add them. Private names used here, found alike in anndata
 0.11.4 and 0.12.19: ``anndata._io.specs.registry._REGISTRY`` with ``write`` (a dict keyed by
 ``(destination type, element type, modifiers)``) and ``write_specs`` (keyed by element type).
+
+``AnnData.__sizeof__`` adds up ``nbytes`` of the three arrays of whatever is sparse. Asking for them
+would hand them out, which loads a compressed matrix; there, too, is no public way around it.
 """
 
 import warnings
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any
 
-__all__ = ["register"]
+__all__ = ["register", "size_without_loading"]
 
 
 def register(classes: dict[type, type]) -> None:
@@ -29,3 +35,20 @@ def register(classes: dict[type, type]) -> None:
             "refuse a DiskCSR; use A.to_memory()",
             stacklevel=2,
         )
+
+
+def size_without_loading(sizing: ContextVar[bool]) -> None:
+    """Have `sizing` be true while an AnnData adds up the sizes of its arrays."""
+    from anndata import AnnData
+
+    ask = AnnData.__sizeof__
+
+    @wraps(ask)
+    def sizeof(self: Any, **how: Any) -> int:
+        before = sizing.set(True)
+        try:
+            return ask(self, **how)
+        finally:
+            sizing.reset(before)
+
+    AnnData.__sizeof__ = sizeof
