@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, hstack, issparse, vstack
-from scipy.sparse.linalg import LinearOperator, svds
 
 from ..axis import CSR, Axis, axis_of
 from ..machine.options import require_memory
@@ -220,15 +219,18 @@ class Matrix:
         """Return the `k` largest, descending, by ARPACK."""
         if k == 0:
             return np.zeros(0)
+        from scipy.sparse import linalg  # which no other operation needs
+
+        make: Any = linalg.LinearOperator
         wide = np.result_type(self.dtype, np.float64)
-        operator = LinearOperator(
+        operator = make(
             self.shape,
             matvec=lambda x: self.matvec(x.reshape(-1)),
             rmatvec=lambda y: np.conj(self.rmatvec(np.conj(y.reshape(-1)))),
             dtype=wide,
         )
         start = np.random.default_rng(0).standard_normal(min(self.shape)).astype(wide)
-        found = svds(operator, k, return_singular_vectors=False, v0=start)
+        found = linalg.svds(operator, k, return_singular_vectors=False, v0=start)
         return np.sort(found)[::-1]
 
 

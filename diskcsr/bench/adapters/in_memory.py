@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import load_npz, save_npz
-from scipy.sparse.linalg import svds
 
 from ..source import Matrix
 from .base import Adapter, Subscripted, shuffled
@@ -40,8 +39,10 @@ class Indexed(Subscripted):
     def svds(self, k: int) -> Any:
         if k == 0:
             return np.zeros(0)
+        from scipy.sparse import linalg
+
         X = self.X if self.X.dtype.kind in "fc" else self.X.astype(np.float64)
-        return np.sort(svds(X, k, return_singular_vectors=False))[::-1]
+        return np.sort(linalg.svds(X, k, return_singular_vectors=False))[::-1]
 
     def minibatches(self, size: int, seed: int, block: int) -> Any:
         order = shuffled(self.X.shape[0], seed, block)
