@@ -17,9 +17,11 @@ from scipy.sparse import csc_array, csr_array
 
 import diskcsr
 from diskcsr.axis import CSR
+from diskcsr.bench.__main__ import _names
 from diskcsr.bench.adapters import PEERS as ADAPTERS
 from diskcsr.bench.adapters import load_adapter
-from diskcsr.bench.cases import CASES, equal, expected
+from diskcsr.bench.adapters.disk import Disk
+from diskcsr.bench.cases import CASES, GROUPS, equal, expected
 from diskcsr.bench.cases import run as run_case
 from diskcsr.bench.figures import overview_as_text, save_overview
 from diskcsr.bench.source import Matrix, digest, generate, row_marks
@@ -560,3 +562,50 @@ def test_right_answers_are_those_of_dense_numpy(tmp_path, name):
     np.testing.assert_allclose(matrix.rmatvec(matrix.matvec(wide)), dense.T @ (dense @ wide))
     np.testing.assert_allclose(matrix.sums()[0], dense.sum(1), rtol=1e-5)
     np.testing.assert_allclose(matrix.sums()[1], dense.sum(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [csr_array, csc_array])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.complex128, bool])
+def test_statistics_and_singular_values_are_those_of_numpy(tmp_path, monkeypatch, make, dtype):
+    rng = np.random.default_rng(0)
+    dense = (rng.integers(-3, 9, (40, 30)) * (rng.random((40, 30)) < 0.4)).astype(dtype)
+    if dtype is np.complex128:
+        dense[3] *= 1j
+    diskcsr.write(tmp_path / "m.h5", make(dense)).close()
+    where = {"file": str(tmp_path / "m.h5"), "group": "X"}
+    monkeypatch.setattr("diskcsr.bench.source.BLOCK_BYTES", 1000)
+    matrix, disk = Matrix(where), Disk(where["file"], "X", where)
+    plain = dense.astype(np.result_type(dtype, np.float64))
+    wanted = [plain.mean(0), plain.var(0)]
+    if dtype is not np.complex128:
+        wanted += [plain.min(0), plain.max(0)]
+    for case, key, right in (
+        (CASES["describe"], None, wanted),
+        (CASES["svds"], 10, np.linalg.svd(plain, compute_uv=False)[:10]),
+        (CASES["svds"], 0, []),
+    ):
+        right = [part.tolist() for part in right]
+        assert equal(case, expected(case, matrix, key), right, matrix.axis)
+        assert equal(case, run_case(case, disk, key), right, matrix.axis)
+        assert key == 0 or not equal(case, run_case(case, disk, key), right[::-1], matrix.axis)
+    disk.close()
+    matrix.close()
+
+
+def test_a_matrix_without_rows_has_no_statistics(tmp_path):
+    diskcsr.write(tmp_path / "m.h5", csr_array((0, 4))).close()
+    where = {"file": str(tmp_path / "m.h5"), "group": "X"}
+    matrix, disk = Matrix(where), Disk(where["file"], "X", where)
+    for op in ("describe", "svds"):
+        case = CASES[op]
+        key = case.draw(np.random.default_rng(0), matrix.shape)
+        assert list(run_case(case, disk, key)) == expected(case, matrix, key) == []
+    disk.close()
+    matrix.close()
+
+
+def test_operations_are_asked_for_by_the_name_of_a_group(folder):
+    parse = _names("operation", CASES, GROUPS)
+    assert parse("rows, compute") == ["rows", *GROUPS["compute"]]
+    assert parse("all,rows") == list(CASES)
+    assert set(GROUPS["compute"]) < set(CASES)

@@ -16,6 +16,7 @@ from diskcsr.blocks import contents as module
 from diskcsr.blocks.contents import Contents
 from diskcsr.machine.buffers import Buffers
 from diskcsr.protocol.handle import contents_of
+from diskcsr.storage.read.pointers import _ALONE
 
 N_ROWS, N_COLUMNS = 211, 37
 
@@ -155,6 +156,33 @@ def copies(contents):
     yield copy.deepcopy(contents)
     cloudpickle = pytest.importorskip("cloudpickle")
     yield cloudpickle.loads(cloudpickle.dumps(contents))
+
+
+def test_rows_asked_for_one_at_a_time_keep_all_row_pointers(array, matrix):
+    """After some of them a row costs no read of its pointers any more."""
+    expected = matrix[[7]].toarray()[0]
+    read = []
+    for row in range(3 * _ALONE):
+        assert_array_equal(array[row].toarray(), matrix[row].toarray())
+        assert array[7, 5] == expected[5]
+        read.append(array.reader["indptr"].bytes_read)
+    if array.reader["indptr"].name == "direct":  # of a compressed file the chunk is kept
+        assert read[2] < read[3]
+    assert read[-1] == read[_ALONE]
+
+
+def test_of_broken_row_pointers_the_others_are_read_one_at_a_time(tmp_path, matrix):
+    path = tmp_path / "b.h5"
+    diskcsr.write(path, matrix).close()
+    with h5py.File(path, "r+") as file:
+        file["X/indptr"][101] = -1
+    with diskcsr.open(path) as array:
+        for row in range(3 * _ALONE):
+            assert_array_equal(array[row].toarray(), matrix[row].toarray())
+        for row in (100, 101):
+            with pytest.raises(diskcsr.CorruptFileError, match="indptr"):
+                array[row]
+        assert array[200, 3] == matrix[200, 3]
 
 
 def test_pickled_by_address(array, matrix):

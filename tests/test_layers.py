@@ -184,7 +184,8 @@ def test_libraries_have_their_place(name):
     for module in imports(name):
         allowed = ALLOWED.get(module.split(".")[0])
         assert allowed is None or allowed(name), f"{name} imports {module}"
-        assert not module.startswith("scipy.sparse.linalg")
+        # ARPACK and more come with it: only what measures them has it, when it is asked for.
+        assert not module.startswith("scipy.sparse.linalg") or room_of(name) == "bench"
 
 
 @every_module

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..machine.terminal import Parser, print_table, run_program, say
 from .adapters import PEERS, load_adapter
-from .cases import CASES
+from .cases import CASES, GROUPS
 from .figures import require_matplotlib, save_overview
 from .report import as_html, as_json, print_report
 from .run import Settings, load_own, measure
@@ -22,6 +22,7 @@ examples:
   python -m diskcsr.bench                          generated data, four systems, under two minutes
   python -m diskcsr.bench cells.h5ad X             reading your own file; it is not changed
   python -m diskcsr.bench --ops rows,columns --peers scipy,diskcsr,anndata
+  python -m diskcsr.bench cells.h5ad --ops compute sums and products of it, beside scipy in memory
   python -m diskcsr.bench --workload criteo --rows 50000 --compression zstd --threads 4
   python -m diskcsr.bench cells.h5ad --cold --json out.json --html out.html --figure out.png
   python -m diskcsr.bench --peers diskcsr,mymodule:MyAdapter
@@ -38,12 +39,10 @@ exit codes: 0 fine; 1 an answer was wrong; 2 wrong usage, or a file cannot be op
 """
 
 
-def _names(what: str, known: Any) -> Any:
+def _names(what: str, known: Any, groups: Any) -> Any:
     def parse(text: str) -> list[str]:
-        names = [name.strip() for name in text.split(",") if name.strip()]
-        if "all" in names:
-            names += known
-            names.remove("all")
+        given = [name.strip() for name in text.split(",") if name.strip()]
+        names = [name for one in given for name in groups.get(one, [one])]
         for name in names:
             if name not in known and not (what == "peer" and ":" in name):
                 raise argparse.ArgumentTypeError(
@@ -74,17 +73,18 @@ def _parser() -> argparse.ArgumentParser:
     add("name", nargs="?", metavar="NAME", help="its matrix; needed when there are several")
     add(
         "--peers",
-        type=_names("peer", PEERS),
+        type=_names("peer", PEERS, {"all": list(PEERS)}),
         default=usual.peers,
         metavar="A,B",
         help=f"systems to compare, or all (default: {','.join(usual.peers)})",
     )
     add(
         "--ops",
-        type=_names("operation", CASES),
+        type=_names("operation", CASES, GROUPS),
         default=None,
         metavar="A,B",
-        help="operations (default: all; of a file those that read)",
+        help="operations; compute: sums and products; all (default: all but svds, which takes "
+        "long; of a file those that read)",
     )
     add(
         "--workload",
@@ -166,7 +166,8 @@ def _settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Sett
                 parser.error(f"--{option} is for generated data, not for a file")
         if args.ops and "write" in args.ops:
             parser.error("write is not measured on a file of yours")
-    ops = args.ops or [op for op in CASES if args.file is None or op != "write"]
+    usual = [op for op, case in CASES.items() if not case.long]
+    ops = args.ops or [op for op in usual if args.file is None or op != "write"]
     _check_outputs(parser, args)
     if any(":" in peer for peer in args.peers):
         sys.path.insert(0, os.getcwd())  # the installed program does not begin with it

@@ -9,9 +9,10 @@ import numpy as np
 from ..axis import CSR
 from .source import Matrix, digest, row_marks
 
-__all__ = ["CASES", "Case", "equal", "expected", "touched"]
+__all__ = ["CASES", "GROUPS", "Case", "equal", "expected", "touched"]
 
 BATCH = 256
+SINGULAR_VALUES = 10
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Case:
         How many calls a repeat makes; the time is that of one.
     block : int
         Of minibatches, how many neighbouring rows stay together.
+    long : bool
+        Whether it takes so long that it is measured only when asked for.
     """
 
     title: str
@@ -35,6 +38,7 @@ class Case:
     draw: Callable[[np.random.Generator, tuple[int, int]], Any]
     calls: int = 1
     block: int = 1
+    long: bool = False
 
 
 def _rows(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
@@ -76,6 +80,10 @@ def _dense(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
     return rng.standard_normal((shape[1], 50))
 
 
+def _singular(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
+    return max(0, min(SINGULAR_VALUES, min(shape) - 1))
+
+
 def _seed(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
     return int(rng.integers(1 << 30))
 
@@ -93,9 +101,17 @@ CASES = {
     "rmatvec": Case("product of the transpose with a vector", "rmatvec", _row_vector),
     "matmat": Case("product with 50 columns", "matvec", _dense),
     "gram": Case("A.T @ (A @ D), 50 columns", "gram", _dense),
+    "describe": Case("mean, variance, least, largest of columns", "describe", _nothing),
+    "svds": Case("10 largest singular values", "svds", _singular, long=True),
     "minibatches": Case("an epoch of batches of random rows", "minibatches", _seed),
     "blocks": Case("an epoch of batches of 64-row blocks", "minibatches", _seed, block=64),
     "write": Case("write", "write", _nothing),
+}
+
+#: Operations that are asked for by one name.
+GROUPS = {
+    "compute": ["sums", "describe", "matvec", "rmatvec", "matmat", "gram", "svds"],
+    "all": list(CASES),
 }
 
 
@@ -124,14 +140,16 @@ def expected(case: Case, matrix: Matrix, key: Any) -> Any:
         return digest(matrix.blocks(), matrix.axis)
     if case.method == "scalar":
         return [matrix.take(0, np.array([i]))[[0], [j]].tolist()[0] for i, j in key.tolist()]
-    if case.method == "sums":
-        return [values.tolist() for values in matrix.sums()]
+    if case.method in ("sums", "describe"):
+        return [values.tolist() for values in getattr(matrix, case.method)()]
     if case.method == "matvec":
         return matrix.matvec(key).tolist()
     if case.method == "rmatvec":
         return matrix.rmatvec(key).tolist()
     if case.method == "gram":
         return matrix.rmatvec(matrix.matvec(key)).tolist()
+    if case.method == "svds":
+        return matrix.singular_values(key).tolist()
     marks = [row_marks(block) for _, block in matrix.blocks()]
     return np.sort(np.concatenate(marks)).tolist()
 
@@ -146,7 +164,8 @@ def equal(case: Case, got: Any, right: Any, matrix_axis: Any) -> bool:
         return np.sort(got).tolist() == right
     if case.method == "scalar":
         return [np.asarray(value).tolist() for value in got] == right
-    pairs = zip(got, right, strict=True) if case.method == "sums" else [(got, right)]
+    several = case.method in ("sums", "describe")
+    pairs = zip(got, right, strict=True) if several else [(got, right)]
     for answer, wanted in pairs:
         answer, wanted = np.asarray(answer).reshape(-1), np.asarray(wanted).reshape(-1)
         scale = float(np.abs(wanted).max(initial=0))

@@ -194,6 +194,45 @@ class Matrix:
                 out[first:last] = part.T @ y
         return out
 
+    def describe(self) -> list[np.ndarray]:
+        """Return mean, variance, least and largest value of each column; of complex ones not these.
+
+        A matrix without elements has none of them.
+        """
+        if 0 in self.shape:
+            return []
+        n, wide = self.shape[0], np.result_type(self.dtype, np.float64)
+        total, squares = np.zeros(self.shape[1], wide), np.zeros(self.shape[1])
+        ends = np.full((2, self.shape[1]), [[np.inf], [-np.inf]])
+        for first, part in self.blocks():
+            columns = slice(first, first + part.shape[1]) if self.axis.major else slice(None)
+            total[columns] += part.astype(wide).sum(axis=0)
+            squares[columns] += abs(part.astype(wide)).power(2).sum(axis=0)
+            if wide.kind == "f":
+                found = (part.min(axis=0).toarray(), part.max(axis=0).toarray())
+                for end, ufunc in enumerate((np.minimum, np.maximum)):
+                    ends[end, columns] = ufunc(ends[end, columns], found[end].reshape(-1))
+        mean = total / n
+        return [mean, squares / n - abs(mean) ** 2, *(ends if wide.kind == "f" else ())]
+
+    def singular_values(self, k: int) -> np.ndarray:
+        """Return the `k` largest, descending, by ARPACK."""
+        if k == 0:
+            return np.zeros(0)
+        from scipy.sparse import linalg  # which no other operation needs
+
+        make: Any = linalg.LinearOperator
+        wide = np.result_type(self.dtype, np.float64)
+        operator = make(
+            self.shape,
+            matvec=lambda x: self.matvec(x.reshape(-1)),
+            rmatvec=lambda y: np.conj(self.rmatvec(np.conj(y.reshape(-1)))),
+            dtype=wide,
+        )
+        start = np.random.default_rng(0).standard_normal(min(self.shape)).astype(wide)
+        found = linalg.svds(operator, k, return_singular_vectors=False, v0=start)
+        return np.sort(found)[::-1]
+
 
 # ----------------------------------------------------------------------------- comparing answers
 

@@ -1,10 +1,14 @@
 """Meeting points with other libraries; none is imported before its user did."""
 
 import sys
+from contextvars import ContextVar
 
 from .handed import HANDED
 
-__all__ = ["HANDED", "register_loaded"]
+__all__ = ["HANDED", "register_loaded", "sizing"]
+
+#: Whether another library asks for arrays only to know how large they are.
+sizing: ContextVar[bool] = ContextVar("sizing", default=False)
 
 _registered: set[str] = set()
 
@@ -16,3 +20,4 @@ def register_loaded() -> None:
 
         _registered.add("anndata")
         anndata.register(HANDED.classes, HANDED.store)
+        anndata.size_without_loading(sizing)

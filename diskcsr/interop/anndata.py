@@ -4,11 +4,16 @@ anndata looks writers up by the exact type of the element, so a subclass of csr_
 of its own. There is no public way to add them. Private names used here, found alike in anndata
 0.11.4 to 0.13.4: ``anndata._io.specs.registry._REGISTRY`` with ``write`` (a dict keyed by
 ``(destination type, element type, modifiers)``) and ``write_specs`` (keyed by element type).
+
+``AnnData.__sizeof__`` adds up ``nbytes`` of the three arrays of whatever is sparse. Asking for them
+would hand them out, which loads a compressed matrix; there, too, is no public way around it.
 """
 
 import os
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
 from .handed import HANDED
@@ -16,7 +21,7 @@ from .handed import HANDED
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["read_h5ad", "register"]
+__all__ = ["read_h5ad", "register", "size_without_loading"]
 
 #: What an element is of which we open the matrix.
 _SPARSE = ("csr_matrix", "csc_matrix")
@@ -125,3 +130,20 @@ def _by_blocks(usual: Callable[..., None], store: Callable[..., None]) -> Callab
         store(group, element, name, tags="anndata", overwrite=True, **known)
 
     return write
+
+
+def size_without_loading(sizing: ContextVar[bool]) -> None:
+    """Have `sizing` be true while an AnnData adds up the sizes of its arrays."""
+    from anndata import AnnData
+
+    ask = AnnData.__sizeof__
+
+    @wraps(ask)
+    def sizeof(self: Any, **how: Any) -> int:
+        before = sizing.set(True)
+        try:
+            return ask(self, **how)
+        finally:
+            sizing.reset(before)
+
+    AnnData.__sizeof__ = sizeof

@@ -22,6 +22,9 @@ from .caching import njit
 
 __all__ = ["add_lines", "add_lines_dense", "gram", "gram_product", "lines_dense", "lines_dot"]
 
+#: Numbers of a result that is multiplied again: at most 256 kB.
+_TOGETHER = 1 << 15
+
 
 # In any order, the processor can fetch several numbers of the vector at a time.
 @njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
@@ -63,16 +66,33 @@ def add_lines(data, indices, indptr, y, out):
 
 @njit(cache=True, nogil=True)
 def lines_dense(data, indices, indptr, dense, out):
-    """Set ``out[r, :]`` to the product of line r and the dense matrix, whose rows are minor."""
+    """Set ``out[r, :]`` to the product of line r and the dense matrix, whose rows are minor.
+
+    For four elements at a time the numbers of the line are fetched and put back once; they are
+    added up one after the other all the same.
+    """
     width, end = dense.shape[1], np.uint64(dense.shape[0])
     for r in range(indptr.size - 1):
         line = out[r]
         line[:] = 0
-        for i in range(np.uint64(indptr[r]), np.uint64(indptr[r + 1])):
-            minor = np.uint64(indices[i])
+        values = data[indptr[r] : indptr[r + 1]]
+        minors = indices[indptr[r] : indptr[r + 1]]
+        fours = minors.size // 4 * 4
+        for i in range(0, fours, 4):
+            a, b = np.uint64(minors[i]), np.uint64(minors[i + 1])
+            c, d = np.uint64(minors[i + 2]), np.uint64(minors[i + 3])
+            if max(max(a, b), max(c, d)) >= end:
+                return r
+            p, q, s, t = values[i], values[i + 1], values[i + 2], values[i + 3]
+            one, two, three, four = dense[a], dense[b], dense[c], dense[d]
+            for k in range(width):
+                total = (line[k] + p * one[k]) + q * two[k]
+                line[k] = (total + s * three[k]) + t * four[k]
+        for i in range(fours, minors.size):
+            minor = np.uint64(minors[i])
             if minor >= end:
                 return r
-            value, row = data[i], dense[minor]
+            value, row = values[i], dense[minor]
             for k in range(width):
                 line[k] += value * row[k]
     return -1
@@ -98,7 +118,8 @@ def add_lines_dense(data, indices, indptr, dense, out):
 def gram_product(data, indices, indptr, dense, out):
     """Add to `out` the product of the block's transpose, the block, and a dense matrix.
 
-    A line is multiplied by the matrix and at once by what came out, while it is in the cache.
+    So many lines are multiplied by the matrix, and then by what came out, that neither the matrix
+    nor `out` has to come to the cache anew for each, and few enough that what came out stays there.
 
     Parameters
     ----------
@@ -106,25 +127,16 @@ def gram_product(data, indices, indptr, dense, out):
         The block.
     dense, out : (n_minor, k) arrays
     """
-    width, end = dense.shape[1], np.uint64(out.shape[0])
-    line = np.empty(width, out.dtype)
-    for r in range(indptr.size - 1):
-        line[:] = 0
-        start, stop = np.uint64(indptr[r]), np.uint64(indptr[r + 1])
-        for i in range(start, stop):
-            minor = np.uint64(indices[i])
-            if minor >= end:
-                return r
-            value, row = data[i], dense[minor]
-            for k in range(width):
-                line[k] += value * row[k]
-        for i in range(start, stop):
-            minor = np.uint64(indices[i])
-            if minor >= end:  # the file may have been written to since
-                return r
-            value, row = data[i], out[minor]
-            for k in range(width):
-                row[k] += value * line[k]
+    width, n = dense.shape[1], indptr.size - 1
+    step = max(1, _TOGETHER // max(1, width))
+    lines = np.empty((min(n, step), width), out.dtype)
+    for first in range(0, n, step):
+        some = indptr[first : min(n, first + step) + 1]
+        bad = lines_dense(data, indices, some, dense, lines)
+        if bad < 0:  # looked at again: the file may have been written to since
+            bad = add_lines_dense(data, indices, some, lines, out)
+        if bad >= 0:
+            return first + bad
     return -1
 
 

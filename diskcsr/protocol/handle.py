@@ -10,6 +10,7 @@ from ..axis import Axis, matrix_of
 from ..blocks.address import Address, open_source
 from ..blocks.contents import Contents
 from ..errors import FormatError
+from ..keys.widths import index_dtype
 from ..machine.buffers import Buffers
 from ..machine.options import require_memory
 from ..storage.formats.conventions import ARRAYS
@@ -84,6 +85,8 @@ class _StoredArray:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
+        if interop.sizing.get():
+            return instance._stand_in(self._name)
         return instance._hand_out(self._name)
 
 
@@ -359,6 +362,15 @@ class Handle:
                         raise
                 self.__dict__[name] = self._shared[name]
             return self.__dict__[name]
+
+    def _stand_in(self, name: str) -> np.ndarray:
+        """Return an array of the length and dtype of one of the three that takes no memory."""
+        nnz, dtype = self._contents().nnz, self.dtype
+        if name != "data":
+            stored = self._source.reader("indices").dtype
+            dtype = stored if stored == np.int64 else index_dtype(nnz, self._n_minor)
+        size = self._n_major + 1 if name == "indptr" else nnz
+        return np.broadcast_to(np.zeros((), dtype), size)
 
     def _forget_loaded(self) -> None:
         """Give back arrays that were loaded and not changed: what they were loaded for failed."""

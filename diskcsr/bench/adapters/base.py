@@ -39,6 +39,8 @@ class Adapter:
     matvec: Any = None  # (vector or dense matrix) -> the same
     rmatvec: Any = None  # (vector) -> vector: the transpose's product
     gram: Any = None  # (dense matrix) -> dense matrix: A.T @ (A @ dense)
+    describe: Any = None  # () -> mean, variance, least, largest of columns; of complex ones two
+    svds: Any = None  # (k) -> the k largest singular values, descending
     minibatches: Any = None  # (batch size, seed, rows a block) -> iterable of sparse
     write: Any = None  # classmethod (path, matrix, storage)
 

@@ -28,6 +28,18 @@ class Disk(Indexed):
     def gram(self, dense: np.ndarray) -> Any:
         return diskcsr.gram_product(self.X, dense)
 
+    def describe(self) -> Any:
+        if 0 in self.X.shape:
+            return []
+        found = diskcsr.describe(self.X, 0, ddof=0)
+        ends = [] if self.X.dtype.kind == "c" else [found.min, found.max]
+        return [found.mean, found.variance, *(end.astype(np.float64) for end in ends)]
+
+    def svds(self, k: int) -> Any:
+        if k == 0 or self.X.dtype.kind == "c":
+            return super().svds(k)
+        return diskcsr.linalg.svds(self.X, k, rng=0)[1]
+
     def minibatches(self, size: int, seed: int, block: int) -> Any:
         return self.X.batches(size, shuffle=True, rng=seed, block_size=block)
 

@@ -27,6 +27,23 @@ class Indexed(Subscripted):
     def gram(self, dense: np.ndarray) -> Any:
         return self.X.T @ (self.X @ dense)
 
+    def describe(self) -> Any:
+        if 0 in self.X.shape:
+            return []
+        mean = self.X.mean(axis=0)
+        wide = self.X.astype(np.result_type(self.X.dtype, np.float64))
+        squares = abs(wide).power(2).mean(axis=0)
+        ends = [] if wide.dtype.kind == "c" else [wide.min(axis=0), wide.max(axis=0)]
+        return [mean, squares - abs(mean) ** 2, *(end.toarray() for end in ends)]
+
+    def svds(self, k: int) -> Any:
+        if k == 0:
+            return np.zeros(0)
+        from scipy.sparse import linalg
+
+        X = self.X if self.X.dtype.kind in "fc" else self.X.astype(np.float64)
+        return np.sort(linalg.svds(X, k, return_singular_vectors=False))[::-1]
+
     def minibatches(self, size: int, seed: int, block: int) -> Any:
         order = shuffled(self.X.shape[0], seed, block)
         return (self.X[order[i : i + size]] for i in range(0, order.size, size))

@@ -15,6 +15,9 @@ __all__ = ["ArrayPointers", "FilePointers", "RowPointers"]
 #: Scattered row pointers are read one by one, a page of the file each, until reading all of them
 #: would not have touched more.
 _PAGE = 4096
+#: Rows that are asked for one at a time: after so many of them all are read, of a longer matrix
+#: when so many bytes come to each, which are read and checked in the time of a row alone.
+_ALONE, _BYTES_ALONE = 8, 1 << 16
 #: Row pointers whose memory is worth a question.
 _MANY = 1 << 20
 
@@ -81,7 +84,10 @@ class FilePointers:
         self._array: np.ndarray | None = None
         #: That of the last row, and how many were read singly.
         self._last: int | None = None
-        self._read_singly = 0
+        #: How many were read singly, and of how many rows that were asked for alone.
+        self._read_singly = self._read_alone = 0
+        #: Whether something is wrong with one of them: then the other rows can be read one by one.
+        self._unsound = False
 
     def whole(self) -> np.ndarray:
         """Read and check the whole of indptr; int64. Kept from then on."""
@@ -102,6 +108,8 @@ class FilePointers:
         if self._all is not None:
             return self._all.spans(stored)
         if isinstance(stored, range) and stored.step == 1:
+            if len(stored) == 1 and self._keep_all():
+                return self.spans(stored)
             pointers = self._consecutive(stored.start, stored.stop)
             return pointers[:-1], pointers[1:]
         if self._worth_all(len(stored)):
@@ -127,6 +135,18 @@ class FilePointers:
     def _worth_all(self, wanted: int) -> bool:
         self._read_singly += wanted
         return self._read_singly * _PAGE >= 8 * self._n_major
+
+    def _keep_all(self) -> bool:
+        """Read all for a row that is asked for alone, if that is worth it and they are sound."""
+        self._read_alone += 1
+        if self._read_alone <= max(_ALONE, 8 * self._n_major // _BYTES_ALONE):
+            return False
+        if not self._unsound:
+            try:
+                self.whole()
+            except (CorruptFileError, MemoryError):
+                self._unsound = True
+        return not self._unsound
 
     def _consecutive(self, first: int, last: int) -> np.ndarray:
         """Read and check the pointers of rows ``first:last``."""
