@@ -74,10 +74,15 @@ class Products(NamedTuple):
             taken = np.outer(weighted, total) + (weighted @ block - square * total)
             return self.gram_of_rows(block) - taken
 
+        def forth(block: np.ndarray) -> np.ndarray:
+            result = np.asarray(self.forth(block), dtype=np.float64)
+            result -= mean @ block
+            return result
+
         return self._replace(
             gram=gram,
             gram_of_rows=gram_of_rows,
-            forth=lambda block: self.forth(block) - mean @ block,
+            forth=forth,
             back=lambda block: self.back(block) - np.outer(mean, block.sum(0)),
             gram_matrix=lambda: self.gram_matrix() - rows * np.outer(mean, mean),
         )
@@ -161,16 +166,18 @@ def singular_triplets(
             stacklevel=4,
         )
     vectors = found.vectors
-    others = (products.forth if in_columns else products.back)(vectors)
+    others = np.asarray((products.forth if in_columns else products.back)(vectors), np.float64)
     # The length of A v is a better singular value than the root of an eigenvalue is.
-    s = np.linalg.norm(others, axis=0)
+    s = np.sqrt(np.einsum("ij,ij->j", others, others))  # without the squares in memory
     order = np.argsort(-s, kind="stable")
-    s, vectors, others = s[order], vectors[:, order], others[:, order]
+    if (order[1:] < order[:-1]).any():
+        s, vectors, others = s[order], vectors[:, order], others[:, order]
     others = _normalized(others, s, rng)
     u, v = (others, vectors) if in_columns else (vectors, others)
     furthest = np.take_along_axis(v, np.abs(v).argmax(0)[None], 0)[0]
     signs = np.where(furthest < 0, -1.0, 1.0)
-    return Triplets(u * signs, s, (v * signs).T, found.passes + 1, residual)
+    u *= signs  # along the longer axis as a rule: there is no second one of that size
+    return Triplets(u, s, (v * signs).T, found.passes + 1, residual)
 
 
 def _scale(values: np.ndarray, n: int) -> np.ndarray:

@@ -190,8 +190,10 @@ def pca(
         spread = spread + (mean / factor) ** 2 * (m / (m - 1))
     total = float(spread.sum())
     explained = found.s**2 / (m - 1)
+    scores = found.u
+    scores *= found.s
     return PCAResult(
-        scores=found.u * found.s,
+        scores=scores,
         components=found.vt,
         explained_variance=explained,
         explained_variance_ratio=explained / total if total else np.zeros_like(explained),
