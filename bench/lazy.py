@@ -20,13 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from common import count, machine, script, versions
+from common import count, machine, script, some_of, versions
 
 import diskcsr
 from diskcsr.bench.workloads import WORKLOADS, odds_of, present
 
 KINDS, BLOCK, RUN = 80, 1024, 64
-THREADS = (1, 2, 5)
 
 
 def blocks(cells, columns, seed=0):
@@ -177,7 +176,7 @@ def at_size(files, cells, args, first):
     """Measure all there is of one size; return what is kept."""
     kept = {}
     print(f"{'':<32}{'seconds':>9}{'selection':>11}{'passes':>8}{'peak MiB':>10}")
-    for genes in (args.genes, None):
+    for genes in [{"selected": args.genes, "all": None}[what] for what in args.what]:
         job = {"genes": genes, "k": args.components, "tol": args.tol, "threads": args.threads}
         what = "all genes" if genes is None else f"{genes:,} genes"
         exact = measure(files["raw"], "arpack", **job)["components"] if first else None
@@ -189,8 +188,8 @@ def at_size(files, cells, args, first):
                 answer["error"] = angle(answer["components"], exact)
                 more += f"; error {answer['error']:.1e}"
             kept[f"{what}, {name}"] = show(f"{what}, {name}", answer, more)
-            others = set(THREADS) - {job["threads"]} if first and name == "raw" else ()
-            for threads in others:
+            others = set(args.compare) - {args.threads} if first and name == "raw" else ()
+            for threads in sorted(others):
                 again = measure(path, "diskcsr", **{**job, "threads": threads})
                 if again["digest"] != answer["digest"]:
                     raise SystemExit(f"{what}, {name}: other bits with {threads} threads")
@@ -202,7 +201,7 @@ def at_size(files, cells, args, first):
             title = f"{what}, {system}, in memory"
             kept[title] = show(title, measure(files["raw"], system, **job))
     if first:
-        print(f"the same bits with {', '.join(map(str, THREADS))} threads")
+        print(f"the same bits with {', '.join(map(str, args.compare))} threads")
     return kept
 
 
@@ -227,7 +226,9 @@ OPTIONS = {
     "--columns": count(WORKLOADS["neurons"].columns, "genes in all"),
     "--genes": count(2000, "genes that are selected"),
     "--components": count(50),
-    "--tol": {"type": float, "default": 1e-4, "help": "as of diskcsr.linalg.pca"},
+    "--tol": {"type": float, "default": 1e-6, "help": "as of diskcsr.linalg.pca"},
+    "--what": some_of(["selected", "all"]),
+    "--compare": {"type": int, "nargs": "+", "default": [1, 2, 5], "help": "numbers of threads"},
     "--threads": {"type": int, "default": 2, "help": "of diskcsr (default: 2)"},
 }
 

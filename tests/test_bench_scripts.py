@@ -235,24 +235,23 @@ def test_append(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_lazy(tmp_path):
     pytest.importorskip("sklearn")
-    arguments = ["--cells", "300", "500", "--columns=400", "--genes=60", "--components=5"]
-    stdout, results = run_script("lazy.py", tmp_path, *arguments, f"--folder={tmp_path}")
+    arguments = ["--cells", "300", "--columns=400", "--components=5", "--what", "all"]
+    arguments += ["--compare", "1", "2", f"--folder={tmp_path}"]
+    stdout, results = run_script("lazy.py", tmp_path, *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
-    assert list(results) == ["300", "500"]
-    for cells, kept in results.items():
-        for what in ("60 genes", "all genes"):
-            for name in ("raw", "gzip"):
-                answer = kept[f"{what}, {name}"]
-                assert 0 <= answer["selection"] < answer["seconds"]
-                assert answer["peak"] > 50
-                assert answer["passes"] >= 3
-                assert list(answer["parts"]) == ["read", "log counts", "product"]
-                assert ("error" in answer) == (cells == "300")
-                assert answer.get("error", 0) < 1e-2
-            assert kept[f"{what}, raw"]["digest"] == kept[f"{what}, gzip"]["digest"]
-            assert kept[f"{what}, scikit-learn, in memory"]["seconds"] > 0
-    assert "the same bits with 1, 2, 5 threads" in stdout
-    assert "500 x 400, " in stdout
+    (kept,) = results.values()
+    assert list(kept)[:2] == ["all genes, raw", "all genes, gzip"]
+    for name in ("raw", "gzip"):
+        answer = kept[f"all genes, {name}"]
+        assert 0 <= answer["selection"] < answer["seconds"]
+        assert answer["peak"] > 50
+        assert answer["passes"] >= 3
+        assert list(answer["parts"]) == ["read", "log counts", "product"]
+        assert answer["error"] < 1e-4
+    assert kept["all genes, raw"]["digest"] == kept["all genes, gzip"]["digest"]
+    assert kept["all genes, scikit-learn, in memory"]["seconds"] > 0
+    assert "the same bits with 1, 2 threads" in stdout
+    assert "300 x 400, " in stdout
 
 
 def test_kill(tmp_path):
