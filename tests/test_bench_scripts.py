@@ -232,6 +232,28 @@ def test_append(tmp_path):
         assert stdout.count(f"\n{system}") == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_lazy(tmp_path):
+    pytest.importorskip("sklearn")
+    arguments = ["--cells", "300", "--columns=400", "--components=5", "--what", "all"]
+    arguments += ["--compare", "1", "2", f"--folder={tmp_path}"]
+    stdout, results = run_script("lazy.py", tmp_path, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+    (kept,) = results.values()
+    assert list(kept)[:2] == ["all genes, raw", "all genes, gzip"]
+    for name in ("raw", "gzip"):
+        answer = kept[f"all genes, {name}"]
+        assert 0 <= answer["selection"] < answer["seconds"]
+        assert answer["peak"] > 50
+        assert answer["passes"] >= 3
+        assert list(answer["parts"]) == ["read", "log counts", "product"]
+        assert answer["error"] < 1e-4
+    assert kept["all genes, raw"]["digest"] == kept["all genes, gzip"]["digest"]
+    assert kept["all genes, scikit-learn, in memory"]["seconds"] > 0
+    assert "the same bits with 1, 2 threads" in stdout
+    assert "300 x 400, " in stdout
+
+
 def test_kill(tmp_path):
     stdout, results = run_script("kill.py", tmp_path, "--kills=12", f"--folder={tmp_path}")
     everything = results.pop("all")

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from diskcsr.handle import contents_of
+from diskcsr.protocol.handle import contents_of
 from scipy.sparse import csc_array, csr_array, random_array
 
 import diskcsr

@@ -86,6 +86,23 @@ def test_svds_of_too_few_dimensions(store):
     np.testing.assert_allclose(u.T @ u, np.eye(3), atol=1e-9)
 
 
+@pytest.mark.parametrize("most_products", [60, 1])
+def test_of_a_large_gram_matrix_few_are_found_exactly(store, monkeypatch, most_products):
+    """By the iteration; by all eigenpairs where it does not get there."""
+    monkeypatch.setattr("diskcsr.compute.svd._LARGE_GRAM", 100)
+    monkeypatch.setattr("diskcsr.compute.svd._MOST_PRODUCTS", most_products)
+    solved, eigh = [], np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: solved.append(1) or eigh(matrix))
+    matrix = spread(400, 120)
+    A = store(matrix, "csr")
+    U, s, Vt = svds(A, 5, rng=0)
+    assert len(solved) == (most_products == 1)
+    u, exact, vt = np.linalg.svd(matrix.toarray())
+    np.testing.assert_allclose(s, exact[:5], rtol=1e-12)
+    assert subspace_error(Vt, vt[:5]) < 1e-9
+    assert subspace_error(U.T, u[:, :5].T) < 1e-9
+
+
 def test_the_number_of_threads_changes_no_bit(store, monkeypatch):
     A = store(spread(3000, 300), compression="gzip", chunks=1 << 12)
     found = []

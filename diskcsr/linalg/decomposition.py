@@ -63,9 +63,11 @@ def svds(
     -----
     A block Davidson iteration on ``A.T @ A``, or ``A @ A.T`` where there are fewer rows, which
     spans the Krylov space of [1]_; each product is one pass of a file whose lines lie along the
-    longer axis, and two of others. Up to 5,000 columns with short rows ``A.T @ A`` itself is
-    computed in one pass instead. Singular values below about 1e-8 of the first are not told from
-    zero.
+    longer axis, and two of others. Of log counts of cells 50 vectors took 17 to 20 passes for `tol`
+    of 1e-4; for 1e-6 about three more are needed. One of them gives `U`. To begin with the vectors
+    of a sample of the rows would spare one pass, which is what reading the sample costs. Up to
+    5,000 columns with short rows ``A.T @ A`` itself is computed in one pass instead. Singular
+    values below about 1e-8 of the first are not told from zero.
 
     Memory is that of the result, and of up to 16 blocks of ``k + max(10, k / 5)`` vectors along
     the shorter axis.
@@ -190,8 +192,10 @@ def pca(
         spread = spread + (mean / factor) ** 2 * (m / (m - 1))
     total = float(spread.sum())
     explained = found.s**2 / (m - 1)
+    scores = found.u
+    scores *= found.s
     return PCAResult(
-        scores=found.u * found.s,
+        scores=scores,
         components=found.vt,
         explained_variance=explained,
         explained_variance_ratio=explained / total if total else np.zeros_like(explained),
