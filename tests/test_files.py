@@ -32,7 +32,7 @@ from diskcsr.storage.files.transactions import (
     transaction,
 )
 from diskcsr.storage.journal.fileobject import JournalFile
-from diskcsr.storage.journal.records import HEADER
+from diskcsr.storage.journal.records import HEAD
 from diskcsr.storage.journal.rollback import is_hot, settle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -352,7 +352,7 @@ def test_cost_of_opening_and_closing(path, monkeypatch):
     with open_to_write(path) as file:
         assert file.attrs["n"] == 0
         file.flush()
-        assert journal_at(path).stat().st_size == HEADER.size
+        assert journal_at(path).stat().st_size == HEAD.size
     assert path.stat().st_mtime_ns == before.st_mtime_ns
 
 
@@ -586,7 +586,7 @@ def test_killed_at_any_write(path, whole):
                 nonlocal left
                 left -= 1
                 if left == 0:
-                    if not whole and len(raw) != HEADER.size:
+                    if not whole and len(raw) != HEAD.size:
                         real(descriptor, raw[: len(raw) // 2], offset)
                     os.kill(os.getpid(), signal.SIGKILL)
                 return real(descriptor, raw, offset)

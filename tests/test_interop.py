@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from diskcsr.protocol.handle import contents_of
 from scipy.sparse import csc_array, csr_array, random_array
 
 import diskcsr
+from diskcsr.protocol.handle import contents_of
 
 anndata = pytest.importorskip("anndata")
 

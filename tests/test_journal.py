@@ -19,7 +19,7 @@ from diskcsr import options
 from diskcsr.errors import DiskCSRError, LockedFileError, RollbackError, WriteError
 from diskcsr.storage.journal import saving
 from diskcsr.storage.journal.fileobject import JournalFile
-from diskcsr.storage.journal.records import HEADER, PAGE, RECORD, journal_path
+from diskcsr.storage.journal.records import HEAD, PAGE, RECORD, journal_path
 from diskcsr.storage.journal.rollback import is_hot, settle
 
 
@@ -52,7 +52,7 @@ def kill(file):
 def recorded(path):
     """Return (offset, length) of the records of a journal."""
     raw = journal_of(path).read_bytes()
-    found, at = [], HEADER.size
+    found, at = [], HEAD.size
     while at < len(raw):
         offset, length, _ = RECORD.unpack_from(raw, at)
         found.append((offset, length))
@@ -188,19 +188,19 @@ def test_long_records_are_split(tmp_path):
     file = JournalFile(path)
     file.pwrite(bytes(6 << 20), 0)
     file.commit()
-    assert journal_of(path).stat().st_size == HEADER.size  # it does not stay large
+    assert journal_of(path).stat().st_size == HEAD.size  # it does not stay large
     file.close()
 
 
 def test_one_call_saves_at_once(path, monkeypatch):
-    """The records in one piece, and then the header that counts them."""
+    """The records in one piece, and then the head that counts them."""
     file = JournalFile(path)
     written = []
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda *call: written.append(call[::2]) or real(*call))
     file.pwrite(bytes(7 * PAGE), PAGE)
     journal = file._journal
-    assert written == [(journal, HEADER.size), (journal, 0), (file._data, PAGE)]
+    assert written == [(journal, HEAD.size), (journal, 0), (file._data, PAGE)]
     monkeypatch.undo()
     file.roll_back()
     file.close()
@@ -291,7 +291,7 @@ def test_durable_waits_for_the_disk_in_order(path, old, monkeypatch):
     note("pwrite", os.pwrite)
     note("fsync", os.fsync)
     file.write(b"new")
-    saved = ["pwrite journal", "fsync journal"]  # the records; and the header that counts them
+    saved = ["pwrite journal", "fsync journal"]  # the records; and the head that counts them
     assert calls == [*saved, *saved, "pwrite data"]
     calls.clear()
     file.pwrite(b"behind the end", 11 * PAGE)
@@ -322,7 +322,7 @@ class Full:
         return self.real(descriptor, raw[:n], offset)
 
 
-@pytest.mark.parametrize("room", [0, 30, HEADER.size, 2 * PAGE, 5 * PAGE, 9 * PAGE])
+@pytest.mark.parametrize("room", [0, 30, HEAD.size, 2 * PAGE, 5 * PAGE, 9 * PAGE])
 @pytest.mark.parametrize("direct", [True, False])
 def test_a_full_disk_loses_nothing(path, old, monkeypatch, room, direct):
     """To HDF5 it looks as if it were written: the commit fails."""
@@ -600,7 +600,7 @@ def flipped(raw, bit):
 
 
 #: Most of the bytes saved in the first record of `hot`: one is as good as another.
-_SAVED = range(HEADER.size + RECORD.size + 1, HEADER.size + RECORD.size + PAGE - 1)
+_SAVED = range(HEAD.size + RECORD.size + 1, HEAD.size + RECORD.size + PAGE - 1)
 ALIKE = set(_SAVED) - set(_SAVED[::97])
 
 
@@ -645,15 +645,15 @@ def test_any_damage(tmp_path_factory, choice):
 
 def test_a_refusal_says_what_is_known(path, hot, old):
     data, journal = hot
-    second = HEADER.size + RECORD.size + PAGE
+    second = HEAD.size + RECORD.size + PAGE
     found = outcome(path, data, flipped(journal, 8 * (second + RECORD.size)), JournalFile)
     assert "its record 2 is not as it was written; it says that the file had 41060 bytes" in found
     assert "there are 2 records of what it overwrote, of which the first 1 are whole" in found
-    found = outcome(path, data, flipped(journal, 8 * HEADER.size - 1), JournalFile)
-    assert "its header does not match its checksum; it says that the file had 41060 bytes" in found
+    found = outcome(path, data, flipped(journal, 8 * HEAD.size - 1), JournalFile)
+    assert "its head does not match its checksum; it says that the file had 41060 bytes" in found
     assert "2 records of what it overwrote, of which the first 2 are whole, if that can" in found
     found = outcome(path, data, journal[:30], JournalFile)
-    assert "it ends within its header, after 30 bytes. Nothing was changed now" in found
+    assert "it ends within its head, after 30 bytes. Nothing was changed now" in found
     found = outcome(path, data, journal[:8] + b"\x07" + journal[9:], JournalFile)
     assert "or is of version 7, which only a later version of diskcsr reads" in found
 
@@ -665,8 +665,8 @@ def test_records_do_not_change_places(path, old):
     file.pwrite(b"new", PAGE)
     kill(file)
     data, journal = path.read_bytes(), journal_of(path).read_bytes()
-    middle = HEADER.size + RECORD.size + PAGE
-    swapped = journal[: HEADER.size] + journal[middle:] + journal[HEADER.size : middle]
+    middle = HEAD.size + RECORD.size + PAGE
+    swapped = journal[: HEAD.size] + journal[middle:] + journal[HEAD.size : middle]
     assert is_refusal(outcome(path, data, swapped), path)
 
 

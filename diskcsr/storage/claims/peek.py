@@ -10,7 +10,7 @@ import h5py
 from h5py._objects import phil
 
 from ...errors import CorruptFileError
-from ..files.transactions import journal_of, serial_of, stream_of
+from ..files.transactions import journal_of, read_anew_of, serial_of
 
 __all__ = ["note_bytes", "peek"]
 
@@ -49,7 +49,7 @@ def peek(file: h5py.File) -> tuple[Callable[[int, int], bytes], int] | None:
     if file.driver != "fileobj":
         return None
     known = _given.get(serial_of(file.id))
-    through = stream_of(file) or (None if known is None else known())
+    through = read_anew_of(file) or (None if known is None else known())
     if through is None:
         return None
 

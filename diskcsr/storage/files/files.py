@@ -19,9 +19,9 @@ from ...machine.interrupts import check, deferred
 from ..journal.fileobject import JournalFile
 from ..journal.names import check_ordinary, named
 from ..journal.records import journal_path
+from .anew import ReadAnew
 from .freshness import is_shown_as_it_is
 from .looking import consistently
-from .streams import Stream
 from .superblock import check_superblock
 from .transactions import (
     close_file,
@@ -30,7 +30,7 @@ from .transactions import (
     give_up,
     raise_cause,
     register,
-    register_stream,
+    register_anew,
     undo,
 )
 
@@ -87,9 +87,9 @@ def _open_now(path: Any, keywords: dict[str, Any]) -> h5py.File:
     path = os.path.realpath(os.fsdecode(path))
     if not keywords and not is_shown_as_it_is(file, path):
         file.close()
-        stream = Stream(path)
-        file = h5py.File(stream, "r")
-        register_stream(file, stream)
+        anew = ReadAnew(path)
+        file = h5py.File(anew, "r")
+        register_anew(file, anew)
     return file
 
 

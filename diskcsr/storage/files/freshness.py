@@ -12,8 +12,8 @@ from typing import TypeAlias
 import h5py
 
 from ...errors import CorruptFileError, StaleFileError
-from .streams import Stream
-from .transactions import path_of, serial_of, stream_of
+from .anew import ReadAnew
+from .transactions import path_of, read_anew_of, serial_of
 
 __all__ = ["Freshness", "State", "is_shown_as_it_is"]
 
@@ -48,10 +48,10 @@ class Freshness:
         self.path = path_of(file)
         self.as_shown = self.now()
         #: What HDF5 reads a file through that it has open for reading alone.
-        self._through: Stream | h5py.h5f.FileID | None = None
+        self._through: ReadAnew | h5py.h5f.FileID | None = None
         if file.mode == "r" and self.path is not None:
-            self._through = stream_of(file) or (file.id if file.driver == "sec2" else None)
-        if self.as_shown is not None and file.mode == "r" and stream_of(file) is None:
+            self._through = read_anew_of(file) or (file.id if file.driver == "sec2" else None)
+        if self.as_shown is not None and file.mode == "r" and read_anew_of(file) is None:
             assert self.path is not None
             self.as_shown = _first_state(file, self.path, self.as_shown)
 
@@ -77,7 +77,7 @@ class Freshness:
         through = self._through
         if through is None or self.as_shown is None:
             return
-        fd = through.fileno() if isinstance(through, Stream) else through.get_vfd_handle()
+        fd = through.fileno() if isinstance(through, ReadAnew) else through.get_vfd_handle()
         found = os.fstat(fd)
         if (found.st_size, found.st_mtime_ns) != self.as_shown:
             raise StaleFileError(

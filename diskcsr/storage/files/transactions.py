@@ -14,7 +14,7 @@ from h5py import h5f, h5fd, h5i, h5o
 from ...errors import CorruptFileError, DiskCSRError, WriteError, raise_if_systems
 from ...machine.interrupts import check, deferred
 from ..journal.fileobject import JournalFile
-from .streams import Stream
+from .anew import ReadAnew
 
 __all__ = [
     "all_or_nothing",
@@ -29,9 +29,9 @@ __all__ = [
     "path_of",
     "raise_cause",
     "register",
-    "register_stream",
+    "register_anew",
     "serial_of",
-    "stream_of",
+    "read_anew_of",
     "telling_damage",
     "transaction",
     "undo",
@@ -41,7 +41,7 @@ __all__ = [
 #: By HDF5's serial number of an open file. HDF5 holds the object itself. The references have no
 #: callbacks: a signal that came in one would be lost.
 _journals: dict[int, "weakref.ref[JournalFile]"] = {}
-_streams: dict[int, "weakref.ref[Stream]"] = {}
+_anew: dict[int, "weakref.ref[ReadAnew]"] = {}
 
 
 def serial_of(identifier: Any) -> int:
@@ -84,18 +84,18 @@ def journal_of(item: Any) -> JournalFile | None:
     return None if known is None else known()
 
 
-def register_stream(file: h5py.File, stream: Stream) -> None:
-    """Note that a file is read through a `Stream`."""
-    for serial in [key for key, known in list(_streams.items()) if known() is None]:
-        _streams.pop(serial, None)
-    _streams[serial_of(file.id)] = weakref.ref(stream)
+def register_anew(file: h5py.File, anew: ReadAnew) -> None:
+    """Note that a file is read through a `ReadAnew`."""
+    for serial in [key for key, known in list(_anew.items()) if known() is None]:
+        _anew.pop(serial, None)
+    _anew[serial_of(file.id)] = weakref.ref(anew)
 
 
-def stream_of(file: h5py.File) -> Stream | None:
-    """Return what a file is read through, None when that is no `Stream`."""
-    if not _streams or file.driver != "fileobj":
+def read_anew_of(file: h5py.File) -> ReadAnew | None:
+    """Return what a file is read through, None when that is no `ReadAnew`."""
+    if not _anew or file.driver != "fileobj":
         return None
-    known = _streams.get(serial_of(file.id))
+    known = _anew.get(serial_of(file.id))
     return None if known is None else known()
 
 
@@ -104,9 +104,9 @@ def path_of(file: h5py.File) -> str | None:
     journal = journal_of(file)
     if journal is not None:
         return journal.path
-    stream = stream_of(file)
-    if stream is not None:
-        return str(stream.name)
+    anew = read_anew_of(file)
+    if anew is not None:
+        return str(anew.name)
     if file.driver in ("fileobj", "core", "ros3", "family", "split"):
         return None
     return os.path.realpath(os.fsdecode(file.filename))

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import DiskCSRError, LockedFileError, WriteError
 from ...machine.interrupts import protected, stand_by, stand_down
 from .naming import open_journal, remove_left_behind, rename_new
-from .records import COLD, HEADER, PAGE, Header, journal_path
+from .records import COLD, HEAD, PAGE, Head, journal_path
 from .rollback import BRIEFLY, fsync_folder, pwrite_all, roll_back, try_lock
 from .saving import AT_ONCE, Saving
 from .turns import mark
@@ -128,12 +128,12 @@ class Journal:
         with contextlib.suppress(OSError):  # who may read the file may read what it was
             os.fchmod(self._journal, stat.S_IMODE(mode))
         if not new:
-            header = Header.read(self._journal, self.path)
-            if header is not None:
-                roll_back(self._data, self._journal, header, self.path)
+            head = Head.read(self._journal, self.path)
+            if head is not None:
+                roll_back(self._data, self._journal, head, self.path)
         pwrite_all(self._journal, COLD, 0)
         if os.fstat(self._journal).st_size > AT_ONCE:
-            os.ftruncate(self._journal, HEADER.size)
+            os.ftruncate(self._journal, HEAD.size)
         self._size = os.fstat(self._data).st_size
         self._saving = Saving(self._data, self._journal, self._size, self.durable)
         self._cold = True
@@ -194,7 +194,7 @@ class Journal:
             raise self.problem
 
     def _changes_nothing(self, view: memoryview, offset: int) -> bool:
-        hot = self._saving.header is not None
+        hot = self._saving.head is not None
         if hot or len(view) > _SMALL or offset + len(view) > self._size:
             return False
         return os.pread(self._data, len(view), offset) == view
@@ -204,7 +204,7 @@ class Journal:
     @property
     def hot(self) -> bool:
         """Whether something has changed since the last commit."""
-        return self._saving.header is not None
+        return self._saving.head is not None
 
     def commit(self) -> None:
         """Keep all changes, and begin a new transaction with the next one.
@@ -246,9 +246,9 @@ class Journal:
             self._check_open()
             self._check_owner()
             self.dead = True
-            header = self._saving.header
-            if header is not None:
-                roll_back(self._data, self._journal, header, self.path)
+            head = self._saving.head
+            if head is not None:
+                roll_back(self._data, self._journal, head, self.path)
                 self._size = self._saving.committed
                 self._saving.cool()
 

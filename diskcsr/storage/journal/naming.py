@@ -45,7 +45,7 @@ def open_journal(path: str, *, new: bool, durable: bool) -> int:
 
 
 def _make_journal(path: str, durable: bool) -> None:
-    """Make a journal that has its header before it has its name: one cut off can be told."""
+    """Make a journal that has its head before it has its name: one cut off can be told."""
     folder, own = os.path.split(path)
     aside = os.path.join(folder, f".{own[:40]}.{uuid.uuid4().hex}-journal")
     try:

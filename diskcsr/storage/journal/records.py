@@ -1,17 +1,17 @@
-"""What is in a rollback journal: a header and records, all of them with checksums.
+"""What is in a rollback journal: a head and records, all of them with checksums.
 
 The journal of ``m.h5`` is ``m.h5-journal`` beside it; all numbers are little-endian. Each record
-holds bytes of the file as they were at the last commit. The header says how long the file was then,
+holds bytes of the file as they were at the last commit. The head says how long the file was then,
 and which part of the journal counts: how many records there are, and where the last one ends.
 
 The order of writing tells damage apart from what was cut short. Records are written first, then the
-header that counts them, and only then are the bytes changed that they saved; the header is so short
+head that counts them, and only then are the bytes changed that they saved; the head is so short
 that it is written at once. So whatever a killed writer leaves behind the counted records was
 never needed, and a counted record that is not whole is damage: undoing with the others alone would
 leave a torn file.
 
-A transaction is over, the journal *cold*, when its header consists of zeros. A journal gets its
-name only with such a header in it, so that one that is too short for a header is damaged, too.
+A transaction is over, the journal *cold*, when its head consists of zeros. A journal gets its
+name only with such a head in it, so that one that is too short for a head is damaged, too.
 """
 
 import os
@@ -25,17 +25,17 @@ from ...errors import RollbackError
 
 __all__ = [
     "COLD",
-    "HEADER",
+    "HEAD",
     "MAX_RECORD",
     "PAGE",
     "RECORD",
     "SAMPLE",
-    "Header",
+    "Head",
     "Record",
     "find_records",
     "is_cold",
     "journal_path",
-    "new_header",
+    "new_head",
     "pack_record",
     "sample_offsets",
 ]
@@ -50,7 +50,7 @@ _SAMPLES, SAMPLE = 8, 512
 _BEGIN = struct.Struct("<8sII")
 #: and then: size of the file at the commit, nonce, checksums of samples, end of the counted records
 #: in the journal, how many they are, checksum. Not longer than the sector of a disk.
-HEADER = struct.Struct(f"<8sIIQQ{4 * _SAMPLES}sQII")
+HEAD = struct.Struct(f"<8sIIQQ{4 * _SAMPLES}sQII")
 #: That of version 0.1.0 of this package, which did not count the records.
 _FIRST_HEADER = struct.Struct(f"<8sIIQQ{4 * _SAMPLES}sI")
 #: offset in the file, length, checksum; the old bytes follow
@@ -60,8 +60,8 @@ RECORD = struct.Struct("<QII")
 _KEY = struct.Struct("<QIQI")
 _FIRST_KEY = struct.Struct("<QQI")
 
-#: The header of a journal when no transaction is under way.
-COLD = bytes(HEADER.size)
+#: The head of a journal when no transaction is under way.
+COLD = bytes(HEAD.size)
 
 
 class Record(NamedTuple):
@@ -73,8 +73,8 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Header:
-    """The header of a hot journal.
+class Head:
+    """The head of a hot journal.
 
     Attributes
     ----------
@@ -93,22 +93,22 @@ class Header:
     size: int
     nonce: int
     samples: bytes
-    end: int = HEADER.size
+    end: int = HEAD.size
     records: int = 0
     version: int = _VERSION
 
     def pack(self) -> bytes:
         about = (self.size, self.nonce, self.samples, self.end, self.records)
-        body = HEADER.pack(_MAGIC, _VERSION, PAGE, *about, 0)[:-4]
+        body = HEAD.pack(_MAGIC, _VERSION, PAGE, *about, 0)[:-4]
         return body + zlib.crc32(body).to_bytes(4, "little")
 
-    def counting(self, nbytes: int, records: int) -> "Header":
-        """Return the header that counts so many bytes of so many records more."""
+    def counting(self, nbytes: int, records: int) -> "Head":
+        """Return the head that counts so many bytes of so many records more."""
         return replace(self, end=self.end + nbytes, records=self.records + records)
 
     @classmethod
-    def read(cls, journal: int, path: str) -> "Header | None":
-        """Return the header of a hot journal, None of a cold one.
+    def read(cls, journal: int, path: str) -> "Head | None":
+        """Return the head of a hot journal, None of a cold one.
 
         Parameters
         ----------
@@ -122,24 +122,24 @@ class Header:
         RollbackError
             When it is neither.
         """
-        raw = os.pread(journal, HEADER.size, 0)
+        raw = os.pread(journal, HEAD.size, 0)
         if is_cold(raw):
             return None
-        header = cls._parse(raw)
-        if header is not None:
-            return header
-        if len(raw) < HEADER.size:
-            raise _damaged(path, f"it ends within its header, after {len(raw)} bytes")
-        why = "its header does not match its checksum"
+        head = cls._parse(raw)
+        if head is not None:
+            return head
+        if len(raw) < HEAD.size:
+            raise _damaged(path, f"it ends within its head, after {len(raw)} bytes")
+        why = "its head does not match its checksum"
         magic, version, _ = _BEGIN.unpack_from(raw)
         if magic == _MAGIC and version > _VERSION:
             why += f", or is of version {version}, which only a later version of diskcsr reads"
         raise _damaged(path, why, _what_holds(journal, raw))
 
     @classmethod
-    def _parse(cls, raw: bytes) -> "Header | None":
-        """Return a header, None when it does not match its checksum or is of another format."""
-        for version, layout in ((_VERSION, HEADER), (_FIRST_VERSION, _FIRST_HEADER)):
+    def _parse(cls, raw: bytes) -> "Head | None":
+        """Return a head, None when it does not match its checksum or is of another format."""
+        for version, layout in ((_VERSION, HEAD), (_FIRST_VERSION, _FIRST_HEADER)):
             packed = raw[: layout.size]
             if len(packed) < layout.size or packed[:16] != _BEGIN.pack(_MAGIC, version, PAGE):
                 continue
@@ -153,7 +153,7 @@ class Header:
 def is_cold(raw: bytes) -> bool:
     """Whether a journal that begins so has nothing to undo.
 
-    That of 0.1.0 has a shorter header, with what is left of records behind it.
+    That of 0.1.0 has a shorter head, with what is left of records behind it.
     """
     return bool(raw) and not any(raw[: _FIRST_HEADER.size])
 
@@ -163,13 +163,13 @@ def journal_path(path: Any) -> str:
     return os.path.realpath(os.fsdecode(path)) + "-journal"
 
 
-def new_header(data: int, size: int) -> Header:
+def new_head(data: int, size: int) -> Head:
     """Describe the open file `data`, of `size` bytes, as it is now."""
     samples = b"".join(
         zlib.crc32(os.pread(data, SAMPLE, offset)).to_bytes(4, "little")
         for offset in sample_offsets(size)
     )
-    return Header(size, int.from_bytes(os.urandom(8), "little"), samples)
+    return Head(size, int.from_bytes(os.urandom(8), "little"), samples)
 
 
 def sample_offsets(size: int) -> list[int]:
@@ -187,7 +187,7 @@ def _checksum(key: bytes, old: bytes) -> int:
     return zlib.crc32(old, zlib.crc32(key))
 
 
-def find_records(journal: int, header: Header, path: str) -> list[Record]:
+def find_records(journal: int, head: Head, path: str) -> list[Record]:
     """Return the records of a journal that count.
 
     Raises
@@ -195,18 +195,18 @@ def find_records(journal: int, header: Header, path: str) -> list[Record]:
     RollbackError
         When one of them is not as it was written.
     """
-    if header.version == _FIRST_VERSION:
+    if head.version == _FIRST_VERSION:
         # The first that does not match was not finished, or is left from an earlier transaction.
-        return list(_whole_records(journal, header, _FIRST_HEADER.size, 1 << 62))
-    records = list(_whole_records(journal, header, HEADER.size, header.records))
-    end = records[-1].position + records[-1].length if records else HEADER.size
-    if (len(records), end) != (header.records, header.end):
+        return list(_whole_records(journal, head, _FIRST_HEADER.size, 1 << 62))
+    records = list(_whole_records(journal, head, HEAD.size, head.records))
+    end = records[-1].position + records[-1].length if records else HEAD.size
+    if (len(records), end) != (head.records, head.end):
         why = f"its record {len(records) + 1} is not as it was written"
-        raise _damaged(path, why, _known(header, len(records)))
+        raise _damaged(path, why, _known(head, len(records)))
     return records
 
 
-def _whole_records(journal: int, header: Header, position: int, most: int) -> Iterator[Record]:
+def _whole_records(journal: int, head: Head, position: int, most: int) -> Iterator[Record]:
     """Yield records from a position on, up to the first that does not match its checksum."""
     for number in range(most):
         raw = os.pread(journal, RECORD.size, position)
@@ -214,12 +214,12 @@ def _whole_records(journal: int, header: Header, position: int, most: int) -> It
             return
         offset, length, checksum = RECORD.unpack(raw)
         position += RECORD.size
-        if length > MAX_RECORD or offset + length > header.size:
+        if length > MAX_RECORD or offset + length > head.size:
             return
         old = os.pread(journal, length, position)
-        key = _KEY.pack(header.nonce, number, offset, length)
-        if header.version == _FIRST_VERSION:
-            key = _FIRST_KEY.pack(header.nonce, offset, length)
+        key = _KEY.pack(head.nonce, number, offset, length)
+        if head.version == _FIRST_VERSION:
+            key = _FIRST_KEY.pack(head.nonce, offset, length)
         if len(old) < length or _checksum(key, old) != checksum:
             return
         yield Record(offset, length, position)
@@ -230,17 +230,17 @@ def _whole_records(journal: int, header: Header, position: int, most: int) -> It
 
 
 def _what_holds(journal: int, raw: bytes) -> str:
-    """Say what a journal tells whose header cannot be trusted."""
-    _, _, _, size, nonce, samples, end, records, _ = HEADER.unpack(raw)
-    header = Header(size, nonce, samples, end, records)
-    whole = len(list(_whole_records(journal, header, HEADER.size, records)))
-    return f"{_known(header, whole)}, if that can be believed"
+    """Say what a journal tells whose head cannot be trusted."""
+    _, _, _, size, nonce, samples, end, records, _ = HEAD.unpack(raw)
+    head = Head(size, nonce, samples, end, records)
+    whole = len(list(_whole_records(journal, head, HEAD.size, records)))
+    return f"{_known(head, whole)}, if that can be believed"
 
 
-def _known(header: Header, whole: int) -> str:
+def _known(head: Head, whole: int) -> str:
     return (
-        f"; it says that the file had {header.size} bytes before and that there are "
-        f"{header.records} records of what it overwrote, of which the first {whole} are whole"
+        f"; it says that the file had {head.size} bytes before and that there are "
+        f"{head.records} records of what it overwrote, of which the first {whole} are whole"
     )
 
 

@@ -19,9 +19,9 @@ from ...machine.options import options
 from .names import open_as_journal
 from .records import (
     COLD,
-    HEADER,
+    HEAD,
     SAMPLE,
-    Header,
+    Head,
     Record,
     find_records,
     is_cold,
@@ -82,14 +82,14 @@ def fsync_folder(path: str) -> None:
 # ----------------------------------------------------------------------------------- rolling back
 
 
-def roll_back(data: int, journal: int, header: Header, path: str) -> None:
+def roll_back(data: int, journal: int, head: Head, path: str) -> None:
     """Put a file back to its last commit. Interrupted, it can be done again.
 
     Parameters
     ----------
     data, journal : int
         Descriptors of the file, for writing, and of its journal.
-    header : Header
+    head : Head
         Of the journal. It is left as it is: the caller makes the journal cold afterwards.
     path : str
         Of the file, for messages.
@@ -99,17 +99,17 @@ def roll_back(data: int, journal: int, header: Header, path: str) -> None:
     RollbackError
         When the journal is damaged, or that of another file; nothing is written then.
     """
-    records = find_records(journal, header, path)
-    _check_identity(data, header, records, path)
+    records = find_records(journal, head, path)
+    _check_identity(data, head, records, path)
     for offset, length, position in records:
         pwrite_all(data, os.pread(journal, length, position), offset)
-    os.ftruncate(data, header.size)
+    os.ftruncate(data, head.size)
     mark(data)
     os.fsync(data)
 
 
-def _check_identity(data: int, header: Header, records: list[Record], path: str) -> None:
-    """Compare the parts of the file that the transaction left alone with the header.
+def _check_identity(data: int, head: Head, records: list[Record], path: str) -> None:
+    """Compare the parts of the file that the transaction left alone with the head.
 
     Device and inode would tell a copied pair of file and journal apart from the original, though
     rolling back is right there; and not tell a file whose contents were replaced.
@@ -118,13 +118,13 @@ def _check_identity(data: int, header: Header, records: list[Record], path: str)
     kept = sum(
         max(0, offset + length - max(offset, size)) for offset, length, _ in records
     )  # of what was cut off
-    same = kept == max(0, header.size - size)
-    for i, offset in enumerate(sample_offsets(header.size)):
-        end = min(offset + SAMPLE, header.size)
+    same = kept == max(0, head.size - size)
+    for i, offset in enumerate(sample_offsets(head.size)):
+        end = min(offset + SAMPLE, head.size)
         if any(at < end and offset < at + length for at, length, _ in records):
             continue
         old = zlib.crc32(os.pread(data, end - offset, offset))
-        same &= old == int.from_bytes(header.samples[4 * i : 4 * i + 4], "little")
+        same &= old == int.from_bytes(head.samples[4 * i : 4 * i + 4], "little")
     if not same:
         raise RollbackError(
             f"{path}: the journal beside it, {journal_path(path)}, does not belong to this file, "
@@ -143,7 +143,7 @@ def is_hot(path: Any) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not is_cold(os.pread(journal, HEADER.size, 0))
+        return not is_cold(os.pread(journal, HEAD.size, 0))
     finally:
         os.close(journal)
 
@@ -156,9 +156,9 @@ def damage_of(path: Any) -> str | None:
         return None
     try:
         if try_lock(journal):
-            header = Header.read(journal, os.fsdecode(path))
-            if header is not None:
-                find_records(journal, header, os.fsdecode(path))
+            head = Head.read(journal, os.fsdecode(path))
+            if head is not None:
+                find_records(journal, head, os.fsdecode(path))
     except RollbackError as problem:
         return str(problem)
     finally:
@@ -208,14 +208,14 @@ def _settle_once(path: str, name: str) -> bool:
         return True
     try:
         if not try_lock(journal):
-            return is_cold(os.pread(journal, HEADER.size, 0))
+            return is_cold(os.pread(journal, HEAD.size, 0))
         if os.fstat(journal).st_nlink == 0:  # removed meanwhile
             return False
         if not os.path.exists(path):
             return True  # it may come back, and want its journal then
-        header = Header.read(journal, path)
-        if header is not None:
-            _undo(path, name, header)
+        head = Head.read(journal, path)
+        if head is not None:
+            _undo(path, name, head)
         with contextlib.suppress(OSError):
             os.unlink(name)
         return True
@@ -223,7 +223,7 @@ def _settle_once(path: str, name: str) -> bool:
         os.close(journal)
 
 
-def _undo(path: str, name: str, header: Header) -> None:
+def _undo(path: str, name: str, head: Head) -> None:
     """Roll back; the journal's lock is held."""
     try:
         data = os.open(path, os.O_RDWR)
@@ -246,7 +246,7 @@ def _undo(path: str, name: str, header: Header) -> None:
                 f"{path}: a write to it was interrupted and must be undone, but another program "
                 "has the file open"
             )
-        roll_back(data, journal, header, path)
+        roll_back(data, journal, head, path)
         pwrite_all(journal, COLD, 0)
     finally:
         os.close(journal)

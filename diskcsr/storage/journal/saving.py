@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .records import COLD, HEADER, MAX_RECORD, PAGE, Header, new_header, pack_record
+from .records import COLD, HEAD, MAX_RECORD, PAGE, Head, new_head, pack_record
 from .rollback import pwrite_all
 from .turns import end_turn, take_turn
 
@@ -30,7 +30,7 @@ class Saving:
 
     Attributes
     ----------
-    header : Header or None
+    head : Head or None
         Of the transaction that is under way.
     committed : int
         Size of the file at the last commit.
@@ -39,70 +39,70 @@ class Saving:
     def __init__(self, data: int, journal: int, size: int, durable: bool) -> None:
         self._data, self._journal, self._durable = data, journal, durable
         self.committed = size
-        self.header: Header | None = None
+        self.head: Head | None = None
         #: The pages that were there at the last commit, and are saved.
         self._saved = np.zeros(0, dtype=bool)
 
     def save(self, start: int, stop: int) -> None:
         """Save what was there at the last commit between two offsets, once in a transaction."""
         missing = np.zeros(0, np.intp)
-        if self.header is None:
+        if self.head is None:
             take_turn(self._journal)
-            header = new_header(self._data, self.committed)
+            head = new_head(self._data, self.committed)
             self._saved = np.zeros(-(-self.committed // PAGE), dtype=bool)
         else:
-            header = self.header
+            head = self.head
         if start < self.committed:
             first, last = start // PAGE, -(-min(stop, self.committed) // PAGE)
             missing = np.flatnonzero(~self._saved[first:last]) + first
-        if not len(missing) and self.header is not None:
+        if not len(missing) and self.head is not None:
             return
-        header = self._write_records(header, missing)
+        head = self._write_records(head, missing)
         if self._durable and len(missing):
             os.fsync(self._journal)  # what is counted must be there
-        self._write_header(header)
+        self._write_head(head)
         self._saved[missing] = True
 
-    def _write_records(self, header: Header, pages: Any) -> Header:
-        """Write records of some pages to the journal; return the header that counts them."""
+    def _write_records(self, head: Head, pages: Any) -> Head:
+        """Write records of some pages to the journal; return the head that counts them."""
         parts: list[bytes] = []
-        number = header.records
+        number = head.records
         for first, behind in _runs(pages):
             offset = first * PAGE
             old = os.pread(self._data, min(behind * PAGE, self.committed) - offset, offset)
-            parts += pack_record(header.nonce, number, offset, old)
+            parts += pack_record(head.nonce, number, offset, old)
             number += 1
             if len(parts) * MAX_RECORD // 2 > AT_ONCE:
-                header = self._append(parts, header)
+                head = self._append(parts, head)
                 parts = []
-        return self._append(parts, header) if parts else header
+        return self._append(parts, head) if parts else head
 
-    def _append(self, parts: list[bytes], header: Header) -> Header:
-        nbytes = pwrite_all(self._journal, b"".join(parts), header.end)
-        return header.counting(nbytes, len(parts) // 2)
+    def _append(self, parts: list[bytes], head: Head) -> Head:
+        nbytes = pwrite_all(self._journal, b"".join(parts), head.end)
+        return head.counting(nbytes, len(parts) // 2)
 
-    def _write_header(self, header: Header) -> None:
+    def _write_head(self, head: Head) -> None:
         """Have records counted: from then on what they saved may be changed."""
         try:
-            pwrite_all(self._journal, header.pack(), 0)
+            pwrite_all(self._journal, head.pack(), 0)
             if self._durable:
                 os.fsync(self._journal)
-            self.header = header
+            self.head = head
         except BaseException:
             # Nothing was changed by it yet, and the records may be written anew.
             with contextlib.suppress(OSError):
-                pwrite_all(self._journal, self.header.pack() if self.header else COLD, 0)
+                pwrite_all(self._journal, self.head.pack() if self.head else COLD, 0)
             raise
 
     def cool(self) -> None:
         """Make the journal invalid; the moment when the transaction is over."""
-        long = self.header is not None and self.header.end > AT_ONCE
+        long = self.head is not None and self.head.end > AT_ONCE
         pwrite_all(self._journal, COLD, 0)
         if long:
-            os.ftruncate(self._journal, HEADER.size)
+            os.ftruncate(self._journal, HEAD.size)
         if self._durable:
             os.fsync(self._journal)
-        self.header = None
+        self.head = None
         end_turn(self._journal)
 
 

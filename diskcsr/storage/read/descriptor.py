@@ -11,7 +11,7 @@ import h5py
 from ...errors import StaleFileError
 from ...kernels import CHARGE_SHIFT
 from ...machine.options import available_memory, options
-from ..files.streams import Stream
+from ..files.anew import ReadAnew
 from ..files.transactions import serial_of
 from .windows import Window, mapped_pages
 
@@ -25,7 +25,7 @@ class Descriptor:
     ----------
     file : h5py.File
         Must be an ordinary file, opened read-only.
-    stream : Stream, optional
+    anew : ReadAnew, optional
         What HDF5 reads it through, when it has not opened it itself.
 
     Raises
@@ -34,7 +34,7 @@ class Descriptor:
         When the file cannot be opened again, or its name now means another file.
     """
 
-    def __init__(self, file: h5py.File, stream: Stream | None = None) -> None:
+    def __init__(self, file: h5py.File, anew: ReadAnew | None = None) -> None:
         self.path = os.path.realpath(file.filename)
         self._serial = serial_of(file.id)
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -42,7 +42,7 @@ class Descriptor:
         #: False when there can be none.
         self._window: Window | Literal[False] | None = None
         try:
-            theirs = os.fstat(stream.fileno() if stream else file.id.get_vfd_handle())
+            theirs = os.fstat(anew.fileno() if anew else file.id.get_vfd_handle())
             ours = os.fstat(self.fd)
             if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
                 raise OSError(f"{self.path} was replaced after it was opened")

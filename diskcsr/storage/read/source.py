@@ -26,7 +26,7 @@ from ..claims.chunks import refuse_empty, refuse_overlap
 from ..files.files import open_to_read
 from ..files.freshness import Freshness
 from ..files.looking import consistently
-from ..files.transactions import close_file, stream_of
+from ..files.transactions import close_file, read_anew_of
 from ..formats.conventions import ARRAYS, Header
 from ..formats.detect import detect
 from ..formats.opening import open_group
@@ -350,13 +350,13 @@ class Source:
 
     def _open_descriptor(self) -> Descriptor | str:
         file = self.group.file
-        stream = stream_of(file)
-        if file.driver != "sec2" and stream is None:
+        anew = read_anew_of(file)
+        if file.driver != "sec2" and anew is None:
             return f"the file is opened by HDF5's driver {file.driver!r}"
         if file.mode != "r":
             return "the file is open for writing, and HDF5 may not have written everything yet"
         try:
-            descriptor = Descriptor(file, stream)
+            descriptor = Descriptor(file, anew)
         except OSError as problem:
             return f"the file cannot be opened directly: {problem}"
         if self.freshness.as_shown not in (None, descriptor.identity[2:]):

@@ -19,7 +19,7 @@ from ...machine.apart import Ended, run_apart
 from ...machine.options import format_bytes, options
 from ...machine.threads import set_num_threads
 from ..files.files import open_to_read
-from ..files.transactions import stream_of
+from ..files.transactions import read_anew_of
 from ..formats.conventions import ARRAYS
 from ..formats.detect import walk_groups
 from ..formats.opening import find_group
@@ -74,8 +74,8 @@ class Guard:
         )  # fmt: skip
         file = open_to_read(self._path)
         try:
-            stream = stream_of(file)
-            self.check(stream.fileno() if stream else file.id.get_vfd_handle())
+            anew = read_anew_of(file)
+            self.check(anew.fileno() if anew else file.id.get_vfd_handle())
         except BaseException:
             file.close()
             raise

@@ -4,10 +4,10 @@ import io
 
 from ...machine.interrupts import protected
 
-__all__ = ["Stream"]
+__all__ = ["ReadAnew"]
 
 
-class Stream(io.FileIO):
+class ReadAnew(io.FileIO):
     """A file that is read; HDF5 lets go of it when it closes its own."""
 
     @protected
