@@ -148,6 +148,10 @@ class Judge:
         after = outcome.get("after")
         if after is None or self._same_truth(after, self.truth):
             return []
+        if self.truth[0] in ("refused", "closed"):
+            # Opened for writing, HDF5 2.0.0 mends the count of messages in an object's header on
+            # its own, for which it refused the object before.
+            return []
         text = f"after {outcome['error']['text']}: {after[0]} {str(after[1])[:2000]}"
         return [Finding("wrong", row.name, f"{row.name} failed and changed the file", text)]
 
