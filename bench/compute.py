@@ -1,8 +1,10 @@
 """Sums, statistics and products of a matrix on disk, beside scipy's of the same one in memory.
 
 ``python bench/compute.py FILE [NAME]`` prints, for each operation, the median over some rounds of
-its time here, in memory and of walking over all blocks. Rounds take turns, so that a busy machine
-slows all of them down alike.
+its time here, in memory and of walking over all blocks, and of the processor time of all threads
+beside that of scipy, which depends less on what else the machine does: on two cores of which
+nothing else has need, the time is half of it. Rounds take turns, so that a busy machine slows all
+of them down alike.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import diskcsr
 
 ROUNDS = 5
 COLUMNS = 50
-WIDTHS = (9, 9, 7, 9, 7, 6, 7)
+WIDTHS = (9, 9, 7, 7, 9, 7, 6, 7)
 
 
 @cache
@@ -66,11 +68,11 @@ def walk(array: Any) -> None:
         pass
 
 
-def timed(function: Callable[[Any], Any], argument: Any) -> float:
-    """Seconds that a call takes."""
-    begin = time.perf_counter()
+def timed(function: Callable[[Any], Any], argument: Any) -> tuple[float, float]:
+    """Seconds that a call takes, and of all threads together at work."""
+    begin, worked = time.perf_counter(), time.process_time()
     function(argument)
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - worked
 
 
 def resident(field: str) -> int:
@@ -100,10 +102,12 @@ def main() -> None:
     given = parser.parse_args()
     with diskcsr.open(given.file, given.name) as array:
         memory = array.to_memory()
-        bandwidth = memory.data.nbytes / timed(np.sum, memory.data) / 1e9
+        bandwidth = memory.data.nbytes / timed(np.sum, memory.data)[0] / 1e9
         print(f"{array!r}\nnumpy adds up the values at {bandwidth:.1f} GB/s")
-        print("ms; M/s: millions of values a second a core; MB: resident, above the start")
-        heads = zip(("here", "memory", "ratio", "walk", "ratio", "M/s", "MB"), WIDTHS, strict=True)
+        print("ms; cpu: ratio of processor times; M/s: millions of values a second of processor")
+        print("time; MB: resident, above the start")
+        names = ("here", "memory", "ratio", "cpu", "walk", "ratio", "M/s", "MB")
+        heads = zip(names, WIDTHS, strict=True)
         print(" " * 18 + "".join(f"{head:>{width}}" for head, width in heads))
         for name, function in (OPERATIONS | OURS | PRODUCTS).items():
             if given.only and name not in given.only:
@@ -113,17 +117,18 @@ def main() -> None:
             function(array)  # once, so that all kernels are compiled
             times = []
             for _ in range(given.rounds):
-                there = timed(function, memory) if known else float("nan")
-                times.append((timed(function, array), there, timed(walk, array)))
-            here, there, read = (
+                there = timed(function, memory) if known else (float("nan"),) * 2
+                times.append((*timed(function, array), *there, timed(walk, array)[0]))
+            here, worked, there, _, read = (
                 1000 * statistics.median(part) for part in zip(*times, strict=True)
             )
-            to_memory = statistics.median(a / b for a, b, _ in times)
-            to_walk = statistics.median(a / c for a, _, c in times)
-            rate = array.nnz / here / 1000 / diskcsr.options.num_threads
+            to_memory = statistics.median(a / c for a, _, c, _, _ in times)
+            to_work = statistics.median(b / d for _, b, _, d, _ in times)
+            to_walk = statistics.median(a / e for a, _, _, _, e in times)
+            rate = array.nnz / worked / 1000
             print(
-                f"{name:18}{here:9.0f}{there:9.0f}{to_memory:7.2f}{read:9.0f}{to_walk:7.2f}"
-                f"{rate:6.0f}{more_memory(function, array):7.0f}",
+                f"{name:18}{here:9.0f}{there:9.0f}{to_memory:7.2f}{to_work:7.2f}{read:9.0f}"
+                f"{to_walk:7.2f}{rate:6.0f}{more_memory(function, array):7.0f}",
                 flush=True,
             )
 
