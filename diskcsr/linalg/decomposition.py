@@ -63,7 +63,7 @@ def svds(
     -----
     A block Davidson iteration on ``A.T @ A``, or ``A @ A.T`` where there are fewer rows, which
     spans the Krylov space of [1]_; each product is one pass of a file whose lines lie along the
-    longer axis, and two of others. Of log counts of cells 50 vectors took 17 to 20 passes for `tol`
+    longer axis, and two of others. Of log counts of cells 50 vectors took 10 to 20 passes for `tol`
     of 1e-4; for 1e-6 about three more are needed. One of them gives `U`. To begin with the vectors
     of a sample of the rows would spare one pass, which is what reading the sample costs. Up to
     5,000 columns with short rows ``A.T @ A`` itself is computed in one pass instead. Singular
