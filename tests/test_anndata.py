@@ -174,6 +174,9 @@ def test_real_files(file):
     if sp.issparse(expected.X):
         assert adata.X.filename == str(file)
         np.testing.assert_array_equal(adata.X.toarray(), expected.X.toarray())
+    assert list(adata.obs_names) == list(expected.obs_names)
+    assert sorted(adata.obs.columns) == sorted(expected.obs.columns)
+    assert sorted(adata.uns) == sorted(expected.uns)
     if expected.raw is not None:
         assert adata.raw.shape == expected.raw.shape
         assert list(adata.raw.var_names) == list(expected.raw.var_names)

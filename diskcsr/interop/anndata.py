@@ -86,7 +86,42 @@ def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "au
         return function(element)
 
     with h5py.File(name, "r") as file:
-        return read_dispatched(file, read)
+        if "encoding-type" in file.attrs:
+            return read_dispatched(file, read)
+    return _read_old(name, spmatrix)
+
+
+def _read_old(name: str, spmatrix: bool) -> "AnnData":
+    """Read a file of anndata 0.7 or before, which says less of what it holds.
+
+    anndata itself reads it, but for X; the sparse layers of such files, which had few, are loaded.
+    """
+    import anndata
+    import h5py
+
+    old = anndata.read_h5ad(name, backed="r")
+    try:
+        parts = {part: getattr(old, part) for part in ("obs", "var", "uns")}
+        for part in ("obsm", "varm", "layers", "obsp", "varp"):
+            # In anndata 0.13 one of the layers, that of no name, is X.
+            parts[part] = {key: v for key, v in getattr(old, part).items() if key is not None}
+        with h5py.File(name, "r") as file:
+            sparse = [at for at in ("X", "raw/X", "raw.X") if at in file and _is_sparse(file[at])]
+        if old.raw is not None:
+            at = next((at for at in sparse if at != "X"), None)
+            X = old.raw.X if at is None else HANDED.open_array(name, at, spmatrix=spmatrix)
+            parts["raw"] = {"X": X, "var": old.raw.var, "varm": dict(old.raw.varm)}
+        if "X" in sparse:
+            parts["X"] = HANDED.open_array(name, "X", spmatrix=spmatrix)
+        else:
+            parts["X"] = old.X[...] if isinstance(old.X, h5py.Dataset) else old.X
+        return anndata.AnnData(**parts)
+    finally:
+        old.file.close()
+
+
+def _is_sparse(element: Any) -> bool:
+    return element.attrs.get("encoding-type") in _SPARSE or _is_old(element)
 
 
 def _is_old(element: Any) -> bool:
