@@ -95,8 +95,9 @@ def by_arpack(A, job):
     mean, T = X.mean(axis=0), X.T.tocsr()
     centred = sp.linalg.LinearOperator(
         X.shape,
-        matvec=lambda v: X @ v - mean @ v,
-        rmatvec=lambda u: T @ u - mean * u.sum(),
+        # scipy below 1.16 gives columns.
+        matvec=lambda v: X @ v.ravel() - mean @ v.ravel(),
+        rmatvec=lambda u: T @ u.ravel() - mean * u.sum(),
         dtype=np.float64,
     )
     (_, s, components), seconds = timed(lambda: sp.linalg.svds(centred, job["k"], tol=0))
