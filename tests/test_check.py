@@ -284,7 +284,7 @@ def test_a_damaged_journal_is_an_error(tmp_path):
     (tmp_path / "m.h5-journal").write_bytes(b"x")
     (problem,) = check(path).problems
     assert (problem.severity, problem.kind, problem.repairable) == ("error", "journal", False)
-    assert "m.h5-journal, is damaged: it ends within its header, after 1 bytes" in problem.what
+    assert "m.h5-journal, is damaged: it ends within its head, after 1 bytes" in problem.what
     with pytest.raises(RollbackError, match="is damaged"):
         check(path, repair=True)
     assert (tmp_path / "m.h5-journal").read_bytes() == b"x"

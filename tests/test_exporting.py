@@ -259,14 +259,16 @@ def test_a_limit_of_the_system(tmp_path, kind):
     assert os.listdir(tmp_path) == ["m.h5"]
 
 
-MEMORY = """
-import resource, sys, diskcsr, numpy, scipy.io, scipy.sparse
+MEMORY = r"""
+import re, sys, diskcsr, numpy, scipy.io, scipy.sparse
 source, target = sys.argv[1:]
+def peak():
+    return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 diskcsr.export(scipy.sparse.eye_array(50, format="csr"), target)  # all is imported
 with diskcsr.open(source) as A:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     diskcsr.export(A, target, overwrite=True)
-    print(A.nnz * 12 >> 10, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    print(A.nnz * 12 >> 10, peak() - before)
 """
 
 
@@ -281,4 +283,4 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path, kind):
     run = subprocess.run(words, capture_output=True, text=True, check=True)
     size, peak = map(int, run.stdout.split())
     assert size > 350_000
-    assert peak < 200_000, f"{peak} kB for a matrix of {size} kB"
+    assert peak < 250_000, f"{peak} kB for a matrix of {size} kB"

@@ -81,9 +81,12 @@ class HeldChunks:
             # own lock here (its issue 2764).
             with deferred(), phil:
                 mask, raw = self._dset.id.read_direct_chunk((chunk * self.length,))
-        except (OSError, RuntimeError) as problem:
+        except (MemoryError, OSError, RuntimeError) as problem:
+            # Of a chunk that is not there HDF5 1.14.2 leaves open how large it is.
             if self._is_unwritten(chunk):
                 return None
+            if isinstance(problem, MemoryError):
+                raise
             raise_if_systems(problem, self._dset.file.filename)
             raise CorruptFileError(f"HDF5 could not read it: {problem}") from problem
         check_claim(len(raw), self._whole)
