@@ -561,7 +561,7 @@ class Watched:
         return self._dset[key]
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "gzip"])
+@pytest.mark.parametrize("layout", ["contiguous", "chunked"])
 @pytest.mark.parametrize("n", [1, 5, 60])
 def test_h5py_reads_each_chunk_once_a_call(tmp_path, plain, layout, n):
     path = write(tmp_path / "m.h5", plain, **LAYOUTS[layout])
@@ -580,7 +580,7 @@ def test_h5py_reads_each_chunk_once_a_call(tmp_path, plain, layout, n):
         assert_array_equal(A[some].toarray(), plain[some].toarray())
         for part in ("data", "indices"):
             asked = watched[part].asked
-            if layout == "gzip":
+            if layout == "chunked":
                 chunks = [c for lo, hi in asked for c in range(lo // CHUNK, -(-hi // CHUNK))]
                 assert sorted(chunks) == np.unique(wanted(rows) // CHUNK).tolist()
                 assert A.reader[part].chunks_read - before[part] == len(chunks)
@@ -593,7 +593,7 @@ def test_h5py_reads_each_chunk_once_a_call(tmp_path, plain, layout, n):
 
 def test_h5py_reads_a_long_run_in_bounded_pieces(tmp_path, plain, monkeypatch):
     monkeypatch.setattr("diskcsr.storage.read.readers.H5_BLOCK", 4 * CHUNK)
-    path = write(tmp_path / "m.h5", plain, **LAYOUTS["gzip"])
+    path = write(tmp_path / "m.h5", plain, **LAYOUTS["chunked"])
     A = diskcsr.open(io.BytesIO(path.read_bytes()), "X")
     A.reader["data"]._dset = watched = Watched(A.reader["data"]._dset)
     assert_array_equal(A[:].data, plain.data)
