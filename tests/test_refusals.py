@@ -52,7 +52,7 @@ def test_a_chunk_that_cannot_be_read_is_not_changed(path, change):
     place = chunks_of(path, "X/data")[-1]
     overwrite(path, place[2], bytes(place[3]))
     before = path.read_bytes()
-    with pytest.raises(diskcsr.CorruptFileError, match="chunk 14: filter 1 .* cannot be undone"):
+    with pytest.raises(diskcsr.CorruptFileError, match=r"chunk 14: filter 1 .* cannot be undone"):
         change(path)
     assert path.read_bytes() == before
 
