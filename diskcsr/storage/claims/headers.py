@@ -9,14 +9,15 @@ Source: HDF5 File Format Specification, version 3.0, III.E (global heap), IV.A (
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import h5py
 
 from ...errors import CorruptFileError
 from .peek import peek
 
-__all__ = ["check_strings", "tree_nodes"]
+__all__ = ["Asked", "check_strings", "tree_nodes"]
 
 _LAYOUT, _ATTRIBUTE, _CONTINUATION = 0x08, 0x0C, 0x10
 #: The largest header, and heap of strings, that is looked at.
@@ -38,6 +39,23 @@ class _Unknown(Exception):
     """Something that only HDF5 understands."""
 
 
+class Asked(h5py.Group):
+    """A group while it is asked what it is, and nobody changes it: what is found is kept."""
+
+    def __init__(self, group: h5py.Group) -> None:
+        super().__init__(group.id)
+        #: Attributes, by name.
+        self.found: dict[str, Any] = {}
+
+    @cached_property
+    def file(self) -> h5py.File:
+        return super().file
+
+    @cached_property
+    def look(self) -> "_Look":
+        return _Look(self.file)
+
+
 def _twice(
     file: h5py.File, look: Callable[[], _Found], alarmed: Callable[[_Found], bool]
 ) -> _Found:
@@ -57,7 +75,10 @@ def check_strings(group: h5py.Group, name: str) -> str | None:
 def _wrong_string(group: h5py.Group, name: str) -> str | None:
     """Do what `check_strings` does with what is written in the file."""
     try:
-        look = _Look(group.file)
+        file = group.file
+        # Of a file open for writing a second look is to see what is new.
+        kept = isinstance(group, Asked) and file.mode == "r"
+        look = group.look if kept else _Look(file)
         value = look.attribute(_address(group), name.encode())
     except (_Unknown, struct.error):
         return None

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...axis import axis_of
 from ...errors import ClosedFileError, CorruptFileError, DiskCSRError, FormatError, raise_if_systems
+from ..claims.headers import Asked
 from .conventions import ARRAYS, FORMATS, Format, Header, Hints, Shape
 from .fields import MAX_LENGTH, array_or_none, dataset_or_none, locate, read_text
 
@@ -64,6 +65,8 @@ def detect(group: h5py.Group, *, format: str | None = None, shape: Any = None) -
         raise ClosedFileError("the file of this group is closed")
     if not isinstance(group, h5py.Group):
         raise FormatError(f"{group.file.filename}: {group.name!r} is {describe(group)}, no group")
+    if not isinstance(group, h5py.File):
+        group = Asked(group)
     try:
         headers = _recognise(group, hints)
         if not headers:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from ...errors import CorruptFileError, FormatError, raise_if_systems
-from ..claims.headers import check_strings
+from ..claims.headers import Asked, check_strings
 from ..claims.links import refuse_foreign
 from ..claims.sound import check_sound
 
@@ -65,6 +65,14 @@ def locate(group: h5py.Group, *parts: str) -> Place:
 
 def read_attribute(group: h5py.Group, name: str) -> Any:
     """Return an attribute; None when it is absent or has a null dataspace."""
+    if not isinstance(group, Asked):
+        return _read_attribute(group, name)
+    if name not in group.found:
+        group.found[name] = _read_attribute(group, name)
+    return group.found[name]
+
+
+def _read_attribute(group: h5py.Group, name: str) -> Any:
     try:
         # Without h5py's dictionary of attributes: of most groups most of them are absent.
         if not h5py.h5a.exists(group.id, name.encode()):
