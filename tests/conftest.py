@@ -8,6 +8,21 @@ import diskcsr
 
 collect_ignore = ["campaign"]  # a program; test_campaign.py tests it
 
+#: Files that take long, and show what does not depend on the versions of what is beneath: they are
+#: left out where all others run a second time.
+ONCE = {
+    "test_bench", "test_bench_scripts", "test_beside", "test_campaign", "test_cli",
+    "test_examples", "test_interrupts", "test_kills", "test_out_of_memory", "test_untrusted",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is in these files."""
+    for item in items:
+        if item.path.stem in ONCE:
+            item.add_marker("once")
+
+
 # No deadline: the first call of a kernel compiles it.
 settings.register_profile(
     "diskcsr",

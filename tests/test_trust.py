@@ -364,7 +364,7 @@ def test_bytes_changed_at_random(tmp_path_factory, judge, by_h5py, layout):
         st.tuples(st.sampled_from(places), st.integers(0, 255)), min_size=1, max_size=3
     )
 
-    @settings(max_examples=120 * PATIENCE, **SETTINGS)
+    @settings(max_examples=60 * PATIENCE, **SETTINGS)
     @given(changes, st.integers(0, 99))
     def examine(some, seed):
         raw = bytearray(good)
