@@ -30,8 +30,9 @@ class Indexed(Subscripted):
     def describe(self) -> Any:
         if 0 in self.X.shape:
             return []
-        mean = self.X.mean(axis=0)
+        # In single precision so many values lose what the variance is made of.
         wide = self.X.astype(np.result_type(self.X.dtype, np.float64))
+        mean = wide.mean(axis=0)
         squares = abs(wide).power(2).mean(axis=0)
         ends = [] if wide.dtype.kind == "c" else [wide.min(axis=0), wide.max(axis=0)]
         return [mean, squares - abs(mean) ** 2, *(end.toarray() for end in ends)]
