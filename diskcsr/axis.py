@@ -66,6 +66,10 @@ class Axis:
         """View a compressed array of this axis as the csr_array of (major, minor) it is."""
         return compressed if self.major == 0 else compressed.T
 
+    def holds(self, matrix: Any) -> bool:
+        """Whether a sparse matrix of scipy's is compressed along this axis."""
+        return bool(matrix.format == self.format)
+
     @property
     def dense_order(self) -> Literal["C", "F"]:
         """The memory order in which a dense array is filled fastest: scipy's default too."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from scipy.sparse import issparse
+from scipy.sparse import coo_array, coo_matrix, issparse
 
 from ..axis import Axis
 from ..blocks.contents import Contents
@@ -200,9 +200,11 @@ def _result_for(probe: Any, shown: Contents, joined: tuple) -> Any:
         if hasattr(other, "nnz"):
             most += other.nnz * (places // max(1, other.shape[0] * other.shape[1]))
     most = places if probe.nnz else most
-    if probe.format == shown.axis.format:
+    if shown.axis.holds(probe):
         return _Compressed(shown.shape, probe.dtype, shown.axis, most, probe.nnz > 0)
-    return _Triplets(shown.shape, probe.dtype, shown.axis, most) if probe.format == "coo" else None
+    if isinstance(probe, coo_array | coo_matrix):
+        return _Triplets(shown.shape, probe.dtype, shown.axis, most)
+    return None
 
 
 class _Dense:
