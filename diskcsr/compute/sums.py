@@ -33,7 +33,7 @@ def sum_of(source: BlockSource, container: Any, axis: Any, dtype: Any, out: Any)
     kind = source.dtype
     if axis is None and kind.kind == "b":
         through = [canonical]  # an entry that is stored twice is true once
-    first = _converts_first()
+    first = dtype is not None and _converts_first()
     if dtype is not None and np.dtype(dtype) != kind and (axis is None or first):
         # Values are converted before they are added up; before that scipy 1.18 adds up duplicates.
         kind = np.dtype(dtype)
