@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from .handed import HANDED
 
 if TYPE_CHECKING:
@@ -68,7 +70,6 @@ def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "au
         with 1234567 stored elements and shape (2700, 32738)>
     """
     import anndata
-    import h5py
     from anndata.experimental import read_dispatched
 
     name = os.fsdecode(path)
@@ -85,19 +86,22 @@ def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "au
             return found if iospec.encoding_type == "raw" else anndata.AnnData(**found)
         return function(element)
 
-    with h5py.File(name, "r") as file:
-        if "encoding-type" in file.attrs:
-            return read_dispatched(file, read)
-    return _read_old(name, spmatrix)
+    root, file = HANDED.open_group(name, "/")
+    with file:
+        if "encoding-type" in root.attrs:
+            return read_dispatched(root, read)
+        places = ("X", "raw/X", "raw.X")
+        sparse = [at for at in places if at in root and _is_sparse(root[at])]
+    return _read_old(name, sparse, spmatrix)
 
 
-def _read_old(name: str, spmatrix: bool) -> "AnnData":
+def _read_old(name: str, sparse: list[str], spmatrix: bool) -> "AnnData":
     """Read a file of anndata 0.7 or before, which says less of what it holds.
 
     anndata itself reads it, but for X; the sparse layers of such files, which had few, are loaded.
+    In `sparse` is which X there is, of the object and of its raw.
     """
     import anndata
-    import h5py
 
     old = anndata.read_h5ad(name, backed="r")
     try:
@@ -105,8 +109,6 @@ def _read_old(name: str, spmatrix: bool) -> "AnnData":
         for part in ("obsm", "varm", "layers", "obsp", "varp"):
             # In anndata 0.13 one of the layers, that of no name, is X.
             parts[part] = {key: v for key, v in getattr(old, part).items() if key is not None}
-        with h5py.File(name, "r") as file:
-            sparse = [at for at in ("X", "raw/X", "raw.X") if at in file and _is_sparse(file[at])]
         if old.raw is not None:
             at = next((at for at in sparse if at != "X"), None)
             X = old.raw.X if at is None else HANDED.open_array(name, at, spmatrix=spmatrix)
@@ -114,7 +116,7 @@ def _read_old(name: str, spmatrix: bool) -> "AnnData":
         if "X" in sparse:
             parts["X"] = HANDED.open_array(name, "X", spmatrix=spmatrix)
         else:
-            parts["X"] = old.X[...] if isinstance(old.X, h5py.Dataset) else old.X
+            parts["X"] = None if old.X is None else np.asarray(old.X)
         return anndata.AnnData(**parts)
     finally:
         old.file.close()

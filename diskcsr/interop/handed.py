@@ -15,6 +15,8 @@ class Handed:
     ----------
     classes : dict
         Our classes, and scipy's of which each is the twin on disk.
+    open_group : callable
+        ``open_group(path, name)`` opens a file of HDF5; gives the group and the file.
     open_array : callable
         ``open_array(path, name, spmatrix=...)`` opens a matrix.
     store : callable
@@ -22,6 +24,7 @@ class Handed:
     """
 
     classes: dict[type, type]
+    open_group: Callable[..., Any]
     open_array: Callable[..., Any]
     store: Callable[..., None]
 
@@ -30,4 +33,4 @@ def _nothing(*args: Any, **kwargs: Any) -> Any:
     raise RuntimeError("the classes of diskcsr are not made yet")
 
 
-HANDED = Handed({}, _nothing, _nothing)
+HANDED = Handed({}, _nothing, _nothing, _nothing)

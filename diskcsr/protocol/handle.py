@@ -14,7 +14,7 @@ from ..keys.widths import index_dtype
 from ..machine.buffers import Buffers
 from ..machine.options import require_memory
 from ..storage.formats.conventions import ARRAYS
-from ..storage.formats.opening import is_file_like
+from ..storage.formats.opening import is_file_like, open_group
 from ..storage.read.readers import Readers
 from ..storage.read.source import Source
 from .display import to_html
@@ -35,7 +35,8 @@ def use_classes(classes: Iterable[Any], store: Callable[..., None]) -> None:
     for one in classes:
         Handle._classes[one._axis, one._scipy_class is one._axis.matrix] = one
     interop.HANDED.classes.update({one: one._scipy_class for one in Handle._classes.values()})
-    interop.HANDED.open_array, interop.HANDED.store = open_array, store
+    interop.HANDED.open_group, interop.HANDED.open_array = open_group, open_array
+    interop.HANDED.store = store
 
 
 def contents_of(matrix: Any) -> Contents | None:
