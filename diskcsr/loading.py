@@ -3,7 +3,8 @@
 Python locks each module while it is imported. Two threads that begin in different modules of one
 package can wait for each other there, and Python then gives one of them a module that is half
 made: two codecs of numcodecs, first used at the same moment, ended in ``KeyError: 'numcodecs'``.
-So what this package imports late is imported here, by one thread at a time.
+So what this package imports late is imported here, by one thread at a time. Nor may Ctrl-C end an
+import: what is made in C is not made again, and stays half made as long as the process lives.
 """
 
 import importlib
@@ -11,7 +12,9 @@ import os
 import threading
 from types import ModuleType
 
-__all__ = ["load"]
+from .machine.interrupts import deferred
+
+__all__ = ["load", "load_extra"]
 
 # Reentrant: a module that is loaded here may itself load another.
 _lock = threading.RLock()
@@ -35,8 +38,35 @@ def load(name: str) -> ModuleType:
     Exception
         Whatever the import raises. Nothing is remembered of it: the next call tries again.
     """
-    with _lock:
+    with _lock, deferred():
         parts = name.split(".")
         for length in range(1, len(parts)):
             importlib.import_module(".".join(parts[:length]))
         return importlib.import_module(name)
+
+
+def load_extra(name: str, work: str, package: str, library: str | None = None) -> ModuleType:
+    """Import a module that some work takes, and that need not be installed.
+
+    Parameters
+    ----------
+    name : str
+    work : str
+        What takes it, as "PATH: reading it".
+    package : str
+        What to install.
+    library : str, optional
+        What people call it; default its package.
+
+    Raises
+    ------
+    ImportError
+        When it is not there: says what to install.
+    """
+    try:
+        return load(name)
+    except ImportError as problem:
+        library = library or name.partition(".")[0]
+        raise ImportError(
+            f"{work} takes {library}, which is not installed: pip install {package!r}"
+        ) from problem

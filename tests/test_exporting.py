@@ -98,6 +98,17 @@ def test_every_dtype(tmp_path, kind, dtype):
     np.testing.assert_array_equal(back.toarray(), found.toarray())
 
 
+@pytest.mark.parametrize("kind", ["mtx", "npz"])
+def test_arrays_with_room_behind_their_values(tmp_path, kind):
+    plain = random((9, 8), "f4")
+    longer = [np.append(part, [1, 2]).astype(part.dtype) for part in (plain.data, plain.indices)]
+    roomy = sp.csr_array((*longer, plain.indptr), shape=plain.shape)
+    diskcsr.export(roomy, tmp_path / KINDS[kind])
+    found, _, _ = read_back(tmp_path / KINDS[kind], kind)
+    assert found.nnz == plain.nnz
+    np.testing.assert_array_equal(found.toarray().astype("f4"), plain.toarray())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (3, 4)])
 def test_nothing_stored(tmp_path, kind, shape):
@@ -119,6 +130,18 @@ def test_market_reads_back_the_same_bits(tmp_path, suffix):
     if suffix == "mtx.gz":
         with gzip.open(tmp_path / "m.mtx.gz") as file:
             assert file.read().count(b"%%MatrixMarket") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_budget_far_below_the_matrix(tmp_path, kind, monkeypatch):
+    needs(kind)
+    monkeypatch.setattr(export, "_BLOCK", 1 << 24)
+    plain = random((500, 400), "f8")
+    A = diskcsr.write(tmp_path / "m.h5", plain)
+    with diskcsr.options.set(memory_budget=100_000):  # of 720,000
+        diskcsr.export(A, tmp_path / KINDS[kind])
+    found, _, _ = read_back(tmp_path / KINDS[kind], kind)
+    np.testing.assert_array_equal(found.toarray(), plain.toarray())
 
 
 def test_npz_is_mapped_or_compressed(tmp_path):

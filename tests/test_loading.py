@@ -286,3 +286,25 @@ def test_kernels_are_attributes_of_their_package():
     assert loading.load("os.path") is os.path
     pipeline = Pipeline((Filter(32000, "lzf", ()),), np.dtype("i4"), 8)
     assert isinstance(encode_chunk(np.zeros(8, "i4"), pipeline), bytes)
+
+
+INTERRUPTED = """
+import json, sys
+from diskcsr import loading
+sys.path.insert(0, sys.argv[1])
+told = []
+for _ in range(2):
+    try:
+        told.append(loading.load("slow").done)
+    except KeyboardInterrupt:
+        told.append("interrupted")
+print(json.dumps(told))
+"""
+
+
+def test_an_import_comes_to_its_end_before_an_interrupt_does(tmp_path):
+    lines = ["import os, signal", "os.kill(os.getpid(), signal.SIGINT)", "done = 1"]
+    (tmp_path / "slow.py").write_text(
+        "\n".join(lines) + "\nassert 'count' not in vars(os)\nos.count = 1\n"
+    )
+    assert in_a_child(INTERRUPTED, tmp_path) == ["interrupted", 1]

@@ -1,1 +1,1 @@
-"""Files of other kinds that a matrix is stored as, piece by piece."""
+"""Files of other kinds that a matrix is stored as, block by block."""

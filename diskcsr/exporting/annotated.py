@@ -10,32 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from ..h5 import File
-from ..loading import load
+from ..loading import load_extra
 from ..machine.options import require_memory
+from ..storage.write.groups import write_stream
 from ..storage.write.keywords import Storage
-from ..writing.convert import store
 from .exported import Exported, Target
 
 __all__ = ["H5AD", "TENX", "ZARR"]
 
 #: Elements of a chunk in a zarr store: a megabyte or less, as anndata makes them.
 _CHUNK = 1 << 17
-#: Elements of a shard: so many are in memory at a time.
-_STEP = 1 << 21
 
 
 def write_h5ad(path: Path, exported: Exported) -> None:
     """Write an AnnData file with this as its X."""
     _annotated(exported, path).write_h5ad(path)
     storage = Storage(tags="anndata", compression=exported.compression)
-    store(path, exported.matrix, "X", exported.axis.format, storage)
+    write_stream(path, exported.stream(sort=True), "X", storage, exported.advance)
 
 
 def write_zarr(path: Path, exported: Exported) -> None:
     """Write an AnnData store in zarr with this as its X, by zarr's own writer."""
     adata = _annotated(exported, path)
-    zarr = _library("zarr", path, "zarr")
+    zarr = load_extra("zarr", f"writing {path}", "zarr")
     adata.write_zarr(path)
     group = zarr.open_group(path, mode="r+").create_group("X")
     group.attrs.update(
@@ -45,9 +42,7 @@ def write_zarr(path: Path, exported: Exported) -> None:
             "shape": list(exported.shape),
         }
     )
-    count = exported.count()
-    n_major = exported.axis.swap(exported.shape)[0]
-    index = np.dtype(np.int32 if max(count, *exported.shape) < 2**31 else np.int64)
+    count, index = exported.count, exported.index
 
     def created(name: str, size: int, dtype: np.dtype) -> Any:
         return group.create_array(
@@ -55,7 +50,7 @@ def write_zarr(path: Path, exported: Exported) -> None:
         )
 
     data, indices = created("data", count, exported.dtype), created("indices", count, index)
-    indptr = np.zeros(n_major + 1, dtype=np.int64)
+    lengths = [np.zeros(1, np.int64)]
     # A chunk is written once: what does not fill one waits for the next block.
     waiting, at = (np.empty(0, index), np.empty(0, exported.dtype)), 0
 
@@ -67,13 +62,14 @@ def write_zarr(path: Path, exported: Exported) -> None:
         at += end
         return waiting[0][end:], waiting[1][end:]
 
-    for block in exported.blocks():
-        indptr[block.first + 1 : block.last + 1] = indptr[block.first] + block.indptr[1:]
-        new = block.indices.astype(index, copy=False), block.data
+    for values, minors, some in exported.portions():
+        lengths.append(some)
+        new = minors.astype(index, copy=False), values
         waiting = tuple(map(np.concatenate, zip(waiting, new, strict=True)))  # type: ignore
         waiting = flush(whole=False)
     flush(whole=True)
-    created("indptr", n_major + 1, index)[:] = indptr.astype(index, copy=False)
+    indptr = np.concatenate(lengths).cumsum()
+    created("indptr", indptr.size, index)[:] = indptr.astype(index, copy=False)
     with warnings.catch_warnings():  # that it is no part of zarr's specification yet
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(path)  # again, or X would not be seen
@@ -91,8 +87,8 @@ def write_tenx(path: Path, exported: Exported) -> None:
         )
     features, barcodes = _names(exported)
     storage = Storage(compression=exported.compression or "gzip")
-    store(path, exported.matrix, "matrix", exported.axis.format, storage)
-    texts = {
+    beside = {
+        "shape": np.array(exported.shape, dtype=np.int32),
         "barcodes": _bytes(barcodes),
         "features/id": _bytes(features),
         "features/name": _bytes(features),
@@ -100,10 +96,8 @@ def write_tenx(path: Path, exported: Exported) -> None:
         "features/genome": np.full(len(features), b"unknown"),
         "features/_all_tag_keys": np.array([b"genome"]),
     }
-    with File(path, "r+") as file:
-        file["matrix/shape"] = np.array(exported.shape, dtype=np.int32)
-        for name, array in texts.items():
-            file[f"matrix/{name}"] = array
+    stream = exported.stream(sort=True)
+    write_stream(path, stream, "matrix", storage, exported.advance, lambda: beside)
 
 
 def _names(exported: Exported) -> tuple[np.ndarray, np.ndarray]:
@@ -124,18 +118,11 @@ def _bytes(names: np.ndarray) -> np.ndarray:
 
 def _annotated(exported: Exported, path: Path) -> Any:
     """An AnnData of nothing but names."""
-    anndata, pandas = _library("anndata", path, "anndata"), _library("pandas", path, "anndata")
+    anndata, pandas = (
+        load_extra(name, f"writing {path}", "anndata") for name in ("anndata", "pandas")
+    )
     rows, columns = _names(exported)
     return anndata.AnnData(obs=pandas.DataFrame(index=rows), var=pandas.DataFrame(index=columns))
-
-
-def _library(name: str, path: Path, package: str) -> Any:
-    try:
-        return load(name)
-    except ImportError as problem:
-        raise ImportError(
-            f"writing {path} takes {name}, which is not there: pip install {package}"
-        ) from problem
 
 
 _ALL = ("row_names", "column_names", "compression")

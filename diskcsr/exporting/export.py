@@ -3,22 +3,22 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
 
-from ..blocks.walk import Block, affordable, blocks
+from ..blocks.walk import affordable
 from ..errors import DiskCSRError, WriteError
 from ..machine.interrupts import deferred
 from ..machine.progress import Progress, reporting
-from ..protocol.handle import contents_of
-from ..streams.stream import as_matrix
+from ..streams.stream import Stream
+from ..streams.transpose import Memory
 from ..writing.matrices import axis_for, opened
+from ..writing.streaming import Means, stream_of
 from .annotated import H5AD, TENX, ZARR
 from .exported import Exported, Target
 from .market import MARKET
@@ -130,11 +130,14 @@ def export(
             _checked(column_names, matrix.shape[1], "column_names"),
         )
         with reporting(progress, None) as advance:
-            walked = _Walked(matrix, advance)
-            exported = Exported(
-                walked.matrix, walked.axis, walked.blocks, lambda: walked.count, *names, compression
-            )
-            target.write(draft, exported)
+            axis = axis_for(matrix, None)
+            block = affordable(_BLOCK)
+            means = Means(Memory(block, block), path.parent, advance)
+
+            def stream(sort: bool = False) -> Stream:
+                return stream_of(matrix, axis, means, sort=sort)
+
+            target.write(draft, Exported(matrix, axis, stream, advance, *names, compression))
 
 
 def _target(path: Path, kind: str | None) -> Target:
@@ -166,12 +169,10 @@ def _checked(names: Any, length: int, what: str) -> np.ndarray | None:
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
     """Give the path of a file to make, which takes the place of `path` when all went well."""
+    folder = None
     try:
         with deferred():
             folder = Path(tempfile.mkdtemp(prefix=".export-", dir=path.parent))
-    except OSError as problem:
-        raise WriteError(problem.errno, problem.strerror, os.fspath(path)) from problem
-    try:
         # The name says how some writers are to compress.
         draft = folder / path.name
         yield draft
@@ -185,31 +186,6 @@ def _draft(path: Path) -> Iterator[Path]:
         text = f"{problem.strerror}. What was written is removed, and nothing else was changed"
         raise WriteError(problem.errno, text, os.fspath(path)) from problem
     finally:
-        with deferred():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Walked:
-    """A matrix in a compressed format, and the ways to go over it."""
-
-    def __init__(self, matrix: Any, advance: Callable[[int], None]) -> None:
-        self._shown = contents_of(matrix)
-        self.axis = axis_for(matrix, None) if self._shown is None else self._shown.axis
-        self.matrix = as_matrix(matrix, self.axis) if self._shown is None else matrix
-        self._advance = advance
-        if self._shown is not None:
-            self._shown.check()
-
-    def blocks(self) -> Iterator[Block]:
-        if self._shown is None:
-            yield Block(0, self.matrix.data, self.matrix.indices, self.matrix.indptr)
-            return
-        for block in blocks(self._shown, max_bytes=affordable(_BLOCK)):
-            yield block
-            self._advance(block.nbytes)
-
-    @cached_property
-    def count(self) -> int:
-        if self._shown is None or self._shown.counts:
-            return int(self.matrix.nnz)
-        return sum(block.indices.size for block in self.blocks())
+        if folder is not None:
+            with deferred():
+                shutil.rmtree(folder, ignore_errors=True)

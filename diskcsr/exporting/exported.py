@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..axis import Axis
-from ..blocks.walk import Block
+from ..keys.widths import index_dtype
+from ..streams.stream import Portion, Stream
 
 __all__ = ["Exported", "Target"]
 
@@ -20,12 +22,13 @@ class Exported:
     Attributes
     ----------
     matrix : sparse array
-        On disk or in memory, compressed along `axis`.
+        On disk or in memory.
     axis : Axis
-    blocks : callable
-        Walks over the matrix once: gives `Block` after `Block`, in order.
-    count : callable
-        Gives the number of stored values, which for some lazy arrays takes a walk of its own.
+        What it is streamed along.
+    stream : callable
+        Gives a new `Stream` of it, of whole lines; ``stream(sort=True)`` with these in order.
+    advance : callable
+        Is told of the bytes of values and indices handled.
     row_names, column_names : (rows,) and (columns,) array of str, or None
     compression : str or None
         What the user asks for; None for the usual one of the kind.
@@ -33,8 +36,8 @@ class Exported:
 
     matrix: Any
     axis: Axis
-    blocks: Callable[[], Iterator[Block]]
-    count: Callable[[], int]
+    stream: Callable[..., Stream]
+    advance: Callable[[int], None]
     row_names: np.ndarray | None = None
     column_names: np.ndarray | None = None
     compression: str | None = None
@@ -47,12 +50,31 @@ class Exported:
     def dtype(self) -> np.dtype:
         return np.dtype(self.matrix.dtype)
 
+    @cached_property
+    def count(self) -> int:
+        """Stored values; of some lazy arrays it takes a walk to know."""
+        nnz = self.stream().nnz
+        return sum(values.size for values, _, _ in self.portions()) if nnz is None else nnz
+
+    @property
+    def index(self) -> np.dtype:
+        """What indices and pointers are stored as."""
+        return index_dtype(self.count, *self.shape)
+
+    def portions(self) -> Iterator[Portion]:
+        """Walk over the matrix once: yield values, minor indices and lengths of whole lines."""
+        for portion in self.stream().portions:
+            yield portion
+            self.advance(portion[0].nbytes + portion[1].nbytes)
+
     def triplets(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield rows, columns and values, a block at a time; rows and columns are int64."""
-        for block in self.blocks():
-            lines = np.arange(block.first, block.last, dtype=np.int64)
-            majors = np.repeat(lines, np.diff(block.indptr))
-            yield *self.axis.swap((majors, block.indices.astype(np.int64))), block.data
+        first = 0
+        for values, minors, lengths in self.portions():
+            last = first + lengths.size
+            majors = np.repeat(np.arange(first, last, dtype=np.int64), lengths)
+            yield *self.axis.swap((majors, minors.astype(np.int64))), values
+            first = last
 
 
 @dataclass(frozen=True)

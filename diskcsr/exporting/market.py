@@ -5,15 +5,13 @@ each block here, and the block's header is left out, so that numbers are printed
 knows how: with as many digits as it takes to read the same values back.
 """
 
-import bz2
-import gzip
 import io
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 from scipy.sparse import coo_array
 
+from ..importing.imported import open_bytes, packed
 from ..loading import load
 from .exported import Exported, Target
 
@@ -23,18 +21,13 @@ __all__ = ["MARKET"]
 def write_market(path: Path, exported: Exported) -> None:
     """Write a file of coordinates; compressed where the name ends in .gz or .bz2."""
     rows, columns = exported.shape
-    with _open(path) as file:
-        head = _lines(exported, coo_array((1, 1), dtype=_printed(exported.dtype)))[0]
-        file.write(head + f"%\n{rows} {columns} {exported.count()}\n".encode())
+    with open_bytes(path, "wb") as file:
+        head = _by_scipy(coo_array((1, 1), dtype=_printed(exported.dtype)))[0]
+        file.write(head + f"%\n{rows} {columns} {exported.count}\n".encode())
         for row, column, values in exported.triplets():
             values = values.astype(_printed(values.dtype), copy=False)
             part = coo_array((values, (row, column)), shape=exported.shape)
-            file.write(_lines(exported, part)[1])
-
-
-def _open(path: Path) -> BinaryIO:
-    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
-    return openers.get(path.suffix, open)(path, "wb")
+            file.write(_by_scipy(part)[1])
 
 
 def _printed(dtype: np.dtype) -> np.dtype:
@@ -42,7 +35,7 @@ def _printed(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.int8) if dtype.kind == "b" else dtype
 
 
-def _lines(exported: Exported, part: coo_array) -> tuple[bytes, bytes]:
+def _by_scipy(part: coo_array) -> tuple[bytes, bytes]:
     """The first line of the file that scipy writes of a matrix, and those of its entries."""
     text = io.BytesIO()
     load("scipy.io").mmwrite(text, part, symmetry="general")
@@ -59,4 +52,4 @@ def _next(text: memoryview, begin: int) -> int:
     return begin + bytes(text[begin : begin + 200]).index(b"\n") + 1
 
 
-MARKET = Target("mtx", "Matrix Market", (".mtx", ".mtx.gz", ".mtx.bz2"), write_market)
+MARKET = Target("mtx", "Matrix Market", packed(".mtx"), write_market)

@@ -24,21 +24,19 @@ def write_npz(path: Path, exported: Exported) -> None:
     """Write what `scipy.sparse.load_npz` reads."""
     if exported.compression not in _COMPRESSIONS:
         raise ValueError(f"compression={exported.compression!r}: an .npz knows 'deflate'")
-    count, dtype = exported.count(), exported.dtype
-    n_major = exported.axis.swap(exported.shape)[0]
-    index = np.int32 if max(count, *exported.shape) < 2**31 else np.int64
+    count, index = exported.count, exported.index
     small: dict[str, Any] = {
         "format": exported.axis.format.encode("ascii"),
         "shape": np.array(exported.shape, dtype=np.int64),
     }
     if isinstance(exported.matrix, sparray):
         small["_is_array"] = True
-    indptr = np.zeros(n_major + 1, dtype=np.int64)
+    lengths = [np.zeros(1, np.int64)]
 
     def indices() -> Iterable[np.ndarray]:
-        for block in exported.blocks():
-            indptr[block.first + 1 : block.last + 1] = indptr[block.first] + block.indptr[1:]
-            yield block.indices.astype(index, copy=False)
+        for _, minors, some in exported.portions():
+            lengths.append(some)
+            yield minors.astype(index, copy=False)
 
     compression = _COMPRESSIONS[exported.compression]
     with zipfile.ZipFile(path, "w", compression, allowZip64=True) as archive:
@@ -51,11 +49,12 @@ def write_npz(path: Path, exported: Exported) -> None:
                     file.write(np.ascontiguousarray(part).data.cast("B") if part.size else b"")
 
         add("indices", index, (count,), indices())
+        indptr = np.concatenate(lengths).cumsum()
         add("indptr", index, indptr.shape, [indptr.astype(index, copy=False)])
         for name, value in small.items():
             array = np.asarray(value)
             add(name, array.dtype, array.shape, [array.reshape(-1)])
-        add("data", dtype, (count,), (block.data for block in exported.blocks()))
+        add("data", exported.dtype, (count,), (values for values, _, _ in exported.portions()))
 
 
 NPZ = Target("npz", "as scipy.sparse.save_npz writes it", (".npz",), write_npz, ("compression",))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..loading import load
+from ..loading import load_extra
 from .exported import Exported, Target
 
 __all__ = ["PARQUET"]
@@ -10,12 +10,10 @@ __all__ = ["PARQUET"]
 
 def write_parquet(path: Path, exported: Exported) -> None:
     """Write the columns row, column and value, in the order in which the matrix is stored."""
-    try:
-        pyarrow, parquet = load("pyarrow"), load("pyarrow.parquet")
-    except ImportError as problem:
-        raise ImportError(
-            f"writing {path} takes pyarrow, which is not there: pip install 'diskcsr[tables]'"
-        ) from problem
+    pyarrow, parquet = (
+        load_extra(name, f"writing {path}", "diskcsr[tables]")
+        for name in ("pyarrow", "pyarrow.parquet")
+    )
     if exported.dtype.kind == "c":
         raise TypeError(f"Parquet has no {exported.dtype}: store real and imaginary part apart")
     value = pyarrow.from_numpy_dtype(exported.dtype)

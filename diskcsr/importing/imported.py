@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class Kind:
     takes: tuple[str, ...] = ()
 
 
-_OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
 def packed(*suffixes: str) -> tuple[str, ...]:
@@ -121,10 +121,10 @@ def packed(*suffixes: str) -> tuple[str, ...]:
     return tuple(suffix + more for suffix in suffixes for more in ("", *_OPENERS))
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """Open a file to read bytes, decompressed where its name ends in .gz or .bz2."""
-    found = _OPENERS.get(path.suffix)
-    return path.open("rb") if found is None else found(path)
+def open_bytes(path: Path, mode: Literal["rb", "wb"] = "rb") -> BinaryIO:
+    """Open a file for bytes, which are compressed where its name ends in .gz or .bz2."""
+    opened: BinaryIO = _OPENERS.get(path.suffix, open)(path, mode)
+    return opened
 
 
 def byte_blocks(file: BinaryIO, size: int, left: bytes = b"") -> Iterator[bytes]:

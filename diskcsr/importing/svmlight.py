@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..loading import load
+from ..loading import load_extra
 from .imported import Imported, Kind, SourceOptions, byte_blocks, damaged, open_bytes, packed
 
 __all__ = ["SVMLIGHT"]
@@ -23,13 +23,10 @@ def open_svmlight(path: Path, said: SourceOptions) -> Iterator[Imported]:
 
     Columns are counted from one, as libsvm does it, unless there is a column zero.
     """
-    try:
-        parse: Any = load("sklearn.datasets").load_svmlight_file
-    except ImportError as problem:
-        raise ImportError(
-            f"{path}: reading it takes scikit-learn, which is not installed: pip install "
-            "'diskcsr[svmlight]'"
-        ) from problem
+    module = load_extra(
+        "sklearn.datasets", f"{path}: reading it", "diskcsr[svmlight]", "scikit-learn"
+    )
+    parse: Any = module.load_svmlight_file
     dtype = np.dtype(np.float64 if said.dtype is None else said.dtype)
     labels: list[np.ndarray] = []
 

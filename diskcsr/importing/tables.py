@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FormatError
-from ..loading import load
+from ..loading import load_extra
 from .imported import Imported, Kind, SourceOptions, damaged, packed
 
 if TYPE_CHECKING:
@@ -26,13 +26,7 @@ _BESIDE = ("row_names", "column_names")
 
 
 def _pyarrow(module: str, path: Path) -> Any:
-    try:
-        return load(module)
-    except ImportError as problem:
-        raise ImportError(
-            f"{path}: reading it takes pyarrow, which is not installed: pip install "
-            "'diskcsr[tables]'"
-        ) from problem
+    return load_extra(module, f"{path}: reading it", "diskcsr[tables]")
 
 
 @contextmanager
