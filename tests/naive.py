@@ -194,6 +194,11 @@ def scatter(block, block_lo, itemsize, piece_lo, piece_hi, piece_dst, out):
                 out[target : target + itemsize] = block[source : source + itemsize]
 
 
+def first_above(ascending, value):
+    """Twin of `rows.first_above`."""
+    return sum(entry <= value for entry in ascending.tolist())
+
+
 def find_listed(indices, wanted):
     """Twin of `rows.find_listed`."""
     return np.array([i for i, index in enumerate(indices.tolist()) if wanted[index]], np.int64)

@@ -331,6 +331,45 @@ def test_a_numba_without_the_names_that_are_used(place):
     assert "has no attribute '_reduce'" in message
 
 
+#: Two kernels that call closures of one name and signature, made by one function.
+CLOSURES = """
+from pathlib import Path
+from diskcsr.kernels.caching import njit
+def adder(more):
+    def add(value):  # recursive, because it must not be inlined
+        return value + more if value < 2 else add(value - 1) + add(value - 2)
+    add = njit(cache=False)(add)
+    return add
+def kernel(name, more):
+    add = adder(more)
+    def call(value):
+        return add(value)
+    call.__qualname__ = name
+    return njit(cache=True)(call)
+made = {"ten": kernel("ten", 10), "hundred": kernel("hundred", 100)}
+print(json.dumps([[made[name](1) for name in sys.argv[1:]], *[
+    sum(kernel.stats.cache_hits.values()) for kernel in made.values()]]))
+"""
+
+
+def test_kernels_of_two_processes_do_not_call_each_others_functions(place):
+    # As each is the first that its process compiles, numba would count both closures alike.
+    assert run(place, CLOSURES, "ten") == [[11], 0, 0]
+    assert run(place, CLOSURES, "hundred") == [[101], 0, 0]
+    assert run(place, CLOSURES, "ten", "hundred") == [[11, 101], 1, 1]
+    assert run(place, CLOSURES, "hundred", "ten") == [[101, 11], 1, 1]
+
+
+def test_a_numba_that_counts_what_it_compiles_in_another_way(place):
+    renamed = "from diskcsr.kernels import caching\ncaching._NAMED_APART = False\n"
+    results, told, _, _ = run(place, renamed + LOOK)
+    assert results == [LOOKED] * 2
+    ((category, message, _),) = told
+    assert category == "KernelCacheWarning"
+    assert "_unique_ids" in message
+    assert kernels_in(place) == []
+
+
 def test_recompiling_does_not_take_what_was_kept(place):
     run(place, LOOK)
     program = """

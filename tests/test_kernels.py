@@ -469,6 +469,12 @@ def test_find_listed(indices, wanted):
         equal([kernels.find_listed(array, table)], [naive.find_listed(array, table)])
 
 
+@given(st.lists(st.integers(-3, 12), max_size=20), st.integers(-4, 13))
+def test_first_above(entries, value):
+    ascending = np.array(sorted(entries), np.int64)
+    assert kernels.first_above(ascending, value) == naive.first_above(ascending, value)
+
+
 @given(indptrs(max_rows=6), st.data())
 def test_find_points(indptr, data):
     dtype = data.draw(st.sampled_from((np.int32, np.int64)))

@@ -3,17 +3,20 @@
 numba's own cache raises when it finds no folder to write to, when the disk is full, and when its
 files are torn; and two processes that compile at once can leave an index that names the code of
 one signature for another, which loads without complaint. This one leaves keeping to `kept.Store`.
+A kernel can also take the functions of another for its own: see `_name_apart`.
 
 What numba does not document is used in this module alone. Checked on numba 0.59.0 and 0.68.1:
 ``Dispatcher._cache`` and what is called on it, ``CompileResult._reduce`` and ``_rebuild``,
-``library.has_dynamic_globals``, ``codegen().magic_tuple()``, ``target_context.refresh()``, and
-`numba.core.serialize.dumps`. Where a name is missing, kernels are compiled in each process.
+``library.has_dynamic_globals``, ``codegen().magic_tuple()``, ``target_context.refresh()``,
+``FunctionIdentity._unique_ids``, and `numba.core.serialize.dumps`. Where a name is missing, kernels
+are compiled in each process.
 """
 
 import functools
 import hashlib
 import importlib.resources
 import pickle
+import secrets
 import sys
 from pathlib import Path
 
@@ -43,6 +46,31 @@ def njit(*, cache, **options):
         return kernel
 
     return decorate
+
+
+def _name_apart():
+    """Name what numba compiles from now on unlike anything that any process compiles.
+
+    A name in machine code ends in a number that numba counts in each process from 1. So two
+    closures of one name and one signature, such as both sides of `numpy.searchsorted` in numba
+    0.59, have one name if two processes compile them; and in a process that loads both kernels,
+    the one loaded later calls the closure of the other, without complaint. A random number needs
+    no count that a forked process would go on with.
+
+    Returns
+    -------
+    bool
+        Whether that could be done.
+    """
+    from numba.core.bytecode import FunctionIdentity
+
+    if not hasattr(FunctionIdentity, "_unique_ids"):
+        return False
+    FunctionIdentity._unique_ids = iter(functools.partial(secrets.randbits, 62), None)
+    return True
+
+
+_NAMED_APART = _name_apart()
 
 
 @functools.cache
@@ -103,6 +131,8 @@ class _Cache:
 
             if data.library.has_dynamic_globals:  # addresses in this process
                 return
+            if not _NAMED_APART:
+                raise AttributeError("FunctionIdentity._unique_ids")
             name, payload = self._name(sig, data.target_context), dumps((sig, data._reduce()))
         # numba is another one than those above; the kernel has been compiled all the same.
         except Exception as failure:

@@ -21,6 +21,7 @@ __all__ = [
     "first_bad_piece",
     "find_listed",
     "find_points",
+    "first_above",
     "gather",
     "gather_indices",
     "scatter",
@@ -76,6 +77,22 @@ else:
 
 
 @njit(cache=True, nogil=True)
+def first_above(ascending, value):
+    """Return the place of the first entry that is greater than a value; the size if none is.
+
+    As ``numpy.searchsorted(ascending, value, side="right")``, for which numba fills an array.
+    """
+    low, high = 0, ascending.size
+    while low < high:
+        middle = (low + high) // 2
+        if ascending[middle] <= value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(cache=True, nogil=True)
 def _is_warm(file, offset, size):
     """Whether ``size`` bytes of a file are mapped, and all their blocks were read before."""
     _, window, mapped, warm, _, _ = file
@@ -95,7 +112,7 @@ def _in_window(file, extents, itemsize, lo, hi):
     A range with gaps then needs no scratch memory: only its pieces are touched.
     """
     start, offset = extents
-    e = np.searchsorted(start, lo, side="right") - 1
+    e = first_above(start, lo) - 1
     begin = offset[e] + (lo - start[e]) * itemsize
     if hi > start[e + 1] or not _is_warm(file, begin, (hi - lo) * itemsize):
         return 0
@@ -173,7 +190,7 @@ def _enter(file, offset, size):
 def _read(file, extents, itemsize, lo, hi, address):
     """Read elements ``lo:hi`` to a memory address; False when they cannot be had."""
     start, offset = extents
-    e = np.searchsorted(start, lo, side="right") - 1
+    e = first_above(start, lo) - 1
     while lo < hi:
         stop = min(hi, start[e + 1])
         size = (stop - lo) * itemsize
@@ -195,7 +212,7 @@ def advise(file, extents, itemsize, range_lo, range_hi):
     fd, _, _, warm, _, _ = file
     start, offset = extents
     for r in range(range_lo.size):
-        e = np.searchsorted(start, range_lo[r], side="right") - 1
+        e = first_above(start, range_lo[r]) - 1
         begin = offset[e] + (range_lo[r] - start[e]) * itemsize
         size = (min(range_hi[r], start[e + 1]) - range_lo[r]) * itemsize
         block = begin >> WINDOW_SHIFT
@@ -343,7 +360,7 @@ def scatter(block, block_lo, itemsize, piece_lo, piece_hi, piece_dst, out):
     source = np.int64(block.ctypes.data)
     target = np.int64(out.ctypes.data)
     # Pieces ascend in both ends, so those that touch the block are neighbours.
-    first = np.searchsorted(piece_hi, block_lo, side="right")
+    first = first_above(piece_hi, block_lo)
     for p in range(first, piece_lo.size):
         if piece_lo[p] >= block_hi:
             break
@@ -419,8 +436,8 @@ def find_points(indptr, indices, point_ptr, point_minor):
             continue
         points = point_minor[lo:hi]
         for i in range(indptr[row], indptr[row + 1]):
-            at = np.searchsorted(points, np.int64(indices[i]))
-            if at < points.size and points[at] == indices[i]:
+            at = first_above(points, np.int64(indices[i])) - 1
+            if at >= 0 and points[at] == indices[i]:
                 found[n] = i
                 n += 1
     return found[:n]
