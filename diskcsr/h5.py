@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import h5py
+import numpy as np
 from scipy.sparse import issparse
 
 from . import array
+from .axis import axis_of
 from .errors import FormatError
 from .machine.interrupts import deferred
 from .protocol.handle import Handle, contents_of
@@ -95,7 +97,7 @@ class Group(h5py.Group):
     def create_dataset(
         self, name: Any, shape: Any = None, dtype: Any = None, data: Any = None, **kwds: Any
     ) -> Any:
-        """Create a dataset, or a sparse matrix where `data` is one.
+        """Create a dataset, or a sparse matrix where `data` is one or `format` is given.
 
         Parameters
         ----------
@@ -104,10 +106,13 @@ class Group(h5py.Group):
             Of a sparse matrix: a shape it must have, a dtype its values are cast to.
         data : optional
             A sparse array or matrix of any scipy format, or a DiskCSR or DiskCSC, which is copied
-            block by block. Anything else goes to h5py.
+            block by block. Anything else goes to h5py, unless `format` is given: then it is a
+            dense array to be stored as a sparse matrix, and without `data` the matrix is empty, of
+            `shape` (default (0, 0)) and `dtype` (default float64).
         **kwds
-            Of a sparse matrix: `format` and the other keywords of `diskcsr.write`, `chunks` also
-            as a tuple of one number. Of anything else: h5py's.
+            Of a sparse matrix: `format`, as of `diskcsr.write`, or by the name that h5sparse has
+            for it, `sparse_format`; the other keywords of `diskcsr.write`, `chunks` also as a tuple
+            of one number; and ``maxshape=(None,)``, which is so anyway. Of anything else: h5py's.
 
         Returns
         -------
@@ -116,20 +121,33 @@ class Group(h5py.Group):
         Raises
         ------
         ValueError
-            When the name is taken and `overwrite` is not true, or `shape` is not that of the
-            matrix.
+            When the name is taken and `overwrite` is not true, `shape` is not that of the matrix,
+            or `format` and `sparse_format` differ.
         TypeError
-            For a keyword of h5py that a sparse matrix cannot honour, as `maxshape`: a matrix can
-            always grow; or `fillvalue`: what is not stored is 0.
+            For a keyword of h5py that a sparse matrix cannot honour, as another `maxshape`: a
+            matrix can always grow; or `fillvalue`: what is not stored is 0.
+
+        Examples
+        --------
+        >>> import diskcsr, os, scipy.sparse as sp, tempfile
+        >>> with diskcsr.File(os.path.join(tempfile.mkdtemp(), "test.h5"), "a") as f:
+        ...     X = f.create_dataset("X", sparse_format="csr", dtype="f4")
+        ...     X.append(sp.csr_array([[0, 1, 0], [0, 0, 2]]))
+        ...     X.shape, X.dtype.name
+        ((2, 3), 'float32')
         """
+        # None is what h5py means by leaving a keyword out.
+        given = {key: value for key, value in kwds.items() if value is not None}
+        format = _format_of(given)
         if not issparse(data):
-            with self._changing():
-                return super().create_dataset(name, shape, dtype, data, **kwds)
+            if format is None:
+                with self._changing():
+                    return super().create_dataset(name, shape, dtype, data, **kwds)
+            data = _as_sparse(data, shape, dtype, format)
         if shape is not None and tuple(shape) != data.shape:
             raise ValueError(f"shape={shape} given for a matrix of shape {data.shape}")
         data = data if dtype is None else data.astype(dtype)
-        # None is what h5py means by leaving a keyword out.
-        _store(self, name, data, **{key: kwds[key] for key in kwds if kwds[key] is not None})
+        _store(self, name, data, format=format, **given)
         return self[name]
 
     def create_group(self, name: Any, *args: Any, **kwds: Any) -> "Group":
@@ -244,7 +262,25 @@ def _wrapped(found: Any) -> Any:
     return Group(found.id)
 
 
+def _format_of(given: dict[str, Any]) -> str | None:
+    """Take the format, by either of its names, from the keywords that were given."""
+    named = [given.pop(key) for key in ("format", "sparse_format") if key in given]
+    if len(set(named)) > 1:
+        raise ValueError(f"format={named[0]!r} and sparse_format={named[1]!r} are one keyword")
+    return named[0] if named else None
+
+
+def _as_sparse(data: Any, shape: Any, dtype: Any, format: str) -> Any:
+    """Make a sparse matrix of what is none: of a dense array, or of nothing an empty one."""
+    if data is None:
+        shape = (0, 0) if shape is None else tuple(shape)
+        return axis_of(format).array(shape, dtype=np.dtype(dtype or np.float64))
+    return axis_of(format).array(np.asarray(data))
+
+
 def _store(group: h5py.Group, name: str, matrix: Any, **kwds: Any) -> None:
+    if kwds.get("maxshape") == (None,):
+        del kwds["maxshape"]  # of the three arrays, which can grow anyway
     chunks = kwds.get("chunks")
     if isinstance(chunks, tuple):
         if len(chunks) != 1:

@@ -818,6 +818,7 @@ REFUSED = {
     "A[:, mask]": lambda A: A[:, np.ones(50, bool)],
     "sum_duplicates": lambda A: A.sum_duplicates(),
     "eliminate_zeros": lambda A: A.eliminate_zeros(),
+    "sort_indices": lambda A: (setattr(A, "has_sorted_indices", False), A.sort_indices()),
     "astype": lambda A: A.astype(np.float32),
 }
 
@@ -837,6 +838,18 @@ def test_loads_over_the_budget_are_refused(store, wide, layout, what):
     assert f"{BUDGET} bytes" in message
     assert "iter_blocks" in message or "some rows at a time" in message
     assert "memory_budget" in message
+    assert "private" not in message
+
+
+def test_a_refusal_says_what_was_to_be_done(store, wide):
+    A = store(wide)
+    with diskcsr.options.set(memory_budget=BUDGET):
+        for use, what in [
+            ("eliminate_zeros", "reading the whole matrix, to drop its stored zeros, takes 4"),
+            ("sum_duplicates", "reading the whole matrix, to add up its duplicates, takes 4"),
+        ]:
+            with pytest.raises(diskcsr.MemoryBudgetError, match=what):
+                getattr(A, use)()
 
 
 @pytest.mark.parametrize("part", ["data", "indices"])

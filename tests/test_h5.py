@@ -296,6 +296,39 @@ def test_keywords(f):
     assert f.create_dataset("c", data=X, chunks=True).shape == X.shape
 
 
+def test_a_session_of_h5sparse(f):
+    plain = sp.csr_matrix(DENSE)
+    A = f.create_dataset("sparse/matrix", data=plain)
+    assert same(f.create_dataset("copy", data=A))
+    B = f.create_dataset("grows", data=plain, chunks=(100000,), maxshape=(None,))
+    B.append(plain[:2])
+    assert f["grows/data"].chunks == (100000,)
+    assert same(f["grows"], np.vstack([DENSE, DENSE[:2]]))
+    C = f.create_dataset("turned", data=plain, sparse_format="csc")
+    assert type(C) is DiskCSC
+    assert same(C)
+    assert same(f.create_dataset("dense in", data=DENSE, sparse_format="csr"))
+
+
+@pytest.mark.parametrize("keyword", ["format", "sparse_format"])
+@pytest.mark.parametrize(("format", "kind"), [("csr", DiskCSR), ("csc", DiskCSC)])
+def test_a_matrix_that_begins_empty(f, keyword, format, kind):
+    A = f.create_dataset("empty/matrix", **{keyword: format})
+    assert type(A) is kind
+    assert (A.shape, A.nnz, A.dtype) == ((0, 0), 0, np.float64)
+    assert f["empty/matrix/indptr"].dtype == np.int64
+    A.append([DENSE, DENSE])
+    expected = np.vstack([DENSE, DENSE]) if kind is DiskCSR else np.hstack([DENSE, DENSE])
+    assert same(f["empty/matrix"], expected.astype(np.float64))
+    with pytest.raises(ValueError, match="grow=True"):
+        f["empty/matrix"].append(np.ones((1, 9)) if kind is DiskCSR else np.ones((9, 1)))
+    B = f.create_dataset("shaped", (5, 3), "i2", compression="gzip", **{keyword: format})
+    assert type(B) is kind
+    assert (B.shape, B.nnz, B.dtype) == ((5, 3), 0, np.int16)
+    with pytest.raises(ValueError, match="where the matrix"):
+        f.create_dataset("wrong", **{keyword: format}).append([np.ones((2, 3)), np.ones((4, 5))])
+
+
 def test_a_matrix_is_replaced_where_that_is_asked_for(f):
     with pytest.raises(ValueError, match="already has an object"):
         f.create_dataset("X", data=2 * X, max_memory=10**8)
@@ -316,6 +349,11 @@ def test_a_matrix_is_replaced_where_that_is_asked_for(f):
         (dict(compression="best"), ValueError, "'best'"),
         (dict(compression="gzip", compression_opts=11), ValueError, "11"),
         (dict(format="coo"), ValueError, "coo"),
+        (dict(data=None, format="coo"), ValueError, "coo"),
+        (dict(data=None, sparse_format="coo"), ValueError, "coo"),
+        (dict(format="csr", sparse_format="csc"), ValueError, "are one keyword"),
+        (dict(data=DENSE, shape=(3, 4), sparse_format="csr"), ValueError, "shape"),
+        (dict(data=np.ones(3, "M8[s]"), sparse_format="csr"), (TypeError, ValueError), "."),
         (dict(tags="none"), ValueError, "'none'"),
         (dict(compression="scaleoffset", data=X * 0.5), ValueError, "whole numbers"),
     ],

@@ -105,7 +105,8 @@ class Changing(Handle):
             dies meanwhile leaves a whole number of them.
         grow : bool
             Accept rows (columns) longer than those there are: the matrix gets as many columns
-            (rows) as the longest has. Shorter ones are accepted, too.
+            (rows) as the longest has. Shorter ones are accepted, too. A matrix of shape (0, 0) takes
+            the length of the first block anyway.
         sort_indices, sum_duplicates, progress
             As of `diskcsr.write`. Its other keywords are what the file has settled.
 
@@ -167,10 +168,13 @@ class Changing(Handle):
         axis, dtype = self._axis, self._source.dtype
         blocks = blocks_of(rows)
         numbered = in_memory([rows] if blocks is None else blocks, axis, self._source)
+        n_minor = None if self.shape == (0, 0) else self._n_minor
         for number, block in numbered:
             what = f"{self._source.where}: block {number} of what is appended"
             others = "the matrix" if grow else "the matrix (grow=True accepts others)"
-            check_block(block, what, axis, self._n_minor, dtype, others, grow)
+            if n_minor is None:
+                n_minor = axis.swap(block.shape)[1]
+            check_block(block, what, axis, n_minor, dtype, others, grow)
             block = axis.array(block)
             # Whoever made it may have put anything into it, and what is stored stays.
             block.check_format(full_check=True)
@@ -195,19 +199,19 @@ class Changing(Handle):
         copied, when there are none.
         """
         if not self.has_canonical_format:  # type: ignore[attr-defined]
-            self._require(self.nnz, self._n_major, "a private copy to sum duplicates in")
+            self._require(self.nnz, self._n_major, "the whole matrix, to add up its duplicates,")
             with self._private():
                 super().sum_duplicates()  # type: ignore[misc]
 
     def sort_indices(self) -> None:
         """Sort the indices of each row, in private memory: the file stays as it is."""
         if not self.has_sorted_indices:  # type: ignore[attr-defined]
-            self._require(self.nnz, self._n_major, "a private copy to sort")
+            self._require(self.nnz, self._n_major, "the whole matrix, to sort its indices,")
             with self._private():
                 super().sort_indices()  # type: ignore[misc]
 
     def eliminate_zeros(self) -> None:
         """Drop stored zeros, in private memory: the file stays as it is."""
-        self._require(self.nnz, self._n_major, "a private copy without zeros")
+        self._require(self.nnz, self._n_major, "the whole matrix, to drop its stored zeros,")
         with self._private():
             super().eliminate_zeros()  # type: ignore[misc]
