@@ -1,5 +1,6 @@
 """Files of other kinds that matrices are stored as, each read by the software that owns it."""
 
+import errno
 import gzip
 import os
 import subprocess
@@ -307,3 +308,20 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path, kind):
     size, peak = map(int, run.stdout.split())
     assert size > 350_000
     assert peak < 250_000, f"{peak} kB for a matrix of {size} kB"
+
+
+def test_a_circle_of_links_is_no_place_for_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("b", "a")
+    os.symlink("a", "b")
+    plain = random((5, 4), "f4")
+    for name in ("a", "a/m.mtx"):
+        for overwrite in (False, True):
+            with pytest.raises(OSError, match="links") as caught:
+                diskcsr.export(plain, name, kind="mtx", overwrite=overwrite)
+            assert (caught.value.errno, caught.value.filename) == (errno.ELOOP, name)
+    with pytest.raises(OSError, match="links") as caught:
+        diskcsr.export("a", "m.mtx")
+    assert (caught.value.errno, caught.value.filename) == (errno.ELOOP, "a")
+    assert sorted(os.listdir()) == ["a", "b"]
+    assert os.path.islink("a")

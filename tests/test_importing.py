@@ -14,7 +14,10 @@ import scipy.sparse as sp
 from numpy.testing import assert_array_equal
 
 import diskcsr
-from diskcsr.importing import dense, market, memory, npz, svmlight, tables
+from diskcsr.exporting.export import TARGETS
+from diskcsr.importing import dense, imported, market, memory, npz, svmlight, tables
+from diskcsr.importing.table import kinds
+from diskcsr.storage.formats import others
 from diskcsr.streams.triplets import least_memory
 
 FORMATS = ("csr", "csc")
@@ -641,6 +644,84 @@ def test_a_file_of_no_kind_says_what_is_known(tmp_path):
         diskcsr.convert(tmp_path / "missing.mtx", tmp_path / "out.h5")
 
 
+@pytest.mark.parametrize("name", ["r.csv", "r.TSV.gz", "r.mtx", "r.npz", "r.parquet", "r.svm"])
+def test_what_opens_hdf5_says_which_call_takes_other_files(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with open(name, "w") as file:
+        file.write("0 1:2\n")
+    call = f"diskcsr.convert({name!r}, 'r.h5') makes HDF5 of it"
+    for use in (diskcsr.open, diskcsr.info, diskcsr.DiskCSR, lambda f: diskcsr.export(f, "x.mtx")):
+        with pytest.raises(
+            diskcsr.FormatError, match=r"is not an HDF5 file but .*, by its name"
+        ) as c:
+            use(name)
+        assert call in str(c.value)
+    (problem,) = diskcsr.check(name).problems
+    assert (problem.severity, problem.kind, problem.where) == ("error", "open", "/")
+    assert call in problem.what
+
+
+def test_the_beginning_of_a_file_tells_too(tmp_path):
+    (tmp_path / "m.txt").write_text("%%MatrixMarket matrix coordinate real general\n1 2 0\n")
+    with pytest.raises(diskcsr.FormatError, match="Matrix Market, by how it begins: diskcsr.conve"):
+        diskcsr.open(tmp_path / "m.txt")
+    with diskcsr.convert(tmp_path / "m.txt", tmp_path / "m.h5") as A:
+        assert A.shape == (1, 2)
+    with pytest.raises(diskcsr.FormatError, match=r"BytesIO.* is not an HDF5 file; diskcsr.conv"):
+        diskcsr.open(io.BytesIO(b"%%MatrixMarket"))
+
+
+WRITERS = {
+    "write": lambda file: diskcsr.write(file, random()),
+    "convert": lambda file: diskcsr.convert(random(), file),
+    "concat": lambda file: diskcsr.concat([random()], file),
+    "virtual": lambda file: diskcsr.concat(["m.h5"], file, virtual=True),
+    "from_triplets": lambda file: diskcsr.from_triplets(file, [([0], [1])]),
+    "save": lambda file: diskcsr.open("m.h5").save(file),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("o.mtx", r"Matrix Market, .*: diskcsr\.export\(A, 'o\.mtx'\) writes that; .* as 'o\.h5'"),
+        ("o.Npz", r"npz, .*: diskcsr\.export\(A, 'o\.Npz'\) writes that"),
+        ("o.parquet", r"Parquet, .*: diskcsr\.export\(A, 'o\.parquet'\) writes that"),
+        ("o.zarr", r"zarr, .*: diskcsr\.export\(A, 'o\.zarr'\) writes that"),
+        ("o.csv.gz", r"CSV, .* HDF5: choose another name, as 'o\.h5'"),
+        ("o.svm", r"svmlight, .* HDF5: choose another name, as 'o\.h5'"),
+    ],
+)
+def test_hdf5_is_not_written_under_another_kinds_name(tmp_path, monkeypatch, write, name, said):
+    monkeypatch.chdir(tmp_path)
+    diskcsr.write("m.h5", random()).close()
+    with pytest.raises(ValueError, match=said):
+        WRITERS[write](name)
+    assert os.listdir() == ["m.h5"]
+    with open(name, "w") as file:
+        file.write("of somebody")
+    with pytest.raises(ValueError, match=said):
+        WRITERS[write](name)
+    with open(name) as file:
+        assert file.read() == "of somebody"
+
+
+def test_a_file_that_is_hdf5_keeps_its_name(tmp_path):
+    plain = random()
+    diskcsr.write(tmp_path / "m.h5", plain).close()
+    os.rename(tmp_path / "m.h5", tmp_path / "m.npz")
+    with diskcsr.write(tmp_path / "m.npz", plain, "Y") as A:
+        same(A, plain)
+
+
+def test_compressed_names_are_those_that_are_decompressed():
+    assert set(others.COMPRESSED) == set(imported._OPENERS)
+    assert set(others._READ) == set(others.SUFFIXES) - {"zarr"} <= set(kinds())
+    for target in TARGETS:
+        assert target.hdf5 or target.suffixes == others.SUFFIXES[target.name]
+
+
 def test_parts_of_other_kinds_are_joined(tmp_path):
     plain = random()
     scipy.io.mmwrite(tmp_path / "m.mtx", plain.tocoo())
@@ -657,4 +738,10 @@ def test_write_points_to_what_takes_triplets(tmp_path, wrap):
     with pytest.raises(TypeError, match=r"block 0 is a tuple of arrays.*diskcsr\.from_triplets"):
         diskcsr.write(tmp_path / "m.h5", wrap([part, part]))
     assert os.listdir(tmp_path) == []
+    with pytest.raises(TypeError, match=r"a tuple of arrays.*diskcsr\.from_triplets"):
+        diskcsr.write(tmp_path / "m.h5", part)
+    assert os.listdir(tmp_path) == []
     assert "diskcsr.from_triplets" in diskcsr.write.__doc__
+    rows = np.array([0.0, 1]), np.array([1.0, 0])
+    with diskcsr.write(tmp_path / "m.h5", rows) as A:  # rows of numbers, as in numpy
+        assert_array_equal(A.toarray(), [[0, 1], [1, 0]])

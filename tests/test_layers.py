@@ -56,9 +56,10 @@ ROOMS = {
     "storage.write blocks storage.edit importing protocol",
     "array": "axis storage.write compute protocol writing",
     "linalg": "compute protocol",
-    "h5": "errors machine storage.files storage.claims storage.formats storage.write "
+    "h5": "errors axis machine storage.files storage.claims storage.formats storage.write "
     "protocol writing array",
-    "exporting": "errors axis loading machine keys streams storage.write blocks importing writing",
+    "exporting": "errors axis loading machine keys streams storage.formats storage.write blocks "
+    "importing writing",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks protocol writing exporting array linalg h5",
     # Above everything.

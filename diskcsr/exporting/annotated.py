@@ -12,6 +12,7 @@ import numpy as np
 
 from ..loading import load_extra
 from ..machine.options import require_memory
+from ..storage.formats.others import SUFFIXES
 from ..storage.write.groups import write_stream
 from ..storage.write.keywords import Storage
 from .exported import Exported, Target
@@ -127,5 +128,5 @@ def _annotated(exported: Exported, path: Path) -> Any:
 
 _ALL = ("row_names", "column_names", "compression")
 H5AD = Target("h5ad", "an AnnData file, with X", (".h5ad",), write_h5ad, _ALL, hdf5=True)
-ZARR = Target("zarr", "an AnnData store in zarr, with X", (".zarr",), write_zarr, _ALL[:2])
+ZARR = Target("zarr", "an AnnData store in zarr, with X", SUFFIXES["zarr"], write_zarr, _ALL[:2])
 TENX = Target("10x", "HDF5 of 10x Genomics, version 3", (), write_tenx, _ALL, hdf5=True)

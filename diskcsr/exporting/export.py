@@ -17,7 +17,7 @@ from ..machine.interrupts import deferred
 from ..machine.progress import Progress, reporting
 from ..streams.stream import Stream
 from ..streams.transpose import Memory
-from ..writing.matrices import axis_for, opened
+from ..writing.matrices import axis_for, folder_of, opened
 from ..writing.streaming import Means, stream_of
 from .annotated import H5AD, TENX, ZARR
 from .exported import Exported, Target
@@ -112,6 +112,8 @@ def export(
     >>> scipy.io.mmread(os.path.join(folder, "a.mtx"), spmatrix=False).shape
     (3, 3)
     """
+    if not os.path.isdir(file):  # as a zarr store that is to be replaced
+        folder_of(file)  # which looks at the name: realpath() takes a circle of links for a file
     path = Path(os.path.realpath(os.fsdecode(file)))
     target = _target(path, kind)
     said = {"row_names": row_names, "column_names": column_names, "compression": compression}

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import coo_array
 
-from ..importing.imported import open_bytes, packed
+from ..importing.imported import open_bytes
 from ..loading import load
+from ..storage.formats.others import SUFFIXES
 from .exported import Exported, Target
 
 __all__ = ["MARKET"]
@@ -52,4 +53,4 @@ def _next(text: memoryview, begin: int) -> int:
     return begin + bytes(text[begin : begin + 200]).index(b"\n") + 1
 
 
-MARKET = Target("mtx", "Matrix Market", packed(".mtx"), write_market)
+MARKET = Target("mtx", "Matrix Market", SUFFIXES["mtx"], write_market)

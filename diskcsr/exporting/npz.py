@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from scipy.sparse import sparray
 
+from ..storage.formats.others import SUFFIXES
 from .exported import Exported, Target
 
 __all__ = ["NPZ"]
@@ -57,4 +58,6 @@ def write_npz(path: Path, exported: Exported) -> None:
         add("data", exported.dtype, (count,), (values for values, _, _ in exported.portions()))
 
 
-NPZ = Target("npz", "as scipy.sparse.save_npz writes it", (".npz",), write_npz, ("compression",))
+NPZ = Target(
+    "npz", "as scipy.sparse.save_npz writes it", SUFFIXES["npz"], write_npz, ("compression",)
+)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..loading import load_extra
+from ..storage.formats.others import SUFFIXES
 from .exported import Exported, Target
 
 __all__ = ["PARQUET"]
@@ -26,5 +27,5 @@ def write_parquet(path: Path, exported: Exported) -> None:
 
 
 PARQUET = Target(
-    "parquet", "Parquet: row, column, value", (".parquet",), write_parquet, ("compression",)
+    "parquet", "Parquet: row, column, value", SUFFIXES["parquet"], write_parquet, ("compression",)
 )

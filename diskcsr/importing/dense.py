@@ -90,7 +90,6 @@ def _parts(dataset: Any, turned: bool, dtype: np.dtype) -> Iterator[Any]:
 DENSE = Kind(
     "dense",
     "a dense dataset of an HDF5 file: of an h5ad, a loom file, or any",
-    (),
     open_dataset,
     takes=("source_name",),
 )

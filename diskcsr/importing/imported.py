@@ -15,7 +15,7 @@ from ..streams.stream import Stream
 
 __all__ = [
     "Imported", "Kind", "SourceOptions", "byte_blocks", "damaged", "in_blocks_of_lines",
-    "open_bytes", "packed",
+    "open_bytes",
 ]  # fmt: skip
 
 
@@ -88,13 +88,10 @@ class Kind:
     Attributes
     ----------
     name : str
-        What ``source_kind=`` and ``--from`` call it.
+        What ``source_kind=`` and ``--from`` call it; by it `storage.formats.others` has what its
+        files are called, and how they begin.
     about : str
         What help says of it.
-    suffixes : tuple of str
-        Of the names of its files.
-    begins : bytes
-        How its files begin; empty where they do not say.
     open : callable
         ``open(path, said)``, a context manager, gives an `Imported`.
     takes : tuple of str
@@ -103,22 +100,12 @@ class Kind:
 
     name: str
     about: str
-    suffixes: tuple[str, ...]
     open: Callable[[Path, SourceOptions], AbstractContextManager[Imported]]
-    begins: bytes = b""
     takes: tuple[str, ...] = ()
 
 
+#: For each of `diskcsr.storage.formats.others.COMPRESSED`.
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
-
-
-def packed(*suffixes: str) -> tuple[str, ...]:
-    """These suffixes, and those of files that are compressed as well.
-
-    >>> packed(".mtx")
-    ('.mtx', '.mtx.gz', '.mtx.bz2')
-    """
-    return tuple(suffix + more for suffix in suffixes for more in ("", *_OPENERS))
 
 
 def open_bytes(path: Path, mode: Literal["rb", "wb"] = "rb") -> BinaryIO:

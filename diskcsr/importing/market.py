@@ -20,7 +20,7 @@ import numpy as np
 
 from ..loading import load
 from ..machine.options import require_memory
-from .imported import Imported, Kind, SourceOptions, byte_blocks, damaged, open_bytes, packed
+from .imported import Imported, Kind, SourceOptions, byte_blocks, damaged, open_bytes
 
 __all__ = ["MARKET", "TENX", "find_matrix"]
 
@@ -211,5 +211,5 @@ def _read_table(folder: Path, names: tuple[str, ...], length: int) -> np.ndarray
     return np.array(lines, dtype=object).reshape(length, -1 if length else 1)
 
 
-MARKET = Kind("mtx", "Matrix Market", packed(".mtx"), open_market, b"%%MatrixMarket")
-TENX = Kind("10x", "a folder of 10x Genomics", (), open_tenx)
+MARKET = Kind("mtx", "Matrix Market", open_market)
+TENX = Kind("10x", "a folder of 10x Genomics", open_tenx)

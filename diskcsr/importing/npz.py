@@ -164,4 +164,4 @@ def _compressed(path: Path, axis: Axis, shape: tuple[int, int], member: Any) -> 
     return Imported(parts(), shape, dtype, axis.format, "keep", stream)
 
 
-NPZ = Kind("npz", "a matrix saved by scipy.sparse.save_npz", (".npz",), open_npz, b"PK")
+NPZ = Kind("npz", "a matrix saved by scipy.sparse.save_npz", open_npz)

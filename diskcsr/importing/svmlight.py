@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..loading import load_extra
-from .imported import Imported, Kind, SourceOptions, byte_blocks, damaged, open_bytes, packed
+from .imported import Imported, Kind, SourceOptions, byte_blocks, damaged, open_bytes
 
 __all__ = ["SVMLIGHT"]
 
@@ -60,6 +60,5 @@ def _counts_from_zero(path: Path) -> bool:
 SVMLIGHT = Kind(
     "svmlight",
     "svmlight's and libsvm's labelled rows",
-    packed(".svmlight", ".libsvm", ".svm"),
     open_svmlight,
 )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..errors import FormatError
+from ..storage.formats.others import kind_of
 from .dense import DENSE
 from .imported import Kind, SourceOptions
 from .market import MARKET, TENX, find_matrix
@@ -56,13 +57,4 @@ def _told(path: Path) -> Kind | None:
         if any(path.glob("*.parquet")):
             return PARQUET
         raise FormatError(f"{path}: a folder without matrix.mtx, matrix.mtx.gz or *.parquet")
-    for kind in KINDS:
-        if path.name.lower().endswith(kind.suffixes):
-            return kind
-    try:
-        with path.open("rb") as file:
-            begin = file.read(16)
-    except OSError:
-        return None  # whoever opens it says why not
-    found = (kind for kind in KINDS if kind.begins and begin.startswith(kind.begins))
-    return next(found, None)
+    return _BY_NAME.get(kind_of(path) or "hdf5")

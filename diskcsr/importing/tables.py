@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import FormatError
 from ..loading import load_extra
-from .imported import Imported, Kind, SourceOptions, damaged, packed
+from .imported import Imported, Kind, SourceOptions, damaged
 
 if TYPE_CHECKING:
     import pyarrow
@@ -201,15 +201,12 @@ class _Indices:
 CSV = Kind(
     "csv",
     "a text of fields: row, column, value",
-    packed(".csv", ".tsv", ".tab"),
     open_csv,
     takes=("fields", "labels"),
 )
 PARQUET = Kind(
     "parquet",
     "a Parquet file of such fields, or a folder of them",
-    (".parquet", ".pq"),
     open_parquet,
-    b"PAR1",
     takes=("fields", "labels"),
 )

@@ -105,7 +105,7 @@ class Changing(Handle):
             dies meanwhile leaves a whole number of them.
         grow : bool
             Accept rows (columns) longer than those there are: the matrix gets as many columns
-            (rows) as the longest has. Shorter ones are accepted, too. A matrix of shape (0, 0) takes
+            (rows) as the longest has. Shorter ones are accepted, too. One of shape (0, 0) takes
             the length of the first block anyway.
         sort_indices, sum_duplicates, progress
             As of `diskcsr.write`. Its other keywords are what the file has settled.

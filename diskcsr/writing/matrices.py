@@ -163,6 +163,7 @@ def blocks_of(given: Any) -> Iterator[Any] | None:
     >>> [block.shape for block in blocks_of([np.eye(2), np.ones((1, 2))])]
     [(2, 2), (1, 2)]
     """
+    _refuse_triplets(given)
     one = issparse(given) or hasattr(given, "__array__") or isinstance(given, str | bytes | range)
     if one or not isinstance(given, Iterable):
         return None
@@ -177,6 +178,18 @@ def blocks_of(given: Any) -> Iterator[Any] | None:
     if not issparse(first) and np.ndim(first) == 0:
         return iter([np.array([first, *items])])
     return chain([first], items)
+
+
+def _refuse_triplets(given: Any) -> None:
+    """Refuse a tuple of two or three arrays of indices and values: it would be stored as rows."""
+    if not isinstance(given, tuple) or len(given) not in (2, 3):
+        return
+    arrays = all(isinstance(part, np.ndarray) and part.ndim == 1 for part in given)
+    if arrays and all(part.dtype.kind in "iu" for part in given[:2]):
+        raise TypeError(
+            "a tuple of arrays: (rows, columns, values) are for diskcsr.from_triplets, as "
+            "[(rows, columns, values)], rows of numbers for numpy.array"
+        )
 
 
 def _dimensions(item: Any) -> int:

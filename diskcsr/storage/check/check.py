@@ -13,6 +13,7 @@ from ...errors import DiskCSRError
 from ...machine.apart import Ended, run_apart
 from ..formats.detect import describe, find
 from ..formats.fields import locate
+from ..formats.others import not_hdf5
 from ..journal.names import check_ordinary
 from ..journal.records import journal_path
 from ..journal.rollback import damage_of, is_hot, settle
@@ -204,7 +205,7 @@ def look_at(path: str, name: str | None) -> tuple[Report, list[Scan]]:
         file = h5py.File(path, "r")
     except Exception as problem:  # of damage, HDF5 tells with nearly any exception
         text = " ".join(str(problem).split())
-        what = f"cannot be opened: {text}" if h5py.is_hdf5(path) else "is not an HDF5 file"
+        what = f"cannot be opened: {text}" if h5py.is_hdf5(path) else not_hdf5(path)
         return Report(path, [], [Problem("error", "open", "/", what)]), []
     with file:
         report, scans = _report(file, name)

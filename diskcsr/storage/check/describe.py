@@ -16,6 +16,7 @@ from ..codecs.table import faster_decoders
 from ..files.files import open_to_read
 from ..formats.conventions import ARRAYS
 from ..formats.detect import describe, find
+from ..formats.others import not_hdf5
 from ..journal.names import check_ordinary
 from ..read.direct import DirectReader
 from ..read.source import Source
@@ -102,7 +103,7 @@ def info_apart(file: str, name: str | None, deep: bool, silence: float) -> dict[
 
 def _facts(path: str, name: str | None, deep: bool, alone: bool = False) -> dict[str, Any]:
     if not h5py.is_hdf5(path):
-        raise FormatError(f"{path} is not an HDF5 file")
+        raise FormatError(f"{path!r} {not_hdf5(path)}")
     with open_to_read(path) as opened:
         if alone:
             check_alone(opened)

@@ -13,6 +13,7 @@ from ..files.files import open_to_read, open_to_write
 from ..files.transactions import close_file
 from . import detect as formats
 from .dense import advice
+from .others import not_hdf5
 
 __all__ = ["find_group", "is_file_like", "open_group"]
 
@@ -68,17 +69,18 @@ def open_group(
             owned = open_to_write(file, "r+") if write else open_to_read(file)
     except OSError as problem:
         if problem.errno is None and not _is_hdf5(file):  # what has a number the system said
-            raise FormatError(
-                f"{os.fspath(file)!r} is not an HDF5 file; diskcsr.convert makes one of Matrix "
-                "Market, CSV, Parquet and others (source_kind= says of which, where the name of a "
-                "file does not tell)"
-            ) from problem
+            raise FormatError(f"{_name_of(file)!r} {not_hdf5(file)}") from problem
         raise
     try:
         return find_group(owned, name), owned
     except BaseException:
         close_file(owned)
         raise
+
+
+def _name_of(file: Any) -> Any:
+    """What messages call a path or a file object."""
+    return os.fsdecode(file) if isinstance(file, str | os.PathLike) else file
 
 
 def _is_hdf5(file: Any) -> bool:

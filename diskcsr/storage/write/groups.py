@@ -19,6 +19,7 @@ from ..codecs import table
 from ..files.files import new_file, open_to_read, open_to_write
 from ..files.transactions import all_or_nothing, changing, check_writing, close_file, transaction
 from ..formats.conventions import ARRAYS, Header
+from ..formats.others import refuse_other_name
 from ..formats.tags import default_tags, stamp
 from ..journal.names import check_ordinary
 from .arrays import ArrayWriter, create_array
@@ -120,6 +121,7 @@ def check_target(file: Any, name: str, storage: Storage) -> None:
         _check_free(file, name, storage)
         return
     check_ordinary(file, new=True)
+    refuse_other_name(file)
     path = Path(os.fsdecode(file))
     if path.exists():
         with deferred():
@@ -211,6 +213,7 @@ def _target(file: Any) -> Iterator[h5py.Group]:
             yield group
         return
     check_ordinary(file, new=True)
+    refuse_other_name(file)
     path = Path(os.fsdecode(file))
     if path.exists():
         with deferred(), open_to_write(path, "r+") as existing, transaction(existing):
