@@ -663,7 +663,7 @@ def test_what_opens_hdf5_says_which_call_takes_other_files(tmp_path, monkeypatch
 
 def test_the_beginning_of_a_file_tells_too(tmp_path):
     (tmp_path / "m.txt").write_text("%%MatrixMarket matrix coordinate real general\n1 2 0\n")
-    with pytest.raises(diskcsr.FormatError, match="Matrix Market, by how it begins: diskcsr.conve"):
+    with pytest.raises(diskcsr.FormatError, match=r"Matrix Market, by how it begins: diskcsr\.co"):
         diskcsr.open(tmp_path / "m.txt")
     with diskcsr.convert(tmp_path / "m.txt", tmp_path / "m.h5") as A:
         assert A.shape == (1, 2)
