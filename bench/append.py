@@ -222,4 +222,4 @@ OPTIONS = {
 
 
 if __name__ == "__main__":
-    script(run, __doc__, "3 GB", OPTIONS)
+    script(run, __doc__, "3 GB", OPTIONS, needs=("anndata",))

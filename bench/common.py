@@ -4,6 +4,7 @@ import argparse
 import json
 import resource
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def some_of(names):
     return {"nargs": "+", "choices": list(names), "default": list(names), "metavar": "NAME"}
 
 
-def script(run, doc, room, options, argv=None):
+def script(run, doc, room, options, argv=None, needs=()):
     """Parse the options, call ``run(args, folder)`` with a folder that is removed, keep results.
 
     Parameters
@@ -126,6 +127,8 @@ def script(run, doc, room, options, argv=None):
         What the folder must have room for.
     options : dict
         ``{"--name": keywords of add_argument}``.
+    needs : tuple of str
+        Modules that are imported later; without them nothing is begun.
 
     Returns
     -------
@@ -138,6 +141,9 @@ def script(run, doc, room, options, argv=None):
     parser.add_argument("--folder", help=f"where to put the temporary folder (needs {room})")
     parser.add_argument("--json", metavar="OUT", help="write the results to this file as well")
     args = parser.parse_args(argv)
+    missing = [name for name in needs if find_spec(name) is None]
+    if missing:
+        parser.error(f"{', '.join(missing)} not installed: pip install 'diskcsr[bench]'")
     if getattr(args, "threads", None) is not None:
         diskcsr.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:

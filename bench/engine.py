@@ -486,4 +486,4 @@ OPTIONS = {
 
 
 if __name__ == "__main__":
-    script(run, __doc__, "2 GB", OPTIONS)
+    script(run, __doc__, "2 GB", OPTIONS, needs=("anndata",))

@@ -154,4 +154,4 @@ OPTIONS = {
 
 
 if __name__ == "__main__":
-    script(run, __doc__, "1.5 GB", OPTIONS)
+    script(run, __doc__, "1.5 GB", OPTIONS, needs=("anndata",))

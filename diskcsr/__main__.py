@@ -1,8 +1,9 @@
-"""The command line: ``python -m diskcsr info|check|convert|bench``."""
+"""The command line: ``diskcsr info|check|convert|bench``, or ``python -m diskcsr``."""
 
 import argparse
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from .exporting.export import TARGETS, target_of
 from .importing.chosen import chosen_lines
 from .importing.table import kinds
 from .machine.options import format_bytes
-from .machine.terminal import Parser, print_table, run_program, say
+from .machine.terminal import Parser, called_as, print_table, run_program
 from .storage.check.check import check
 from .storage.check.describe import info, info_apart
 
@@ -23,21 +24,20 @@ __all__ = ["main", "parse_size"]
 
 _EPILOG = """\
 examples:
-  python -m diskcsr info cells.h5ad             what is inside, and how fast it reads
-  python -m diskcsr check cells.h5ad            look for damage, in bounded memory
-  python -m diskcsr convert a.mtx b.h5          from Matrix Market to HDF5
-  python -m diskcsr bench cells.h5ad X          measure it on this machine
+  %(prog)s info cells.h5ad             what is inside, and how fast it reads
+  %(prog)s check cells.h5ad            look for damage, in bounded memory
+  %(prog)s convert a.mtx b.h5          from Matrix Market to HDF5
+  %(prog)s bench cells.h5ad X          measure it on this machine
 
 exit codes: 0 fine; 1 check found problems; 2 wrong usage, or a file cannot be opened
 """
 _INFO = """\
 examples:
-  python -m diskcsr info cells.h5ad             all sparse matrices in the file
-  python -m diskcsr info cells.h5ad layers/raw  one of them
-  python -m diskcsr info cells.h5ad --deep      also reads all indices, to see whether they
-                                                are sorted
-  python -m diskcsr info upload.h5 --untrusted  of a file that may be meant to do harm
-  python -m diskcsr info cells.h5ad --json      the same as JSON
+  %(prog)s cells.h5ad             all sparse matrices in the file
+  %(prog)s cells.h5ad layers/raw  one of them
+  %(prog)s cells.h5ad --deep      also reads all indices: are they sorted?
+  %(prog)s upload.h5 --untrusted  of a file that may be meant to do harm
+  %(prog)s cells.h5ad --json      the same as JSON
 
 "reader" says what serves an array: direct (straight from the file), decode (chunks decoded in
 several threads), h5py (anything else, slower); a line below says why it is not a faster one.
@@ -45,9 +45,9 @@ several threads), h5py (anything else, slower); a line below says why it is not 
 """
 _CHECK = """\
 examples:
-  python -m diskcsr check cells.h5ad            list all problems; exit code 1 if there are any
-  python -m diskcsr check cells.h5ad X          of one matrix
-  python -m diskcsr check cells.h5ad --repair   mend what can be mended without guessing
+  %(prog)s cells.h5ad            list all problems; exit code 1 if there are any
+  %(prog)s cells.h5ad X          of one matrix
+  %(prog)s cells.h5ad --repair   mend what can be mended without guessing
 
 A repair works on a copy that takes the file's place in the end: it needs room for one, and an
 interrupted one changes nothing. It cuts off what lies behind the last row, cuts appends that were
@@ -56,19 +56,19 @@ stale, and sorts indices.
 """
 _CONVERT = """\
 examples:
-  python -m diskcsr convert matrix.mtx m.h5                         from Matrix Market
-  python -m diskcsr convert filtered.h5 m.h5 --format csr           10x: by rows, not by columns
-  python -m diskcsr convert m.h5 z.h5 --compression gzip --level 4  other compression
-  python -m diskcsr convert cells.h5ad m.h5 --source-name layers/raw --max-memory 500MB
-  python -m diskcsr convert m.h5 s.h5 --permute-rows --rng 0        rows in random order
-  python -m diskcsr convert m.h5 s.h5 --rows keep.npy --columns genes.txt       some of it
+  %(prog)s matrix.mtx m.h5                         from Matrix Market
+  %(prog)s filtered.h5 m.h5 --format csr           10x: by rows, not by columns
+  %(prog)s m.h5 z.h5 --compression gzip --level 4  other compression
+  %(prog)s cells.h5ad m.h5 --source-name layers/raw --max-memory 500MB
+  %(prog)s m.h5 s.h5 --permute-rows --rng 0        rows in random order
+  %(prog)s m.h5 s.h5 --rows keep.npy --columns genes.txt       some of it
 
-  python -m diskcsr convert ratings.csv m.h5 --fields user,item,stars --labels sorted
-  python -m diskcsr convert filtered_feature_bc_matrix/ m.h5        10x: a folder
-  python -m diskcsr convert loom.loom m.h5                          dense, by blocks
+  %(prog)s ratings.csv m.h5 --fields user,item,stars --labels sorted
+  %(prog)s filtered_feature_bc_matrix/ m.h5        10x: a folder
+  %(prog)s loom.loom m.h5                          dense, by blocks
 
-  python -m diskcsr convert m.h5 m.mtx.gz                           HDF5 to Matrix Market
-  python -m diskcsr convert m.h5 cells.h5ad --to h5ad               a whole file of AnnData
+  %(prog)s m.h5 m.mtx.gz                           HDF5 to Matrix Market
+  %(prog)s m.h5 cells.h5ad --to h5ad               a whole file of AnnData
 
 SRC is an HDF5 file of any known kind (h5ad, h5sparse, 10x, MATLAB v7.3, binsparse; dense ones,
 too), or else what --from may say, which the name or the beginning of a file mostly tells.
@@ -103,7 +103,7 @@ def parse_size(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        "diskcsr",
+        called_as("diskcsr", "diskcsr"),
         description="Sparse matrices in HDF5 files: look at them, check and repair them, "
         "convert them, measure them.",
         epilog=_EPILOG,
@@ -114,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[Any], int], about: str, epilog: str) -> Any:
         sub = commands.add_parser(name, help=about, description=about, epilog=epilog)
         sub.set_defaults(run=run)
+        if run is not _bench:  # which has its own
+            sub.add_argument("--quiet", action="store_true", help="show no progress")
         return sub
 
     look = command("info", _info, "Say what is in a file and how it is read.", _INFO)
@@ -137,6 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
 def _listed(text: str) -> list[str]:
     return text.split(",")
 
@@ -158,7 +166,7 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     add("--format", choices=("csr", "csc"), help="default: as it is in SRC")
     add("--compression", help="as in diskcsr.write: gzip, zstd, lz4, ... (default: none)")
     add("--level", dest="compression_opts", type=int, metavar="N", help="of the compression")
-    add("--chunks", type=int, metavar="N", help="elements of a chunk (default: 65536)")
+    add("--chunks", type=_count, metavar="N", help="elements of a chunk (default: 65536)")
     add("--max-memory", type=parse_size, metavar="SIZE", help="as 500MB or 2GiB")
     add("--keep-order", action="store_true", help="leave indices within rows as they are ordered")
     add("--sum-duplicates", action="store_true", help="add up indices that are stored twice")
@@ -167,7 +175,7 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
     add("--permute-rows", action="store_true", help="put rows in random order")
     add("--rng", type=int, metavar="N", help="number that settles that order (default: another)")
     add("--overwrite", action="store_true", help="replace a matrix of that name in DST")
-    add("--no-progress", action="store_true", help="show no progress")
+    add("--no-progress", dest="quiet", action="store_true", help=argparse.SUPPRESS)
     add("--json", action="store_true", help="print what was written as JSON")
 
 
@@ -177,9 +185,10 @@ def _add_convert(sub: argparse.ArgumentParser) -> None:
 def _info(args: Any) -> int:
     # Who looks at a file may not know it. The time to start a process is not noticed here.
     if args.untrusted or not sys.executable:
-        facts = info(args.file, args.name, deep=args.deep, untrusted=args.untrusted)
+        how = {"deep": args.deep, "untrusted": args.untrusted, "progress": _progress(args)}
+        facts = info(args.file, args.name, **how)
     else:
-        facts = info_apart(args.file, args.name, args.deep, _SILENCE)
+        facts = info_apart(args.file, args.name, args.deep, _SILENCE, _progress(args))
     if args.json:
         _print_json(facts)
         return 0
@@ -193,10 +202,11 @@ def _info(args: Any) -> int:
 
 
 def _check(args: Any) -> int:
-    report = check(args.file, args.name, repair=args.repair)
+    report = check(args.file, args.name, repair=args.repair, progress=_progress(args))
     unopened = [problem for problem in report.problems if problem.kind == "open"]
     if unopened and not report.matrices and not args.json:
-        raise DiskCSRError(f"{args.file}: {unopened[0].where}: {unopened[0].what}")
+        where = "" if unopened[0].where == "/" else f" {unopened[0].where}:"
+        raise DiskCSRError(f"{args.file}:{where} {unopened[0].what}")
     if args.json:
         _print_json(report.to_dict())
     else:
@@ -233,23 +243,18 @@ def _convert(args: Any) -> int:
     }
     if args.keep_order:
         options["sort_indices"] = False
-    if not args.no_progress:
-        options["progress"] = _progress
+    if not args.quiet:
+        options["progress"] = _progress(args)
     # To a file of AnnData, as to any HDF5, a matrix may be added.
     target = target_of(args.file)
     elsewhere = args.kind is not None or (target is not None and not target.hdf5)
-    try:
-        with _source(args) as source:
-            if source is not args.source:
-                options.pop("source_kind", None)
-            if elsewhere:
-                _export(source, args, options)
-            else:
-                diskcsr.convert(source, args.file, **options).close()
-    except (ValueError, FileExistsError) as problem:
-        problem.args = (_in_options(str(problem)),)
-        raise
-    say("")
+    with _source(args) as source:
+        if source is not args.source:
+            options.pop("source_kind", None)
+        if elsewhere:
+            _export(source, args, options)
+        else:
+            diskcsr.convert(source, args.file, **options).close()
     if elsewhere:
         print(f"{args.file}: written")
         return 0
@@ -294,32 +299,55 @@ def _export(source: Any, args: Any, options: dict[str, Any]) -> None:
     diskcsr.export(source, args.file, kind=args.kind, **given)
 
 
+def _called(match: re.Match[str]) -> str:
+    """Write a call of `diskcsr.convert` as a command."""
+    source, file, more = match.groups()
+    return f"diskcsr convert {shlex.quote(source)} {shlex.quote(file)} {more or ''}".rstrip()
+
+
+#: What a message says in Python's words that is another word on the command line, or a call.
+_WORDS: tuple[tuple[str, Any], ...] = (
+    (r"\b([a-z_]+)=True\b", lambda match: f"--{match[1].replace('_', '-')}"),
+    (r"\bshape=\(rows, columns\)", "--shape ROWS COLUMNS"),
+    (r"\bsource_kind= ?", "--from "),
+    (r"\bsort_indices=(False\b)?", "--keep-order"),
+    (r"\bcompression_opts= ?", "--level "),
+    (r"\bkind= ?", "--to "),
+    (r"\bdiskcsr\.convert\('([^']+)', '([^']+)'(?:, (source_name='[^']+'))?\)", _called),
+    (r"\bdiskcsr\.export\(A, '([^']+)'\)", r"diskcsr convert HDF5 \1"),
+    (r"\bdiskcsr\.(convert|export) (makes|takes)\b", r"diskcsr convert \2"),
+    (r"^max_memory is", "--max-memory is"),
+    (r"\bdiskcsr\.options\.memory_budget\b", "DISKCSR_MEMORY_BUDGET"),
+)
+
+
 def _in_options(text: str) -> str:
     """Say in options of the command line what a message says in keywords.
 
     >>> _in_options("pass overwrite=True to replace it, or labels='sorted'")
     'pass --overwrite to replace it, or --labels sorted'
+    >>> _in_options("diskcsr.convert('r.csv', 'r.h5') makes HDF5 of it; fields= names others")
+    'diskcsr convert r.csv r.h5 makes HDF5 of it; --fields names others'
     """
-    text = text.replace("overwrite=True", "--overwrite")
-    text = text.replace("shape=(rows, columns)", "--shape ROWS COLUMNS")
-    text = text.replace("source_kind=", "--from").replace("sort_indices=", "--keep-order")
-    text = re.sub(r"\bkind=", "--to", text)
+    for pattern, words in _WORDS:
+        text = re.sub(pattern, words, text)
 
     def option(match: re.Match[str]) -> str:
         return " ".join(filter(None, [f"--{match[1].replace('_', '-')}", match[2]]))
 
-    return re.sub(rf"\b({'|'.join(_CONVERT_KEYS)})=(?:'(\w+)')?", option, text)
+    text = re.sub(rf"\b({'|'.join(_CONVERT_KEYS)})=(?:'([^']+)')?", option, text)
+    return re.sub(r"(--(?:from|to|level)) (?=[,:;.)]|$)", r"\1", text)
 
 
-def _progress(done: int, total: int | None) -> None:
-    """Show how far a conversion has come."""
-    say(f"converting: {100 * done // total:3d} %" if total else f"converting: {done} bytes")
+def _progress(args: Any) -> bool | None:
+    """What to ask for: it is shown on standard error, and there alone."""
+    return None if args.quiet else True
 
 
 def _bench(args: Any) -> int:
     from .bench.__main__ import main as bench  # most calls have no need for it
 
-    return bench(args.rest)
+    return bench(args.rest, f"{called_as('diskcsr', 'diskcsr')} bench")
 
 
 # -------------------------------------------------------------------------------------- printing
@@ -396,7 +424,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] == ["bench"]:  # argparse would take the options for its own
         return _bench(argparse.Namespace(rest=argv[1:]))
     args = _parser().parse_args(argv)
-    return run_program("diskcsr", lambda: int(args.run(args)))
+    return run_program("diskcsr", lambda: int(args.run(args)), _in_options)
 
 
 if __name__ == "__main__":

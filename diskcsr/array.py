@@ -344,7 +344,9 @@ def write(
     sum_duplicates : bool
         Add up entries of the same place.
     progress : bool or callable, optional
-        True shows a bar (tqdm's); a function is called with bytes done and bytes in all.
+        True shows a bar: in notebooks by tqdm, on a terminal by rich or tqdm where one of them is
+        installed, elsewhere lines now and then. A function is called with bytes done and bytes in
+        all.
 
     Returns
     -------

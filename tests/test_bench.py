@@ -17,6 +17,8 @@ from scipy.sparse import csc_array, csr_array
 
 import diskcsr
 from diskcsr.axis import CSR
+from diskcsr.bench import __main__ as bench
+from diskcsr.bench import run as running
 from diskcsr.bench.__main__ import _names
 from diskcsr.bench.adapters import PEERS as ADAPTERS
 from diskcsr.bench.adapters import load_adapter
@@ -26,6 +28,7 @@ from diskcsr.bench.cases import run as run_case
 from diskcsr.bench.figures import overview_as_text, save_overview
 from diskcsr.bench.source import Matrix, digest, generate, row_marks
 from diskcsr.bench.workloads import WORKLOADS
+from diskcsr.machine import terminal
 
 OPS = ["rows", "columns", "write"]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -92,8 +95,9 @@ def folder(tmp_path_factory):
 
 def run(folder, *args):
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+    # Where standard error is no terminal it says now and then what is measured.
     done = subprocess.run(
-        [sys.executable, "-m", "diskcsr.bench", *map(str, args)],
+        [sys.executable, "-m", "diskcsr.bench", "--quiet", *map(str, args)],
         cwd=folder, env=env, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
@@ -400,9 +404,46 @@ def test_help_teaches(folder):
     assert (code, err) == (0, "")
     assert "examples:" in out
     assert "exit codes:" in out
-    options = "peers ops workload rows compression chunks threads cold repeat json html figure list"
+    options = (
+        "peers ops workload rows compression chunks threads cold repeat json html figure list quiet"
+    )
     for option in options.split():
         assert f"--{option}" in out
+
+
+def test_the_examples_name_the_program_that_was_asked(folder):
+    for program in ("diskcsr.bench", "diskcsr bench"):
+        command = [sys.executable, "-m", *program.split(), "--help"]
+        out = subprocess.run(command, capture_output=True, text=True, timeout=200).stdout
+        assert out.startswith(f"usage: python -m {program} ")
+        examples = out.partition("examples:\n")[2].partition("\n\n")[0].splitlines()
+        assert len(examples) > 6
+        for line in examples:
+            assert line.startswith((f"  python -m {program}", "      "))
+
+
+def test_it_says_now_and_then_what_is_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(terminal, "_PATIENCE", 0.0)
+    settings = ["--rows=20", "--repeat=1", "--peers=diskcsr", "--ops=load"]
+    assert bench.main(settings) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "generating 20 rows of neurons"
+    assert CASES["load"].title in said
+    assert bench.main([*settings, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_not_installed_is_known_before_anything_is_generated(monkeypatch, capsys, folder):
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(bench, "measure", lambda *args: pytest.fail("it began"))
+    monkeypatch.setattr(running, "find_spec", lambda name: None)
+    assert bench.main(["--compression=zstd", "--peers=diskcsr,h5py,anndata"]) == 2
+    said = capsys.readouterr().err
+    assert "h5py, anndata: zstd is stored by hdf5plugin, which is not installed" in said
+    assert "diskcsr[bench]" in said
+    assert bench.main(["--peers=own:Absent"]) == 2
+    assert "own:Absent needs some-package" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

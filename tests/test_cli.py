@@ -19,6 +19,7 @@ from scipy.sparse import csr_array, load_npz
 import diskcsr
 from diskcsr import __main__ as cli
 from diskcsr import info
+from diskcsr.machine import bars
 from diskcsr.storage.check.check import check
 
 HERE = Path(diskcsr.__file__).parents[1]
@@ -50,7 +51,12 @@ def test_help_teaches_with_examples(command):
     code, out, err = run(*filter(None, [command]), "--help")
     assert (code, err) == (0, "")
     assert "examples:" in out
-    assert f"python -m diskcsr {command}".strip() in out
+    program = f"python -m diskcsr {command}".strip()
+    assert out.startswith(f"usage: {program} ")
+    lines = out.partition("examples:\n")[2].splitlines()
+    assert lines[0].startswith(f"  {program} ")
+    for line in lines:
+        assert "diskcsr" not in line.lstrip() or "python -m diskcsr" in line or "see " in line
 
 
 def test_version():
@@ -68,7 +74,7 @@ def test_wrong_usage(args):
     (line,) = err.splitlines()
     assert line.startswith("diskcsr")
     assert ": error: " in line
-    assert "see diskcsr" in line
+    assert "see python -m diskcsr" in line
 
 
 def test_the_console_scripts_are_these_programs():
@@ -181,7 +187,12 @@ def test_hints(tmp_path, monkeypatch):
     assert hints(path) == ""
     store(matrix)
     assert "data, indices, indptr: of fixed length, cannot be appended to" in hints(path)
+    store(matrix, chunks=(16,), maxshape=(None,), compression="gzip")
+    assert "data: chunks of 16 elements are tiny; 65536 is the default" in hints(path)
+    assert "indices: chunks of 16 elements are tiny" in hints(path)
     store(matrix, chunks=(16,), maxshape=(None,))
+    assert "tiny" not in hints(path)  # side by side, they are read as one
+    monkeypatch.setattr("diskcsr.storage.check.describe._MANY", 90)
     assert "data: chunks of 16 elements are tiny; 65536 is the default" in hints(path)
     with h5py.File(path, "w") as file:
         group = file.create_group("X")
@@ -218,6 +229,31 @@ def test_hints(tmp_path, monkeypatch):
         layout[:1000] = h5py.VirtualSource(file["X/moved"])[:1000]
         file["X"].create_virtual_dataset("data", layout)
     assert "data is read through h5py, which is slow (stored in a layout" in hints(path)
+
+
+def test_row_pointers_are_not_called_tiny(tmp_path):
+    path = tmp_path / "m.h5"
+    matrix = csr_array((np.ones(2000), np.zeros(2000, np.int32), np.arange(2001)), shape=(2000, 1))
+    with h5py.File(path, "w") as file:
+        group = file.create_group("X")
+        group.attrs["encoding-type"], group.attrs["encoding-version"] = "csr_matrix", "0.1.0"
+        group.attrs["shape"] = matrix.shape
+        for name in ("data", "indices", "indptr"):
+            group.create_dataset(
+                name, data=getattr(matrix, name), chunks=(20,), maxshape=(None,), compression="gzip"
+            )
+    assert "data: chunks of 20 elements are tiny" in hints(path)
+    assert "indptr: chunks" not in hints(path)
+
+
+def test_info_tells_how_far_it_is(path, monkeypatch):
+    told = []
+    diskcsr.info(path, progress=lambda *now: told.append(now))
+    assert told == []  # nothing is read
+    diskcsr.info(path, deep=True, progress=lambda *now: told.append(now))
+    total = 30 * 4 + 2 * 41 * 8
+    assert told[-1] == (total, total)
+    assert told == sorted(told)
 
 
 def test_info_in_python(path):
@@ -322,6 +358,27 @@ def test_what_is_left_after_a_repair_counts(path):
     assert (problem["kind"], problem["position"], problem["value"]) == ("range", 3, 99)
 
 
+# --------------------------------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize("command", ["info --deep", "check", "check --repair", "convert"])
+def test_commands_show_progress_unless_they_are_to_be_quiet(path, command, monkeypatch, capsys):
+    what, *more = command.split()
+    args = [what, str(path), *more]
+    args += [str(path.with_name("t.h5"))] if what == "convert" else []
+    assert cli.main(args) == 0
+    assert capsys.readouterr().err == ""  # a short call needs none
+    monkeypatch.setattr(bars, "_PATIENCE", 0.0)
+    args += ["--overwrite"] if what == "convert" else []
+    assert cli.main(args) == 0
+    said = capsys.readouterr().err
+    word = {"info": "reading", "check": "checking", "convert": "writing"}[what]
+    assert {line.partition(":")[0] for line in said.splitlines()} == {word}
+    assert f"{word}: 100 % of " in said
+    assert cli.main([*args, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 # ---------------------------------------------------------------------------------------- convert
 
 
@@ -335,7 +392,7 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
     monkeypatch.setattr(diskcsr, "convert", convert, raising=False)
     args = "--source-name a --name X --format csc --compression gzip --level 3 --chunks 100"
     args += " --keep-order --from csv --fields u,i,s --labels sorted --shape 3 4 --dtype f4"
-    more = "--sum-duplicates --max-memory 2MiB --permute-rows --rng 7 --overwrite --no-progress"
+    more = "--sum-duplicates --max-memory 2MiB --permute-rows --rng 7 --overwrite --quiet"
     more += " --duplicates last"
     assert cli.main(["convert", "src.mtx", str(path), *args.split(), *more.split()]) == 0
     assert "/X: csr" in capsys.readouterr().out
@@ -365,7 +422,7 @@ def test_convert_passes_its_options_on(path, monkeypatch, capsys):
         (
             "src.mtx",
             str(path),
-            {"name": "X", "permute_rows": True, "rng": 0, "progress": cli._progress},
+            {"name": "X", "permute_rows": True, "rng": 0, "progress": True},
         ),
     ]
 
@@ -391,11 +448,37 @@ def test_convert_speaks_of_its_own_options(tmp_path):
         (("notes.txt",), "(--from says of which"),
         (("m.mtx", "--fields", "a,b"), "--fields: not for mtx"),
         (("m.mtx", "--from", "excel"), "--from must be one of"),
+        (("m.mtx", "--chunks", "0"), "a whole number from 1 on, not '0'"),
+        (("m.mtx", "--permute-rows"), "--permute-rows: convert to HDF5 first"),
+        (("m.mtx", "--max-memory", "1kB"), "--max-memory is 1000 bytes, but"),
+        (("m.mtx", "--keep-order"), "--keep-order: triplets have no order"),
+        (("m.mtx", "--rng", "3"), "--permute-rows: convert to HDF5 first"),
     ]:
         source, *more = arguments
         code, out, err = run("convert", tmp_path / source, tmp_path / "t.h5", *more)
         assert (code, out, said in err) == (2, "", True), err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.mtx", "notes.txt"]
+
+
+def test_messages_speak_of_the_command_line(tmp_path, path):
+    (tmp_path / "r.csv").write_text("0,1,2\n")
+    advice = f"diskcsr convert {tmp_path / 'r.csv'} r.h5 makes HDF5 of it"
+    for arguments, said in [
+        (("info", tmp_path / "r.csv"), advice),
+        (("check", tmp_path / "r.csv"), advice),
+        (("convert", path, tmp_path / "o.csv"), "choose another name, as 'o.h5'"),
+        (("convert", path, tmp_path / "t.h5", "--rng", "3"), "which needs --permute-rows"),
+        (("convert", path, path.with_name("m.mtx"), "--chunks", "7"), "--chunks: not for"),
+        (("convert", path, tmp_path / "o", "--to", "x"), "--to must be one of"),
+    ]:
+        code, out, err = run(*arguments)
+        assert (code, out, said in err) == (2, "", True), err
+        assert "=True" not in err
+        assert "diskcsr.convert" not in err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.h5", "r.csv"]
+    assert cli._in_options("diskcsr.convert('a b', 'new.h5', source_name='X') makes") == (
+        "diskcsr convert 'a b' new.h5 --source-name X makes"
+    )
 
 
 def test_convert_of_a_table(tmp_path):
@@ -524,7 +607,8 @@ def test_convert_chooses_only_from_sparse_matrices_in_hdf5(chosen, capsys):
     Path("m.mtx").write_text("%%MatrixMarket matrix coordinate real general\n2 2 0\n")
     assert cli.main(["convert", "m.mtx", "t.h5", "--rows", "0:1"]) == 2
     said = capsys.readouterr().err
-    assert "'m.mtx' is not an HDF5 file" in said
+    assert "'m.mtx' is not an HDF5 file but Matrix Market" in said
+    assert "diskcsr convert m.mtx m.h5 makes HDF5 of it" in said
     assert "--rows and --columns choose from a sparse matrix in HDF5: convert to one first" in said
     assert cli.main(["convert", "m.h5", "m.h5", "--name", "Y", "--rows", "0:1"]) == 2
     assert "is open for reading as a source" in capsys.readouterr().err
@@ -558,7 +642,7 @@ def test_convert_some_in_bounded_memory(wide, format, monkeypatch):
 
 def test_convert_some_tells_how_far_it_is(wide, monkeypatch):
     told = []
-    monkeypatch.setattr(cli, "_progress", lambda *now: told.append(now))
+    monkeypatch.setattr(cli, "_progress", lambda args: lambda *now: told.append(now))
     assert cli.main(wide) == 0
     assert told == sorted(told)
     assert len(told) > 4
@@ -577,7 +661,7 @@ def test_an_interrupt_leaves_nothing_of_what_was_chosen(wide, monkeypatch, capsy
         if len(calls) == 2:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli, "_progress", interrupt)
+    monkeypatch.setattr(cli, "_progress", lambda args: interrupt)
     assert cli.main(wide) == 130
     assert len(calls) == 2
     assert capsys.readouterr() == ("", "")
@@ -588,9 +672,9 @@ def test_bench_is_passed_its_arguments(monkeypatch):
     from diskcsr.bench import __main__ as bench
 
     seen = []
-    monkeypatch.setattr(bench, "main", lambda args: seen.append(args) or 0)
+    monkeypatch.setattr(bench, "main", lambda *given: seen.append(given) or 0)
     assert cli.main(["bench", "m.h5", "--json", "out"]) == 0
-    assert seen == [["m.h5", "--json", "out"]]
+    assert seen == [(["m.h5", "--json", "out"], "diskcsr bench")]
 
 
 def test_bench_as_a_command():
@@ -614,6 +698,8 @@ def test_the_installed_program_runs(program):
     helped = started("--help")
     assert (helped.returncode, helped.stderr) == (0, "")
     assert helped.stdout.startswith(f"usage: {program} ")
+    assert f"\n  {program} " in helped.stdout
+    assert "python -m" not in helped.stdout
     assert "exit codes:" in helped.stdout
     wrong = started("--no-such-option")
     assert (wrong.returncode, wrong.stdout) == (2, "")

@@ -171,10 +171,10 @@ ALLOWED = {
     "anndata": lambda name: name == "interop.anndata" or name.startswith("bench.adapters."),
     "scipy": lambda name: not name.startswith("kernels"),
     "matplotlib": lambda name: name == "bench.figures",
-    "rich": lambda name: name == "machine.terminal",
+    "rich": lambda name: name in ("machine.terminal", "machine.bars"),
     "pyarrow": lambda name: name == "importing.tables" or name.startswith("bench.adapters."),
     "sklearn": lambda name: name in ("importing.svmlight", "linalg.estimator"),
-    "tqdm": lambda name: name == "machine.progress",
+    "tqdm": lambda name: name == "machine.bars",
 }
 
 

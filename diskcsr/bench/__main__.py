@@ -1,17 +1,18 @@
-"""The command line: ``python -m diskcsr.bench``."""
+"""The command line: ``diskcsr bench``, ``diskcsr-bench`` or ``python -m diskcsr.bench``."""
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from ..machine.terminal import Parser, print_table, run_program, say
+from ..machine.terminal import Parser, called_as, print_table, run_program, say
 from .adapters import PEERS, load_adapter
 from .cases import CASES, GROUPS
 from .figures import require_matplotlib, save_overview
 from .report import as_html, as_json, print_report
-from .run import Settings, load_own, measure
+from .run import Settings, load_own, measure, require_extras
 from .workloads import WORKLOADS
 
 __all__ = ["main"]
@@ -19,16 +20,15 @@ __all__ = ["main"]
 COMPRESSIONS = ("raw", "gzip", "lzf", "zstd")
 _EPILOG = """\
 examples:
-  python -m diskcsr.bench                          generated data, four systems, under two minutes
-  python -m diskcsr.bench cells.h5ad X             reading your own file; it is not changed
-  python -m diskcsr.bench --ops rows,columns --peers scipy,diskcsr,anndata
-  python -m diskcsr.bench cells.h5ad --ops compute sums and products of it, beside scipy in memory
-  python -m diskcsr.bench --workload criteo --rows 50000 --compression zstd --threads 4
-  python -m diskcsr.bench cells.h5ad --cold --json out.json --html out.html --figure out.png
-  python -m diskcsr.bench --peers diskcsr,mymodule:MyAdapter
-                                                   a system of your own: a subclass of
-                                                   diskcsr.bench.adapters.base.Adapter
-  python -m diskcsr.bench --list                   systems, operations and workloads there are
+  %(prog)s                          generated data, four systems, under two minutes
+  %(prog)s cells.h5ad X             reading your own file; it is not changed
+  %(prog)s --ops rows,columns --peers scipy,diskcsr,anndata
+  %(prog)s cells.h5ad --ops compute sums and products of it, beside scipy in memory
+  %(prog)s --workload criteo --rows 50000 --compression zstd --threads 4
+  %(prog)s cells.h5ad --cold --json out.json --html out.html --figure out.png
+  %(prog)s --peers diskcsr,mymodule:MyAdapter
+      a system of your own: a subclass of diskcsr.bench.adapters.base.Adapter
+  %(prog)s --list                   systems, operations and workloads there are
 
 Every cell of the table is measured in a process of its own, after its answer was compared with the
 right one. Each repeat asks for fresh random rows, and systems take turns, so that whatever else the
@@ -61,10 +61,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> Parser:
     usual = Settings()
     parser = Parser(
-        prog="diskcsr-bench",
+        prog=prog,
         description="Measure diskcsr and its peers on generated data, or reading a file.",
         epilog=_EPILOG,
     )
@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", metavar="OUT", help="write everything as JSON")
     add("--html", metavar="OUT", help="write a page with charts, one file (needs matplotlib)")
     add("--figure", metavar="OUT", help="draw all of it into a PNG or SVG file (needs matplotlib)")
+    add("--quiet", action="store_true", help="do not say what is measured at the moment")
     add("--list", action="store_true", help="list systems, operations and workloads, and stop")
     return parser  # fmt: skip
 
@@ -173,10 +174,11 @@ def _settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Sett
         sys.path.insert(0, os.getcwd())  # the installed program does not begin with it
     for peer in args.peers:
         load_own(peer)
+    require_extras(args.peers, args.compression)
     given = {
         key: value
         for key, value in vars(args).items()
-        if key not in ("json", "html", "figure", "list", "ops") and value is not None
+        if key not in ("json", "html", "figure", "list", "ops", "quiet") and value is not None
     }
     return Settings(**given, ops=ops)
 
@@ -185,8 +187,10 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if args.list:
         _list()
         return 0
-    run = measure(_settings(parser, args), say)
-    say("")
+    settings = _settings(parser, args)
+    run = measure(settings, (lambda text: None) if args.quiet else say)
+    if not args.quiet:
+        say("")
     print_report(run)
     for out, form in ((args.json, as_json), (args.html, as_html)):
         if out:
@@ -196,22 +200,31 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     return int(any(result["status"] == "wrong" for result in run["results"]))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the benchmark.
 
     Parameters
     ----------
     argv : list of str, optional
         Arguments; those of the process when None.
+    prog : str, optional
+        What it was called by, where another program calls it.
 
     Returns
     -------
     int
         The exit code: 0 fine, 1 an answer was wrong, 2 usage or a file that cannot be used.
     """
-    parser = _parser()
+    parser = _parser(prog or called_as("diskcsr-bench", "diskcsr.bench"))
+    if prog is None:
+        parser.short = "diskcsr-bench"
     args = parser.parse_args(argv)
-    return run_program(parser.prog, lambda: _run(parser, args))
+    return run_program(parser.short, lambda: _run(parser, args), _in_options)
+
+
+def _in_options(text: str) -> str:
+    """Say as a command what a message says in calls of Python."""
+    return re.sub(r"\bdiskcsr\.convert\('([^']+)', '([^']+)'\)", r"diskcsr convert \1 \2", text)
 
 
 if __name__ == "__main__":

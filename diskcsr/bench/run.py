@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +27,7 @@ from .measure import seed_of
 from .source import Matrix, generate
 from .workloads import WORKLOADS
 
-__all__ = ["Settings", "load_own", "measure"]
+__all__ = ["Settings", "load_own", "measure", "require_extras"]
 
 LARGEST_PROBE = 1 << 28
 
@@ -304,3 +305,26 @@ def load_own(peer: str) -> None:
         load_adapter(peer)
     except (ImportError, AttributeError) as problem:
         raise ValueError(f"no peer {peer!r}: {problem}") from problem
+
+
+def require_extras(peers: list[str], compression: str | None) -> None:
+    """See what is not installed before anything is generated.
+
+    Raises
+    ------
+    ImportError
+        When no peer is there, or one that is lacks what it compresses by.
+    """
+    classes = {peer: load_adapter(peer) for peer in peers}
+    missing = {peer: what for peer, cls in classes.items() if (what := cls.missing())}
+    if len(missing) == len(peers):
+        raise ImportError("; ".join(f"{peer} needs {what}" for peer, what in missing.items()))
+    plugin = find_spec("hdf5plugin") is not None
+    if compression != "zstd" or plugin:
+        return
+    lacking = [peer for peer in peers if peer not in missing and classes[peer].by_plugin]
+    if lacking:
+        raise ImportError(
+            f"{', '.join(lacking)}: zstd is stored by hdf5plugin, which is not installed: pip "
+            "install 'diskcsr[bench]', or leave out these systems"
+        )

@@ -273,6 +273,6 @@ def fold(
         return state
 
     progress = options.progress if progress is None else progress
-    with reporting(progress, nbytes) as advance:
+    with reporting(progress, nbytes, "computing") as advance:
         states = run_in_steps(work, runs, advance if progress else None)
     return reduce(join, states) if states else start()

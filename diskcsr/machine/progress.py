@@ -2,56 +2,91 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-__all__ = ["Progress", "reporting"]
+from .bars import Tell, bar
+
+__all__ = ["Progress", "reporting", "telling", "to_the_end"]
 
 #: What may be asked for: nothing, a bar, or a function of the bytes done and the bytes in all.
-Progress: TypeAlias = bool | Callable[[int, int | None], object] | None
+Progress: TypeAlias = bool | Tell | None
 
 
 @contextmanager
-def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Give a function to be told of bytes that were handled.
+def telling(progress: Progress, what: str) -> Iterator[Tell | None]:
+    """Give what is to be told of the bytes done and the bytes in all; None where nobody asks.
 
     Parameters
     ----------
     progress : None, bool or callable
-        True shows a bar (tqdm's). A callable is given ``(done, total)``, both in bytes.
+        True shows a bar. A callable is what is given.
+    what : str
+        What is done, as "writing".
+
+    Raises
+    ------
+    TypeError
+        When `progress` is none of these.
+    """
+    if progress is None or progress is False:
+        yield None
+    elif progress is True:
+        with bar(what) as tell:
+            yield tell
+    elif callable(progress):
+        yield progress
+    else:
+        raise TypeError(f"progress must be None, True or a function, not {progress!r}")
+
+
+@contextmanager
+def reporting(
+    progress: Progress, total: int | None, what: str = "writing"
+) -> Iterator[Callable[[int], None]]:
+    """Give a function to be told of bytes that were handled.
+
+    Parameters
+    ----------
+    progress, what
+        As of `telling`.
     total : int or None
         Bytes in all; None where nobody knows.
 
     Raises
     ------
-    ImportError
-        When a bar is wanted and tqdm is not there.
     TypeError
         When `progress` is none of these.
     """
-    if progress is None or progress is False:
-        yield lambda nbytes: None
-    elif progress is True:
-        with _bar(total) as bar:
-            yield bar.update
-    elif callable(progress):
-        done = 0
+    with telling(progress, what) as tell:
+        if tell is None:
+            yield lambda nbytes: None
+            return
+        told, done = tell, 0
+        if progress is True:
+            told(0, total)
 
         def advance(nbytes: int) -> None:
             nonlocal done
             done += nbytes
-            progress(done, total)
+            told(done, total)
 
         yield advance
-    else:
-        raise TypeError(f"progress must be None, True or a function, not {progress!r}")
 
 
-def _bar(total: int | None) -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as problem:
-        raise ImportError(
-            "progress=True shows a bar with tqdm, which is not installed: pip install "
-            "'diskcsr[progress]', or pass a function progress(done, total)"
-        ) from problem
-    return tqdm(total=total, unit="B", unit_scale=True)
+@contextmanager
+def to_the_end(advance: Callable[[int], None], total: int) -> Iterator[Callable[[int], None]]:
+    """Give an `advance` of a part of the work that comes to its end, and never beyond it.
+
+    For work that is known only about: what cannot be read is given up, or read again.
+    """
+    done = 0
+
+    def step(nbytes: int) -> None:
+        nonlocal done
+        nbytes = min(nbytes, total - done)
+        done += nbytes
+        if nbytes:
+            advance(nbytes)
+
+    yield step
+    step(total - done)

@@ -4,15 +4,22 @@ import argparse
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ..errors import DiskCSRError
 
-__all__ = ["Parser", "plain_table", "print_table", "run_program", "say"]
+__all__ = ["Parser", "called_as", "plain_table", "print_table", "run_program", "say"]
 
 #: What users, files and systems can be to blame for; anything else is a defect, with a traceback.
 BLAMELESS = (DiskCSRError, OSError, ValueError, KeyError, TypeError, MemoryError, ImportError)
+
+
+_MODULE = "python -m "
+#: Seconds between two lines that say what is done, where they stay.
+_PATIENCE = 10.0
+_spoken = time.monotonic()
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,16 +29,35 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
+        #: What lines about errors begin with.
+        self.short = self.prog.removeprefix(_MODULE)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and where help is; exit with 2."""
         text = " ".join(message.split())
-        print(f"{self.prog}: error: {text}; see {self.prog} --help", file=sys.stderr)
+        print(f"{self.short}: error: {text}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
 
-def run_program(prog: str, run: Callable[[], int]) -> int:
+def called_as(program: str, module: str) -> str:
+    """Return what a program was called by: its own name, or ``python -m`` and its module's."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    as_module = spec is not None and spec.name in (module, f"{module}.__main__")
+    return f"{_MODULE}{module}" if as_module else program
+
+
+def run_program(
+    prog: str, run: Callable[[], int], translate: Callable[[str], str] = lambda text: text
+) -> int:
     """Run a command line's work; turn how it ends into an exit code and at most one line.
+
+    Parameters
+    ----------
+    prog : str
+        What that line begins with.
+    run : callable
+    translate : callable
+        Says in the words of the command line what an error says in those of Python.
 
     Returns
     -------
@@ -50,7 +76,7 @@ def run_program(prog: str, run: Callable[[], int]) -> int:
         return 141
     except BLAMELESS as problem:
         say("")
-        print(f"{prog}: error: {_one_line(problem)}", file=sys.stderr)
+        print(f"{prog}: error: {translate(_one_line(problem))}", file=sys.stderr)
         return 2
     return code
 
@@ -65,9 +91,16 @@ def _one_line(problem: BaseException) -> str:
 
 
 def say(text: str) -> None:
-    """Show what is done at the moment, on one line that is written over; only to people."""
+    """Show what is done at the moment: to people on one line that is written over.
+
+    Where standard error is no terminal, on a line now and then, and none in the first seconds.
+    """
+    global _spoken
     if sys.stderr.isatty():
         print(f"\r\033[K{text[:78]}", end="", file=sys.stderr, flush=True)
+    elif text and time.monotonic() - _spoken > _PATIENCE:
+        print(text, file=sys.stderr, flush=True)
+        _spoken = time.monotonic()
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int) -> None:

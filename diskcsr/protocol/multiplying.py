@@ -46,7 +46,7 @@ def gram_product(A: Any, dense: Any, *, progress: Progress = None) -> Any:
     dense : (n,) or (n, k) array_like
         As many rows as `A` has columns.
     progress : None, bool or callable
-        True shows a bar (tqdm's); a function is called with bytes done and bytes in all; default
+        True shows a bar; a function is called with bytes done and bytes in all; default
         ``diskcsr.options.progress``.
 
     Returns

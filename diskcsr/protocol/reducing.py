@@ -113,7 +113,7 @@ def describe(
         The sum of squares is divided by the number of elements less this; as in
         `scipy.stats.describe` 1 unless said otherwise.
     progress : bool or callable, optional
-        True shows a bar (tqdm's); a function is called with bytes done and bytes in all. Default:
+        True shows a bar; a function is called with bytes done and bytes in all. Default:
         ``diskcsr.options.progress``.
 
     Returns

@@ -155,7 +155,7 @@ class Changing(Handle):
         if issparse(rows):
             total = int(rows.nnz) * (self.dtype.itemsize + 4)
         changes = {"sort": sort_indices, "sum_duplicates": sum_duplicates}
-        with reporting(progress, total) as advance:
+        with reporting(progress, total, "appending") as advance:
             append_blocks(self._source, self._checked_blocks(rows, grow, changes, advance))
 
     def _checked_blocks(

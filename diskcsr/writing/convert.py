@@ -146,7 +146,7 @@ def convert(
     FormatError
         When a source is damaged, or cannot be told.
     ImportError
-        When a library is not installed that reads the source, or tqdm, when a bar is wanted.
+        When a library is not installed that reads the source.
 
     Examples
     --------

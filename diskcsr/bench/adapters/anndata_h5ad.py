@@ -11,6 +11,7 @@ class AnnDataH5ad(Subscripted):
     """anndata.io.sparse_dataset: indexing and to_memory; it has no sums, products or batches."""
 
     title = "anndata (h5ad)"
+    by_plugin = True
     needs: ClassVar[tuple[str, ...]] = ("anndata",)
     brings = "diskcsr[bench]"
     reads_files = True

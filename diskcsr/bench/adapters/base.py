@@ -27,6 +27,7 @@ class Adapter:
     reads_files: ClassVar[bool] = False  # the user's own file, as it is
     counts_reads: ClassVar[bool] = True  # whether what the system says was read means anything
     writes: ClassVar[bool] = True  # whether `write` is the peer's own, not only what it reads
+    by_plugin: ClassVar[bool] = False  # whether filters of hdf5plugin compress for it
     note: ClassVar[str] = ""
 
     rows: Any = None  # (row numbers) -> sparse

@@ -9,6 +9,7 @@ class H5Sparse(Adapter):
     """h5sparse.File."""
 
     title = "h5sparse"
+    by_plugin = True
     needs = ("h5sparse", "pkg_resources")
     brings = "diskcsr[bench-peers]"
 

@@ -57,6 +57,7 @@ class PlainH5py(Sliced):
     """h5py, one slice a row."""
 
     title = "h5py by hand"
+    by_plugin = True
     reads_files = True
 
     def __init__(self, path: str, name: str, where: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import h5py
 
 from ...errors import DiskCSRError
 from ...machine.apart import Ended, run_apart
+from ...machine.progress import Progress, reporting, telling, to_the_end
 from ..formats.detect import describe, find
 from ..formats.fields import locate
 from ..formats.others import not_hdf5
@@ -19,7 +20,7 @@ from ..journal.records import journal_path
 from ..journal.rollback import damage_of, is_hot, settle
 from .problems import Problem, Scan
 from .repair import repair_file
-from .scan import scan
+from .scan import scan, work_of
 
 __all__ = ["Problem", "Report", "check", "look_at"]
 
@@ -78,6 +79,7 @@ def check(
     repair: bool = False,
     isolated: bool = True,
     time_limit: float = 300,
+    progress: Progress = None,
 ) -> Report:
     """Look at everything in the sparse matrices of a file, in bounded memory.
 
@@ -103,6 +105,8 @@ def check(
     time_limit : float
         Seconds without any progress after which such a process is ended. A whole check may well
         take longer.
+    progress : bool or callable, optional
+        As of `diskcsr.write`. With `repair` it comes to the end twice, before and after.
 
     Returns
     -------
@@ -129,7 +133,7 @@ def check(
     if isinstance(file, h5py.Group):
         if repair:
             raise TypeError("repair=True needs the path of a file that is not open")
-        return _report(file, name)[0]
+        return _report(file, name, progress)[0]
     path = os.fsdecode(os.fspath(file))
     check_ordinary(path)
     with open(path, "rb"):
@@ -137,7 +141,7 @@ def check(
     if repair:
         settle(path)
     silence = time_limit if isolated and sys.executable else None
-    report, scans = _look(path, name, silence)
+    report, scans = _look(path, name, silence, progress)
     if not repair or not any(found.clip or found.restamp or found.unsorted for found in scans):
         return report
     try:
@@ -145,7 +149,7 @@ def check(
     except (DiskCSRError, RuntimeError, ValueError, KeyError) as problem:
         failed = Problem("note", "not-repaired", "/", f"nothing was changed: {problem}")
         return Report(path, report.matrices, [*report.problems, failed])
-    again = _look(path, name, silence)[0] if done else report
+    again = _look(path, name, silence, progress)[0] if done else report
     notes = [Problem("note", "not-repaired", group, why) for group, why in left.items()]
     return Report(path, again.matrices, again.problems + notes, done)
 
@@ -154,12 +158,17 @@ def check(
 _FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}
 
 
-def _look(path: str, name: str | None, silence: float | None) -> tuple[Report, list[Scan]]:
+def _look(
+    path: str, name: str | None, silence: float | None, progress: Progress
+) -> tuple[Report, list[Scan]]:
     """Do what `look_at` does; unless `silence` is None, in a process that HDF5 may crash."""
     if silence is None:
-        return look_at(path, name)
+        return look_at(path, name, progress)
     try:
-        found: tuple[Report, list[Scan]] = run_apart(look_at, path, name, silence=silence)
+        with telling(progress, "checking") as tell:
+            found: tuple[Report, list[Scan]] = run_apart(
+                look_at, path, name, silence=silence, tell=tell
+            )
     except Ended as end:
         if end.signal in _FROM_OUTSIDE:
             what = f"was not looked at to the end: {end.signal} ended the process that did it"
@@ -199,7 +208,7 @@ def _fate(end: Ended, silence: float) -> str:
     return f"crashes ({end.signal})"
 
 
-def look_at(path: str, name: str | None) -> tuple[Report, list[Scan]]:
+def look_at(path: str, name: str | None, progress: Progress = None) -> tuple[Report, list[Scan]]:
     """Look at the matrices of a file; return the report, and what a repair has to know."""
     try:
         file = h5py.File(path, "r")
@@ -208,7 +217,7 @@ def look_at(path: str, name: str | None) -> tuple[Report, list[Scan]]:
         what = f"cannot be opened: {text}" if h5py.is_hdf5(path) else not_hdf5(path)
         return Report(path, [], [Problem("error", "open", "/", what)]), []
     with file:
-        report, scans = _report(file, name)
+        report, scans = _report(file, name, progress)
     journal, damage = journal_path(path), damage_of(path)
     if damage is not None:
         report.problems.insert(0, Problem("error", "journal", "/", damage))
@@ -223,16 +232,20 @@ def look_at(path: str, name: str | None) -> tuple[Report, list[Scan]]:
     return report, scans
 
 
-def _report(root: h5py.Group, name: str | None) -> tuple[Report, list[Scan]]:
+def _report(root: h5py.Group, name: str | None, progress: Progress) -> tuple[Report, list[Scan]]:
     report = Report(root.file.filename)
     scans = []
-    for group in _groups(root, name, report):
-        found = scan(group)
-        if group.file.filename != root.file.filename:
-            found.leave()  # a link led to another file, of which there is no copy
-        scans.append(found)
-        report.matrices.append(found.name)
-        report.problems.extend(found.problems)
+    groups = _groups(root, name, report)
+    work = list(map(work_of, groups)) if progress else [0] * len(groups)
+    with reporting(progress, sum(work), "checking") as advance:
+        for group, total in zip(groups, work, strict=True):
+            with to_the_end(advance, total) as step:
+                found = scan(group, step)
+            if group.file.filename != root.file.filename:
+                found.leave()  # a link led to another file, of which there is no copy
+            scans.append(found)
+            report.matrices.append(found.name)
+            report.problems.extend(found.problems)
     return report, scans
 
 

@@ -1,6 +1,7 @@
 """What a file holds and how it is read, as plain data: one dictionary for each matrix."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ...blocks.contents import Contents
 from ...errors import FormatError
 from ...keys.widths import INT32_MAX
 from ...machine.options import options
+from ...machine.progress import Progress, reporting, to_the_end
 from ..codecs.pipeline import pipeline_of
 from ..codecs.table import faster_decoders
 from ..files.files import open_to_read
@@ -21,7 +23,8 @@ from ..journal.names import check_ordinary
 from ..read.direct import DirectReader
 from ..read.source import Source
 from ..read.untrusted import call_apart, check_alone
-from .scan import is_sorted
+from .scan import is_sorted, work_of
+from .stored import ignore
 
 __all__ = ["array_facts", "info", "info_apart"]
 
@@ -29,10 +32,17 @@ __all__ = ["array_facts", "info", "info_apart"]
 _CHEAP = 1 << 20
 #: The default chunk, and how far from it chunks are worth a hint.
 _CHUNK, _TINY, _HUGE = 1 << 16, 1 << 12, 1 << 20
+#: Small chunks that there have to be before they slow reading, where they are decoded or not.
+_MANY_DECODED, _MANY = 64, 10_000
 
 
 def info(
-    file: Any, name: str | None = None, *, deep: bool = False, untrusted: bool = False
+    file: Any,
+    name: str | None = None,
+    *,
+    deep: bool = False,
+    untrusted: bool = False,
+    progress: Progress = None,
 ) -> dict[str, Any]:
     """Say which sparse matrices a file holds, how they are stored and what reads them.
 
@@ -47,6 +57,8 @@ def info(
     untrusted : bool
         Have all of it done by a process with limits, as in `diskcsr.open`: this one does not open
         the file at all. Files that lead to others are refused.
+    progress : bool or callable, optional
+        As of `diskcsr.write`; told with `deep` alone, as nothing else takes long.
 
     Returns
     -------
@@ -85,36 +97,61 @@ def info(
     check_ordinary(path)
     with open(path, "rb"):
         pass  # the system's own words for what is missing or forbidden
+    progress = progress if deep else None
     if untrusted:
-        limits = {"seconds": options.untrusted_seconds, "memory": options.untrusted_bytes}
-        found: dict[str, Any] = call_apart(_facts, path, name, deep, True, **limits)
+        limits: dict[str, Any] = {
+            "seconds": options.untrusted_seconds,
+            "memory": options.untrusted_bytes,
+        }
+        found: dict[str, Any] = call_apart(
+            _facts, path, name, deep, True, progress=progress, **limits
+        )
         return found
-    return _facts(path, name, deep)
+    return _facts(path, name, deep, progress=progress)
 
 
-def info_apart(file: str, name: str | None, deep: bool, silence: float) -> dict[str, Any]:
+def info_apart(
+    file: str, name: str | None, deep: bool, silence: float, progress: Progress = None
+) -> dict[str, Any]:
     """Do what `info` does in a process that HDF5 may crash, without a limit but on silence."""
     check_ordinary(file)
     with open(file, "rb"):
         pass
-    found: dict[str, Any] = call_apart(_facts, file, name, deep, silence=silence)
+    progress = progress if deep else None
+    found: dict[str, Any] = call_apart(_facts, file, name, deep, progress=progress, silence=silence)
     return found
 
 
-def _facts(path: str, name: str | None, deep: bool, alone: bool = False) -> dict[str, Any]:
+def _facts(
+    path: str, name: str | None, deep: bool, alone: bool = False, progress: Progress = None
+) -> dict[str, Any]:
     if not h5py.is_hdf5(path):
         raise FormatError(f"{path!r} {not_hdf5(path)}")
     with open_to_read(path) as opened:
         if alone:
             check_alone(opened)
         names = find(opened) if name is None else [name]
-        matrices = [_matrix(opened, one, deep) for one in names]
+        work = [_work_of(opened, one) for one in names] if progress else [0] * len(names)
+        matrices = []
+        with reporting(progress, sum(work), "reading") as advance:
+            for one, total in zip(names, work, strict=True):
+                with to_the_end(advance, total) as step:
+                    matrices.append(_matrix(opened, one, deep, step))
         instead = None if matrices else describe(opened)
     size = Path(path).stat().st_size
     return {"file": path, "bytes": size, "matrices": matrices, "instead": instead}
 
 
-def _matrix(file: h5py.File, name: str, deep: bool) -> dict[str, Any]:
+def _work_of(file: h5py.File, name: str) -> int:
+    try:
+        return work_of(file[name], whole=False)
+    except Exception:  # whoever opens it says why not
+        return 0
+
+
+def _matrix(
+    file: h5py.File, name: str, deep: bool, advance: Callable[[int], None] = ignore
+) -> dict[str, Any]:
     try:
         group = file[name]
     except Exception as problem:
@@ -125,7 +162,7 @@ def _matrix(file: h5py.File, name: str, deep: bool) -> dict[str, Any]:
     try:
         source = Source(group, None)
         try:
-            return _opened(source, deep)
+            return _opened(source, deep, advance)
         finally:
             source.close()
     except Exception as problem:  # of damage, HDF5 tells with nearly any exception
@@ -133,7 +170,7 @@ def _matrix(file: h5py.File, name: str, deep: bool) -> dict[str, Any]:
         return {"name": group.name, "error": text}
 
 
-def _opened(source: Source, deep: bool) -> dict[str, Any]:
+def _opened(source: Source, deep: bool, advance: Callable[[int], None]) -> dict[str, Any]:
     contents = Contents.stored(source)
     n_major, n_minor, nnz = contents.n_major, contents.n_minor, contents.nnz
     arrays = {part: array_facts(source, part) for part in ARRAYS}
@@ -141,7 +178,7 @@ def _opened(source: Source, deep: bool) -> dict[str, Any]:
     memory = sum(array["memory_bytes"] for array in arrays.values())
     ordered = None
     if deep or nnz <= _CHEAP:
-        ordered = is_sorted(source.group, source.header)
+        ordered = is_sorted(source.group, source.header, advance)
     facts = {
         "name": source.name,
         "error": None,
@@ -211,7 +248,7 @@ def _hints(
     source: Source, arrays: dict[str, dict[str, Any]], n_minor: int, ordered: bool | None
 ) -> list[str]:
     """Say what would make the matrix faster to read, or possible to append to."""
-    hints = [hint for part in ARRAYS for hint in _array_hints(arrays[part])]
+    hints = [hint for part in ARRAYS for hint in _array_hints(part, arrays[part])]
     filters = {one["id"] for array in arrays.values() for one in array["filters"]}
     hints += faster_decoders(filters)
     indices = arrays["indices"]
@@ -238,7 +275,7 @@ def _hints(
     return hints
 
 
-def _array_hints(array: dict[str, Any]) -> list[str]:
+def _array_hints(part: str, array: dict[str, Any]) -> list[str]:
     name, chunk = array["dataset"], array["chunks"]
     hints = []
     if array["reader"] == "h5py" and array["size"]:
@@ -250,7 +287,10 @@ def _array_hints(array: dict[str, Any]) -> list[str]:
             f"{name} lies in {array['extents']} extents: what computes with all of it loads it "
             "instead of mapping it; convert stores it in one"
         )
-    if chunk and chunk < _TINY and array["size"] > chunk:
+    # Row pointers are read as a whole and kept. Chunks that are not decoded cost no more than their
+    # places, of which it takes many to be noticed.
+    many = _MANY_DECODED if array["filters"] else _MANY
+    if part != "indptr" and chunk and chunk < _TINY and array["size"] > many * chunk:
         hints.append(f"{name}: chunks of {chunk} elements are tiny; {_CHUNK} is the default")
     if chunk and chunk > _HUGE and array["filters"]:
         hints.append(

@@ -4,6 +4,7 @@ The arrays are read in blocks, by the readers that also serve an open array: wha
 here cannot be read there. Nothing is changed; `diskcsr.storage.check.repair` acts on what is found.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -18,10 +19,10 @@ from ..formats.conventions import Header
 from ..formats.fields import dataset_or_none
 from ..read.readers import H5Reader
 from .problems import Scan, brief
-from .stored import BLOCK, Stored, open_arrays, readable_blocks, row_blocks, signed
+from .stored import BLOCK, Stored, ignore, open_arrays, readable_blocks, row_blocks, signed
 from .tags import find_header, is_tagged, usual_names
 
-__all__ = ["is_sorted", "scan"]
+__all__ = ["is_sorted", "scan", "work_of"]
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,38 @@ class _Pointers:
     fill: bool  # what follows is unwritten
 
 
-def scan(group: h5py.Group) -> Scan:
-    """Look at all of a group that is, or should be, a sparse matrix; raises nothing."""
+def scan(group: h5py.Group, advance: Callable[[int], None] = ignore) -> Scan:
+    """Look at all of a group that is, or should be, a sparse matrix; raises nothing.
+
+    `advance` is told of bytes that were handled, of about as many as `work_of` says.
+    """
     found = Scan(str(group.name))
     try:
-        _scan(group, found)
+        _scan(group, found, advance)
     except Exception as problem:  # HDF5 meets damage in a file with nearly any exception
         found.add("error", "unreadable", f"cannot be read: {problem}")
     return found
 
 
-def _scan(group: h5py.Group, found: Scan) -> None:
+def work_of(group: h5py.Group, whole: bool = True) -> int:
+    """Bytes that looking at a group reads; without `whole`, at the order of its indices alone."""
+    try:
+        unseen = Scan(str(group.name))
+        arrays = open_arrays(group, usual_names(group, find_header(group, unseen)), unseen)
+        if not whole:
+            arrays.pop("data", None)
+        sizes = {part: array.size * array.reader.dtype.itemsize for part, array in arrays.items()}
+        compared = [part for part, array in arrays.items() if whole and _is_compared(array)]
+    except Exception:  # who looks at it notes what is wrong
+        return 0
+    # The row pointers once more, for those of a block; and what is compared is read twice more.
+    return sum(sizes.values()) + sizes.get("indptr", 0) + 2 * sum(map(sizes.__getitem__, compared))
+
+
+def _scan(group: h5py.Group, found: Scan, advance: Callable[[int], None]) -> None:
     header = found.header = find_header(group, found)
     names = usual_names(group, header)
-    arrays = open_arrays(group, names, found)
+    arrays = open_arrays(group, names, found, advance)
     if "indptr" not in arrays:
         if names[2] not in group:
             found.add("error", "missing", f"there is no dataset {names[2]!r}", names[2])
@@ -201,11 +220,13 @@ def _scan_indices(
         pass  # of what no row holds, only whether it can be read
 
 
-def is_sorted(group: h5py.Group, header: Header) -> bool | None:
+def is_sorted(
+    group: h5py.Group, header: Header, advance: Callable[[int], None] = ignore
+) -> bool | None:
     """Whether the indices of each row ascend; None where they cannot be read or have no rows."""
     found = Scan(str(group.name))
     names = (header.data or "", header.indices or "", header.indptr)
-    arrays = open_arrays(group, names, found)
+    arrays = open_arrays(group, names, found, advance)
     if "indices" not in arrays or "indptr" not in arrays:
         return None if header.indices else True
     rows = axis_of(header.format).swap(header.shape)[0]
@@ -259,9 +280,14 @@ def _scan_values(array: Stored, found: Scan) -> None:
 # ---------------------------------------------------------------------------------------- places
 
 
+def _is_compared(array: Stored) -> bool:
+    """Whether HDF5 can read an array that something else reads here."""
+    return not isinstance(array.reader, H5Reader) and array.hdf5_decodes()
+
+
 def _compare(array: Stored, found: Scan) -> None:
     """Compare what the array's reader reads with what HDF5 itself does, as other programs will."""
-    if isinstance(array.reader, H5Reader) or not array.hdf5_decodes():
+    if not _is_compared(array):
         return
     for lo in range(0, array.size, BLOCK):
         hi = min(lo + BLOCK, array.size)

@@ -1,6 +1,6 @@
 """The three arrays of a group that may be broken, and how they are read block by block."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import h5py
@@ -15,7 +15,7 @@ from ..read.descriptor import Descriptor
 from ..read.readers import H5Reader, Reader
 from .problems import Scan, brief
 
-__all__ = ["BLOCK", "Stored", "open_arrays", "readable_blocks", "row_blocks", "signed"]
+__all__ = ["BLOCK", "Stored", "ignore", "open_arrays", "readable_blocks", "row_blocks", "signed"]
 
 #: Elements, and row pointers, looked at in one go.
 BLOCK = 1 << 20
@@ -23,13 +23,21 @@ BLOCK = 1 << 20
 _MOST_EMPTY = 1 << 26
 
 
+def ignore(nbytes: int) -> None:
+    """Be told how far things are where nobody asks."""
+
+
 @dataclass(frozen=True)
 class Stored:
-    """One of the three arrays: its dataset, the dataset's own name, and the reader."""
+    """One of the three arrays: its dataset, the dataset's own name, and the reader.
+
+    `advance` is told of the bytes that were read, or could not be.
+    """
 
     name: str
     dset: h5py.Dataset
     reader: Reader
+    advance: Callable[[int], None] = ignore
 
     def is_own(self, group: h5py.Group) -> bool:
         """Whether its bytes are in the group's file and belong to no other object, too."""
@@ -46,8 +54,11 @@ class Stored:
         """Read elements ``lo:hi``."""
         alive()
         out = np.empty(hi - lo, self.reader.dtype)
-        if hi > lo:
-            self.reader.gather(plan_span(lo, hi, np.array([0, hi - lo])), out)
+        try:
+            if hi > lo:
+                self.reader.gather(plan_span(lo, hi, np.array([0, hi - lo])), out)
+        finally:
+            self.advance(out.nbytes)
         return out
 
     def read_by_hdf5(self, lo: int, hi: int) -> np.ndarray:
@@ -62,7 +73,12 @@ class Stored:
         return all(map(h5py.h5z.filter_avail, numbers))
 
 
-def open_arrays(group: h5py.Group, names: tuple[str, ...], found: Scan) -> dict[str, Stored]:
+def open_arrays(
+    group: h5py.Group,
+    names: tuple[str, ...],
+    found: Scan,
+    advance: Callable[[int], None] = ignore,
+) -> dict[str, Stored]:
     """Open those of the three arrays that are there and can be read in reasonable time."""
     descriptor: Descriptor | str = "the file is no ordinary one open for reading"
     if group.file.driver == "sec2" and group.file.mode == "r":
@@ -74,7 +90,7 @@ def open_arrays(group: h5py.Group, names: tuple[str, ...], found: Scan) -> dict[
             if dset is None:
                 continue
             where = f"{group.file.filename}, dataset {dset.name!r}"
-            stored = Stored(name, dset, choose_reader(dset, where, descriptor))
+            stored = Stored(name, dset, choose_reader(dset, where, descriptor), advance)
             empty = _unwritten(dset)
             if empty > _MOST_EMPTY:
                 what = f"of its {dset.size} elements {empty} were never written"

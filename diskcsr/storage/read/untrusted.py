@@ -17,6 +17,7 @@ from ...errors import CorruptFileError, DiskCSRError, FormatError, StaleFileErro
 from ...keys.plan import plan_span
 from ...machine.apart import Ended, run_apart
 from ...machine.options import format_bytes, options
+from ...machine.progress import Progress, telling
 from ...machine.threads import set_num_threads
 from ..files.files import open_to_read
 from ..files.transactions import read_anew_of
@@ -100,8 +101,17 @@ def open_untrusted(
         raise
 
 
-def call_apart(function: Callable[..., Any], path: str, *args: Any, **limits: Any) -> Any:
+def call_apart(
+    function: Callable[..., Any],
+    path: str,
+    *args: Any,
+    progress: Progress = None,
+    what: str = "reading",
+    **limits: Any,
+) -> Any:
     """Call a function on a file by `run_apart`; say of the file what ended the process.
+
+    With `progress` the function is given, as its keyword, something to tell how far it is.
 
     Raises
     ------
@@ -113,7 +123,8 @@ def call_apart(function: Callable[..., Any], path: str, *args: Any, **limits: An
     if not sys.executable:
         raise DiskCSRError(f"{path}: this Python cannot start the process that is to look at it")
     try:
-        return run_apart(function, path, *args, **limits)
+        with telling(progress, what) as tell:
+            return run_apart(function, path, *args, tell=tell, **limits)
     except Ended as end:
         if end.signal in _FROM_OUTSIDE:
             what = f"{path}: {end.signal} ended the process that looked at it"
