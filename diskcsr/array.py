@@ -334,6 +334,10 @@ def write(
         Elements a chunk; default 65,536, fewer for small matrices.
     tags : {"both", "anndata", "h5sparse"}, optional
         Which convention's attributes to write. Default both, in an AnnData file its own alone.
+    index_dtype : {"int32", "int64"}, optional
+        Of the indices, and of those of scipy's arrays over the file: scipy keeps int64 where its
+        arrays are made with it. Default: int32 where that holds them, whatever `matrix` has: it
+        takes half the space, and some consumers refuse int64.
     overwrite : bool
         Replace an object of this name.
     max_memory : int, optional

@@ -112,7 +112,8 @@ class Group(h5py.Group):
         **kwds
             Of a sparse matrix: `format`, as of `diskcsr.write`, or by the name that h5sparse has
             for it, `sparse_format`; the other keywords of `diskcsr.write`, `chunks` also as a tuple
-            of one number; and ``maxshape=(None,)``, which is so anyway. Of anything else: h5py's.
+            of one number; h5sparse's `indices_dtype` for `index_dtype`; and ``maxshape=(None,)``
+            and ``indptr_dtype="int64"``, which are so anyway. Of anything else: h5py's.
 
         Returns
         -------
@@ -281,6 +282,10 @@ def _as_sparse(data: Any, shape: Any, dtype: Any, format: str) -> Any:
 def _store(group: h5py.Group, name: str, matrix: Any, **kwds: Any) -> None:
     if kwds.get("maxshape") == (None,):
         del kwds["maxshape"]  # of the three arrays, which can grow anyway
+    if "indptr_dtype" in kwds and np.dtype(kwds["indptr_dtype"]) == np.int64:
+        del kwds["indptr_dtype"]
+    if "indices_dtype" in kwds:
+        kwds.setdefault("index_dtype", kwds.pop("indices_dtype"))
     chunks = kwds.get("chunks")
     if isinstance(chunks, tuple):
         if len(chunks) != 1:

@@ -325,3 +325,23 @@ def test_a_circle_of_links_is_no_place_for_a_file(tmp_path, monkeypatch):
     assert (caught.value.errno, caught.value.filename) == (errno.ELOOP, "a")
     assert sorted(os.listdir()) == ["a", "b"]
     assert os.path.islink("a")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_progress_comes_to_its_end(tmp_path, kind):
+    needs(kind)
+    told = []
+    plain = random((40, 30), "f4")
+    with diskcsr.write(tmp_path / "a.h5", plain) as A:
+        for matrix in (plain, A):
+            told.clear()
+            path = tmp_path / KINDS[kind]
+            diskcsr.export(matrix, path, overwrite=True, progress=lambda *now: told.append(now))
+            total = (2 if kind == "npz" else 1) * plain.nnz * 8
+            assert told == sorted(told)
+            assert told[-1] == (total, total)
+            assert len(told) > 2 or matrix is plain  # which is one block
+        told.clear()
+        where = {"overwrite": True, "progress": lambda *now: told.append(now)}
+        diskcsr.export(A.lazy > 1, path, **where)  # nobody knows how many there are
+        assert {total for _, total in told} == {None}

@@ -308,6 +308,9 @@ def test_a_session_of_h5sparse(f):
     assert type(C) is DiskCSC
     assert same(C)
     assert same(f.create_dataset("dense in", data=DENSE, sparse_format="csr"))
+    D = f.create_dataset("wide", data=plain, indices_dtype=np.int64, indptr_dtype=np.int64)
+    assert f["wide/indices"].dtype == f["wide/indptr"].dtype == D.indices.dtype == np.int64
+    assert same(D)
 
 
 @pytest.mark.parametrize("keyword", ["format", "sparse_format"])
@@ -352,6 +355,8 @@ def test_a_matrix_is_replaced_where_that_is_asked_for(f):
         (dict(data=None, format="coo"), ValueError, "coo"),
         (dict(data=None, sparse_format="coo"), ValueError, "coo"),
         (dict(format="csr", sparse_format="csc"), ValueError, "are one keyword"),
+        (dict(indptr_dtype="i4"), TypeError, "not indptr_dtype"),
+        (dict(indices_dtype="u4"), ValueError, "index_dtype must be int32 or int64"),
         (dict(data=DENSE, shape=(3, 4), sparse_format="csr"), ValueError, "shape"),
         (dict(data=np.ones(3, "M8[s]"), sparse_format="csr"), (TypeError, ValueError), "."),
         (dict(tags="none"), ValueError, "'none'"),

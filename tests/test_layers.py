@@ -59,7 +59,7 @@ ROOMS = {
     "h5": "errors axis machine storage.files storage.claims storage.formats storage.write "
     "protocol writing array",
     "exporting": "errors axis loading machine keys streams storage.formats storage.write blocks "
-    "importing writing",
+    "importing protocol writing",
     # The package itself: public names only.
     "diskcsr": "errors machine storage.check blocks protocol writing exporting array linalg h5",
     # Above everything.

@@ -615,3 +615,50 @@ def test_unfiltered_arrays_lie_in_one_piece_each_and_are_mapped(tmp_path, source
         assert file["X/data"].chunks == (chunks,)
         assert_array_equal(file["X/data"][:], matrix.data)
     assert path.stat().st_size - stored < 64 * 4 * (matrix.nnz // chunks)
+
+
+@both_formats
+@pytest.mark.parametrize("asked", [None, "int32", np.int64])
+def test_indices_have_the_width_that_was_asked_for(tmp_path, format, asked):
+    plain = BUILD[format](dense_matrix())
+    plain.indices, plain.indptr = plain.indices.astype("i8"), plain.indptr.astype("i8")
+    stored = np.dtype(asked or "int32")
+    calls = {
+        "write": lambda path: diskcsr.write(path, plain, index_dtype=asked),
+        "blocks": lambda path: diskcsr.write(path, [plain], format=format, index_dtype=asked),
+        "triplets": lambda path: diskcsr.from_triplets(
+            path, [(*plain.tocoo().coords, plain.data)], plain.shape, format=format,
+            index_dtype=asked,
+        ),
+        "save": lambda path: diskcsr.open(tmp_path / "write.h5").save(path, index_dtype=asked),
+        "turned": lambda path: diskcsr.convert(
+            plain.asformat("csr" if format == "csc" else "csc"), path, format=format,
+            index_dtype=asked,
+        ),
+        "joined": lambda path: diskcsr.concat([plain], path, index_dtype=asked),
+    }  # fmt: skip
+    for name, call in calls.items():
+        with call(tmp_path / f"{name}.h5") as A:
+            assert A.group["indices"].dtype == stored, name
+            assert A.group["indptr"].dtype == np.int64
+            # As scipy has them of arrays that are made with these.
+            assert (A.indices.dtype, A.indptr.dtype) == (stored, stored)
+            assert_array_equal(A.toarray(), plain.toarray())
+            assert A[2:5].indices.dtype == np.int32  # what is read takes no more than it needs
+    with diskcsr.open(tmp_path / "write.h5", mode="r+") as A:
+        A.append(plain)
+        assert A.group["indices"].dtype == stored
+
+
+def test_what_no_width_of_indices_is(tmp_path):
+    wide = sp.csr_array((np.ones(1), ([0], [2**31])), shape=(1, 2**31 + 1))
+    for matrix, asked, error, message in [
+        (wide, "int32", ValueError, "index_dtype='int32' does not hold indices up to 2147483648"),
+        (wide, "uint32", ValueError, "index_dtype must be int32 or int64, not 'uint32'"),
+        (wide, "wide", TypeError, "wide"),
+    ]:
+        with pytest.raises(error, match=message):
+            diskcsr.write(tmp_path / "m.h5", matrix, index_dtype=asked)
+    assert os.listdir(tmp_path) == []
+    with diskcsr.write(tmp_path / "m.h5", wide) as A:
+        assert A.indices.dtype == np.int64

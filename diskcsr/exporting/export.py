@@ -14,11 +14,12 @@ from scipy.sparse import issparse
 from ..blocks.walk import affordable
 from ..errors import DiskCSRError, WriteError
 from ..machine.interrupts import deferred
-from ..machine.progress import Progress, reporting
+from ..machine.progress import Progress, reporting, to_the_end
+from ..protocol.handle import contents_of
 from ..streams.stream import Stream
 from ..streams.transpose import Memory
 from ..writing.matrices import axis_for, folder_of, opened
-from ..writing.streaming import Means, stream_of
+from ..writing.streaming import Means, nbytes_of, stream_of
 from .annotated import H5AD, TENX, ZARR
 from .exported import Exported, Target
 from .market import MARKET
@@ -131,7 +132,10 @@ def export(
             _checked(row_names, matrix.shape[0], "row_names"),
             _checked(column_names, matrix.shape[1], "column_names"),
         )
-        with reporting(progress, None) as advance:
+        shown = contents_of(matrix)
+        known = shown is None or shown.counts  # where some are dropped, nobody knows how many
+        total = target.walks * nbytes_of(matrix) if known else None
+        with reporting(progress, total) as told, to_the_end(told, total) as advance:
             axis = axis_for(matrix, None)
             block = affordable(_BLOCK)
             means = Means(Memory(block, block), path.parent, advance)

@@ -91,6 +91,8 @@ class Target:
         Of the names of its files.
     write : callable
         ``write(path, exported)`` makes a new file at `path`, whose name is not the final one.
+    walks : int
+        How often it goes over the matrix.
     takes : tuple of str
         What it understands of `row_names`, `column_names` and `compression`.
     hdf5 : bool
@@ -103,3 +105,4 @@ class Target:
     write: Callable[[Path, Exported], None]
     takes: tuple[str, ...] = ()
     hdf5: bool = False
+    walks: int = 1

@@ -59,5 +59,10 @@ def write_npz(path: Path, exported: Exported) -> None:
 
 
 NPZ = Target(
-    "npz", "as scipy.sparse.save_npz writes it", SUFFIXES["npz"], write_npz, ("compression",)
+    "npz",
+    "as scipy.sparse.save_npz writes it",
+    SUFFIXES["npz"],
+    write_npz,
+    ("compression",),
+    walks=2,
 )

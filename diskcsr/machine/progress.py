@@ -74,11 +74,17 @@ def reporting(
 
 
 @contextmanager
-def to_the_end(advance: Callable[[int], None], total: int) -> Iterator[Callable[[int], None]]:
+def to_the_end(
+    advance: Callable[[int], None], total: int | None
+) -> Iterator[Callable[[int], None]]:
     """Give an `advance` of a part of the work that comes to its end, and never beyond it.
 
-    For work that is known only about: what cannot be read is given up, or read again.
+    For work that is known only about: what cannot be read is given up, or read again. Where
+    `total` is None it is `advance` itself.
     """
+    if total is None:
+        yield advance
+        return
     done = 0
 
     def step(nbytes: int) -> None:

@@ -32,8 +32,8 @@ __all__ = ["concat"]
 
 #: What cannot be said of values and indices that stay where they are.
 _NOT_VIRTUAL = (
-    "compression", "compression_opts", "shuffle", "chunks", "max_memory", "sum_duplicates",
-    "progress",
+    "compression", "compression_opts", "shuffle", "chunks", "index_dtype", "max_memory",
+    "sum_duplicates", "progress",
 )  # fmt: skip
 
 

@@ -245,7 +245,8 @@ def _store(
     group: h5py.Group, stream: Stream, storage: Storage, advance: Callable[[int], None]
 ) -> int:
     """Write the three arrays; return how many rows there were."""
-    index = index_dtype(stream.n_minor)
+    index = storage.indices_as(stream.n_minor)
+    counted = index_dtype(stream.n_minor).itemsize  # as those have it who say how much there is
     portions, n_major, nnz = _look_ahead(stream)
     data = _create(group, "data", stream.dtype, nnz, storage)
     indices = _create(group, "indices", index, nnz, storage)
@@ -259,7 +260,7 @@ def _store(
         indptr.append(stored + np.cumsum(lengths))
         rows += lengths.size
         stored += int(lengths.sum())
-        allowing(advance, values.nbytes + minor.size * index.itemsize)
+        allowing(advance, values.nbytes + minor.size * counted)
         # While the next portion is made, this one need not be kept.
         del values, minor
     for array in (data, indices, indptr):

@@ -5,10 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict, TypeVar
 
+import numpy as np
+
+from ...keys.widths import index_dtype
 from ...machine.progress import Progress
 from ..formats.tags import check_tags
 
 __all__ = ["Storage", "StorageKeywords", "takes_storage"]
+
+#: What indices may be stored as.
+_INDEX = (np.dtype(np.int32), np.dtype(np.int64))
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,6 +27,7 @@ class StorageKeywords(TypedDict, total=False):
     shuffle: bool | None
     chunks: int | None
     tags: str | None
+    index_dtype: Any
     overwrite: bool
     max_memory: int | None
     sort_indices: bool
@@ -37,6 +44,7 @@ class Storage:
     shuffle: bool | None = None
     chunks: int | None = None
     tags: str | None = None
+    index_dtype: Any = None
     overwrite: bool = False
     max_memory: int | None = None
     sort_indices: bool = True
@@ -48,6 +56,8 @@ class Storage:
             check_tags(self.tags)
         if self.chunks is not None and (int(self.chunks) != self.chunks or self.chunks < 1):
             raise ValueError(f"chunks must be a positive number of elements, not {self.chunks!r}")
+        if self.index_dtype is not None and np.dtype(self.index_dtype) not in _INDEX:
+            raise ValueError(f"index_dtype must be int32 or int64, not {self.index_dtype!r}")
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> "Storage":
@@ -66,6 +76,18 @@ class Storage:
                 f"{', '.join(unknown)}"
             )
         return cls(**keywords)
+
+    def indices_as(self, n_minor: int) -> np.dtype:
+        """What indices along an axis of this length are stored as."""
+        least = index_dtype(n_minor)
+        if self.index_dtype is None:
+            return least
+        wanted = np.dtype(self.index_dtype)
+        if wanted.itemsize < least.itemsize:
+            raise ValueError(
+                f"index_dtype={wanted.name!r} does not hold indices up to {n_minor - 1}"
+            )
+        return wanted
 
     @property
     def changes(self) -> dict[str, bool]:
