@@ -343,3 +343,74 @@ def test_a_check_with_a_bar(stored, monkeypatch, capsys):
     assert said[-1].startswith("checking: 100 % of ")
     with pytest.raises(TypeError, match="progress must be"):
         diskcsr.check(stored, progress="yes")
+
+
+# --------------------------------------------------------------------------------- whole matrices
+
+WHOLE = {
+    "to_memory": lambda A: A.to_memory(),
+    "toarray": lambda A: A.toarray(),
+    "columns": lambda A: A[:, [5, 1, 7]],
+    "mask of columns": lambda A: A[:, np.arange(40) % 2 == 0],
+    "2 * A": lambda A: 2 * A,
+    "A > 0": lambda A: A > 0.5,
+    "A + B": lambda A: A + csr_array(A.shape),
+    "tocoo": lambda A: A.tocoo(),
+    "A @ A.T": lambda A: A @ csr_array(A.to_memory().T),
+    "sum": lambda A: A.sum(),
+}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Several blocks of a small matrix."""
+    monkeypatch.setattr("diskcsr.blocks.whole._BLOCK", 2000)
+    for module in ("elementwise", "conversions", "sparse_products"):
+        monkeypatch.setattr(f"diskcsr.compute.{module}.BLOCK_BYTES", 2000)
+    monkeypatch.setattr("diskcsr.protocol.reading.BLOCK_ELEMENTS", 20)
+
+
+@pytest.mark.parametrize("what", WHOLE)
+@pytest.mark.parametrize("name", ["X", "Y"])
+def test_what_goes_over_a_whole_matrix_tells_how_far_it_is(stored, small_blocks, what, name):
+    told = []
+    with diskcsr.open(stored, name) as A:
+        expected = WHOLE[what](A)
+        with diskcsr.options.set(progress=lambda *now: told.append(now)):
+            found = WHOLE[what](A)
+        assert type(found) is type(expected)
+        assert found.dtype == expected.dtype
+        for part in ("data", "indices", "indptr"):
+            if hasattr(expected, "format") and expected.format in ("csr", "csc"):
+                assert getattr(found, part).dtype == getattr(expected, part).dtype
+                np.testing.assert_array_equal(getattr(found, part), getattr(expected, part))
+        dense = found.toarray() if hasattr(found, "toarray") else found
+        np.testing.assert_array_equal(dense, getattr(expected, "toarray", lambda: expected)())
+        total = A.nnz * (8 + 4)
+        assert told[-1] == (total, total)
+        assert len({now for now in told if now == (total, total)}) == 1
+        if what != "sum":
+            assert len(told) > 3
+
+
+def test_what_reads_a_few_rows_tells_nobody(stored):
+    told = []
+    with (
+        diskcsr.options.set(progress=lambda *now: told.append(now)),
+        diskcsr.open(stored, "X") as A,
+    ):
+        for found in (A[3], A[2:9], A[[1, 5]], A[3:6, [2, 4]], A[4, 5]):
+            assert found is not None
+    assert told == []
+
+
+def test_a_load_over_the_budget_is_refused_before_it_is_told(stored):
+    told = []
+    settings = {"memory_budget": 2000, "progress": lambda *now: told.append(now)}
+    with (
+        diskcsr.open(stored, "X") as A,
+        diskcsr.options.set(**settings),
+        pytest.raises(diskcsr.MemoryBudgetError, match="reading 300 rows"),
+    ):
+        A.to_memory()
+    assert told == []

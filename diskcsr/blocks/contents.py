@@ -307,9 +307,7 @@ class Contents:
         """
         self.source.check_open()
         n_minor = self.n_minor
-        nbytes = plan.size * (self.source.dtype.itemsize + 4) + 8 * plan.indptr.size
-        what = f"{self.source.where}: reading {plan.indptr.size - 1} rows"
-        require_memory(nbytes, what, INSTEAD)
+        self.require_room(plan.size, plan.indptr.size - 1)
         wanted = {
             name: self._wanted(name, plan, limit, buffers)
             for name, limit in (("data", None), ("indices", n_minor))
@@ -324,6 +322,11 @@ class Contents:
             for name, dtype in (("data", self.dtype), ("indices", index))
         )
         return data, indices, _converted(plan.indptr, index, "indptr", buffers)
+
+    def require_room(self, elements: int, lines: int) -> None:
+        """Raise `MemoryBudgetError` when lines of so many elements do not fit the budget."""
+        nbytes = elements * (self.source.dtype.itemsize + 4) + 8 * (lines + 1)
+        require_memory(nbytes, f"{self.source.where}: reading {lines} rows", INSTEAD)
 
     def element(self, major: int, minor: int) -> np.generic:
         """Return one element: duplicates added up, 0 where nothing is stored.

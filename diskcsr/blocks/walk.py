@@ -14,7 +14,7 @@ import numpy as np
 from ..axis import Axis
 from ..machine.buffers import Buffers
 from ..machine.options import options
-from ..machine.progress import Progress, reporting
+from ..machine.progress import Progress, reporting, to_the_end
 from ..machine.threads import ordered_map, run_in_steps
 
 __all__ = [
@@ -140,6 +140,7 @@ def blocks(
     through: Sequence[Transform] = (),
     max_bytes: int,
     only: str | None = None,
+    progress: Progress = None,
 ) -> Iterator[Block]:
     """Walk over lines in order; the next blocks are read while one is used.
 
@@ -154,18 +155,32 @@ def blocks(
         The most bytes of values and indices a block holds, unless one line holds more.
     only : {"data", "indices"}, optional
         Read only the one; the other is empty.
+    progress : None, bool or callable, optional
+        Told of the bytes done and in all, when these are all lines: fewer take no time.
 
     Yields
     ------
     Block
         In memory of its own.
     """
-    majors = range(source.n_major) if majors is None else majors
+    n_major = source.n_major
+    majors = range(n_major) if majors is None else majors
+    item = source.dtype.itemsize + 4
 
-    def read(planned: tuple[int, Any]) -> Block:
-        return _changed(source.block(*planned, only=only), through)
+    def read(planned: tuple[int, Any]) -> tuple[int, Block]:
+        block = source.block(*planned, only=only)
+        return max(block.data.size, block.indices.size) * item, _changed(block, through)
 
-    yield from ordered_map(read, source.plans(majors, max_bytes), ahead=options.num_threads)
+    walk = ordered_map(read, source.plans(majors, max_bytes), ahead=options.num_threads)
+    if not progress or len(majors) < n_major:
+        for _, block in walk:
+            yield block
+        return
+    total = source.elements * item
+    with reporting(progress, total, "reading") as told, to_the_end(told, total) as advance:
+        for nbytes, block in walk:
+            yield block
+            advance(nbytes)
 
 
 def affordable(max_bytes: int) -> int:

@@ -14,7 +14,9 @@ from scipy.sparse import coo_array, coo_matrix, issparse
 from ..axis import Axis
 from ..blocks.contents import Contents
 from ..blocks.walk import affordable, blocks
+from ..blocks.whole import load
 from ..keys.widths import index_dtype
+from ..machine.options import options
 from .estimates import BLOCK_BYTES, Estimate, block_scratch, compressed_bytes, matrix_bytes
 
 __all__ = ["Lines", "elementwise", "loaded", "matrix_blocks"]
@@ -30,9 +32,11 @@ class Lines:
 
 
 def matrix_blocks(
-    shown: Contents, container: Any, most: int | None = None
+    shown: Contents, container: Any, most: int | None = None, *, told: bool = True
 ) -> Iterator[tuple[int, int, Any]]:
     """Walk the lines of a matrix as scipy's matrices, the next ones read while one is used.
+
+    Unless it is within another walk (`told` is false), ``diskcsr.options.progress`` is told.
 
     Yields
     ------
@@ -41,7 +45,8 @@ def matrix_blocks(
     block : matrix of class `container`
     """
 
-    for block in blocks(shown, max_bytes=affordable(most or BLOCK_BYTES)):
+    progress = options.progress if told else None
+    for block in blocks(shown, max_bytes=affordable(most or BLOCK_BYTES), progress=progress):
         shape = shown.axis.swap((block.last - block.first, shown.n_minor))
         arrays = block.data, block.indices, block.indptr
         yield block.first, block.last, container(arrays, shape=shape)
@@ -49,7 +54,7 @@ def matrix_blocks(
 
 def loaded(shown: Contents, container: Any) -> Any:
     """Load a matrix, under the memory guard."""
-    return container(shown.read(shown.plan(range(shown.n_major))), shape=shown.shape)
+    return container(load(shown), shape=shown.shape)
 
 
 def elementwise(

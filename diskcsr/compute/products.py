@@ -111,7 +111,7 @@ def gram_matrix(source: BlockSource) -> np.ndarray:
     def add(arrays: tuple, first: int, last: int) -> None:
         kernels.products.gram(*arrays, first, last, out)
 
-    for block in blocks(source, max_bytes=affordable(BLOCK_BYTES)):
+    for block in blocks(source, max_bytes=affordable(BLOCK_BYTES), progress=options.progress):
         # Each thread adds rows of its own, so that their number changes no bit.
         arrays = _arrays(block, out.dtype)
         share(partial(add, arrays, *part) for part in pairwise(edges))

@@ -117,7 +117,7 @@ def _rows_by_columns(left: Factor, right: Factor) -> Any:
     rows = _Beside()
     for _, _, block in matrix_blocks(left.matrix, left.container, most):
         columns = _Beside(rows)
-        for _, _, other in matrix_blocks(right.matrix, right.container):
+        for _, _, other in matrix_blocks(right.matrix, right.container, told=False):
             columns.add((block @ other).tocsr())
         rows.add(hstack(columns.parts, format="csr"))
     return vstack(rows.parts, format="csr")
@@ -193,7 +193,7 @@ def _dense_gram(left: Factor, right: Factor) -> Any:
     edges = np.linspace(0, n, 4 * options.num_threads + 1).astype(np.int64)
 
     parts = list(pairwise(edges))
-    for block in blocks(shown, max_bytes=affordable(BLOCK_BYTES)):
+    for block in blocks(shown, max_bytes=affordable(BLOCK_BYTES), progress=options.progress):
         share(partial(_add_gram, block, out, part) for part in parts)
     step = max(1, BLOCK_BYTES // (n * out.itemsize))
     rows = [CSR.array(out[first : first + step]) for first in range(0, n, step)]

@@ -47,8 +47,9 @@ class Options:
         thread. Default: the cores this process may use, or ``DISKCSR_NUM_THREADS``.
         `diskcsr.set_num_threads` sets it, too.
     progress : None, bool or callable
-        True shows a bar of each sum, product or statistic that goes over a whole matrix; a
-        function is called with bytes done and bytes in all; default None.
+        True shows a bar of each sum, product, statistic, elementwise result, conversion, selection
+        of columns or load that goes over a whole matrix; a function is called with bytes done and
+        bytes in all; default None.
     untrusted_seconds : float
         How long a file opened with ``untrusted=True`` may be looked at; default 60.
     untrusted_bytes : int

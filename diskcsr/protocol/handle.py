@@ -9,6 +9,7 @@ from .. import interop
 from ..axis import Axis, matrix_of
 from ..blocks.address import Address, open_source
 from ..blocks.contents import Contents
+from ..blocks.whole import load
 from ..errors import FormatError
 from ..keys.widths import index_dtype
 from ..machine.buffers import Buffers
@@ -343,7 +344,8 @@ class Handle:
         MemoryBudgetError
             When it does not fit ``diskcsr.options.memory_budget``; nothing was read.
         """
-        return self._rows(range(self._n_major))
+        contents = self._contents()
+        return self._in_memory(load(contents), contents.n_minor)
 
     # -------------------------------------------------------------------- handing arrays out
 

@@ -12,6 +12,8 @@ from ..keys.keep import Keep
 from ..keys.selection import Selection, normalize, outer
 from ..keys.widths import index_dtype
 from ..machine.buffers import Buffers
+from ..machine.options import options
+from ..machine.progress import Progress
 from .reducing import Reducing
 
 __all__ = ["Reading"]
@@ -204,7 +206,9 @@ class Reading(Reducing):
             return_rows=return_rows,
         )
 
-    def _blocks(self, selection: Selection, max_bytes: int) -> Iterator[tuple[int, Any]]:
+    def _blocks(
+        self, selection: Selection, max_bytes: int, progress: Progress = None
+    ) -> Iterator[tuple[int, Any]]:
         """Read what is stored of a selection block by block, the next ones while one is used."""
         contents = self._contents()
         keep = Keep(selection, contents.n_minor)
@@ -212,7 +216,8 @@ class Reading(Reducing):
         def kept(block: Block) -> Block:
             return Block(block.first, *keep(*block))
 
-        walk = blocks(contents, selection.majors, through=[kept], max_bytes=max_bytes)
+        majors, through = selection.majors, [kept]
+        walk = blocks(contents, majors, through=through, max_bytes=max_bytes, progress=progress)
         for first, *arrays in walk:
             yield first, self._in_memory((arrays[0], arrays[1], arrays[2]), keep.n_minor)
 
@@ -229,7 +234,7 @@ class Reading(Reducing):
         """Some entries of some rows: rows are read in blocks, and what is not wanted is dropped."""
         counts, indices, data = [np.zeros(1, np.int64)], [], []
         total, n_major = 0, len(selection.majors)
-        for _, block in self._blocks(selection, 8 * BLOCK_ELEMENTS):
+        for _, block in self._blocks(selection, 8 * BLOCK_ELEMENTS, options.progress):
             counts.append(block.indptr[1:].astype(np.int64) + total)
             indices.append(block.indices)
             data.append(block.data)
