@@ -17,7 +17,7 @@ Tell: TypeAlias = Callable[[int, int | None], object]
 #: Seconds between two pictures of a bar: people see no more.
 _PICTURE = 0.1
 #: Seconds until the first line where lines are kept, as in the log of a job: short calls need none.
-_PATIENCE = 5.0
+_PATIENCE = 10.0
 
 
 @contextmanager
@@ -148,13 +148,16 @@ class _Lines:
     """Lines that stay, the fewer the longer it takes; a short call has none."""
 
     def __init__(self, what: str) -> None:
-        self._what, self._began, self._last = what, time.monotonic(), ""
-        self._next = self._began + _PATIENCE
+        self._what, self._last = what, ""
+        self._began: float | None = None
+        self._next = 0.0
 
     def tell(self, done: int, total: int | None) -> None:
         now = time.monotonic()
-        # Who has seen how far it was wants to see that it came to its end.
-        if now < self._next and not (self._last and done == total):
+        if self._began is None:
+            self._began, self._next = now, now + _PATIENCE
+        # Who has seen how far it was wants to see that it came to its end, and nobody else.
+        if not self._last if done == total else now < self._next:
             return
         said = _said(self._what, done, total)
         if said != self._last and sys.stderr is not None:
