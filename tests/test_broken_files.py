@@ -409,6 +409,19 @@ def test_a_source_that_lost_a_chunk_is_not_read_as_zeros(tmp_path):
 # ---------------------------------------------------------------------------- a process that ends
 
 
+def test_damaged_parts_are_not_joined(tmp_path):
+    # Whoever reads the result takes for a chunk without bytes what lies in memory.
+    path = tmp_path / "part.h5"
+    stored(path, libver="earliest")
+    change(path, 2, size=0)
+    with (
+        diskcsr.open(path) as A,
+        pytest.raises(diskcsr.CorruptFileError, match=r"part\.h5.*its elements are"),
+    ):
+        diskcsr.concat([A, A], tmp_path / "all.h5", virtual=True)
+    assert not (tmp_path / "all.h5").exists()
+
+
 def test_a_process_apart_returns_and_raises(tmp_path):
     assert run_apart(os.getpid, silence=60) != os.getpid()
     with pytest.raises(FileNotFoundError, match="nothing there"):
