@@ -208,6 +208,16 @@ def batched(A: Any) -> Any:
     return sp.vstack(batches) if A.format == "csr" else sp.hstack(batches)
 
 
+def checked(A):
+    """Check the file; that memory ran out is the only thing that may be wrong with it."""
+    if not isinstance(A, diskcsr.DiskCSR | diskcsr.DiskCSC):
+        return True
+    found = diskcsr.check(A.group.file.filename, isolated=False)
+    if [problem.kind for problem in found.problems] == ["ended"]:
+        raise MemoryError
+    return found.ok
+
+
 #: What reads, given a matrix on disk or in memory.
 READS: dict[str, Callable[[Any], Any]] = {
     "A[i, j]": lambda A: A[7, 3],
@@ -242,6 +252,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "pickle": lambda A: pickle.loads(pickle.dumps(A)),
     "repr": lambda A: len(repr(A)) > 10,
     "str": lambda A: len(str(A)) > 10,
+    "check": checked,
 }
 #: Of which file: how it is stored, and which way.
 FILES = {"raw": (None, "csr"), "gzip": ("gzip", "csr"), "csc, gzip": ("gzip", "csc")}

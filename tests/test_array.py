@@ -981,3 +981,15 @@ def test_handing_out_while_others_read(store):
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(work, range(4)))
+
+
+def test_half_floats_of_which_there_are_none(tmp_path):
+    # The dtype is known from one array, while the other is missing.
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        group = file.create_group("X")
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", (2, 3)
+        group["data"], group["indptr"] = np.zeros(0, "f2"), np.zeros(3, np.int64)
+    with diskcsr.open(tmp_path / "m.h5") as A:
+        assert A.dtype == A[:].dtype == A.data.dtype == np.float32
+        assert (A > 0).dtype == np.bool_
+        assert A.tocoo().dtype == A.multiply(A).dtype == np.float32

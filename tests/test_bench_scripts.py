@@ -175,6 +175,19 @@ def test_opening(tmp_path):
         assert 0 <= results["busy_with_others"] <= results["machine"]["cores"] + 0.5
 
 
+def test_joined(tmp_path):
+    arguments = ["--scale=0.002", "--repeats=2", "--parts=3", f"--folder={tmp_path}"]
+    stdout, found = run_script("joined.py", tmp_path, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+    assert list(found["results"]) == ["raw", "gzip"]
+    for results in found["results"].values():
+        assert list(map(len, results.values())) == [2, 2, 3, 3]
+        for name, times in results.items():
+            assert name in stdout
+            assert all(map(math.isfinite, times.values()))
+            assert min(times.values()) > 0
+
+
 def test_calls(tmp_path):
     stdout, found = run_script("calls.py", tmp_path, f"--folder={tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]

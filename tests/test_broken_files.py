@@ -409,6 +409,32 @@ def test_a_source_that_lost_a_chunk_is_not_read_as_zeros(tmp_path):
 # ---------------------------------------------------------------------------- a process that ends
 
 
+@pytest.mark.parametrize("ask", [lambda A: A.sum(1), lambda A: A.mean(1), lambda A: A.sum()])
+def test_values_are_not_believed_without_their_indices(tmp_path, ask):
+    path = tmp_path / "m.h5"
+    matrix = stored(path)
+    with h5py.File(path, "r+") as file:
+        del file["X/indices"]
+        layout = h5py.VirtualLayout((matrix.nnz,), "i4")
+        layout[:] = h5py.VirtualSource(".", "X/indices", (matrix.nnz,), "i4")
+        file["X"].create_virtual_dataset("indices", layout)
+    with diskcsr.open(path) as A, pytest.raises(diskcsr.CorruptFileError, match="source of itself"):
+        ask(A)
+
+
+def test_damaged_parts_are_not_joined(tmp_path):
+    # Whoever reads the result takes for a chunk without bytes what lies in memory.
+    path = tmp_path / "part.h5"
+    stored(path, libver="earliest")
+    change(path, 2, size=0)
+    with (
+        diskcsr.open(path) as A,
+        pytest.raises(diskcsr.CorruptFileError, match=r"part\.h5.*its elements are"),
+    ):
+        diskcsr.concat([A, A], tmp_path / "all.h5", virtual=True)
+    assert not (tmp_path / "all.h5").exists()
+
+
 def test_a_process_apart_returns_and_raises(tmp_path):
     assert run_apart(os.getpid, silence=60) != os.getpid()
     with pytest.raises(FileNotFoundError, match="nothing there"):

@@ -20,6 +20,7 @@ from diskcsr.errors import RollbackError
 from diskcsr.storage.check import scan as scanning
 from diskcsr.storage.check.check import Problem
 from diskcsr.storage.check.check import check as check_apart
+from diskcsr.storage.check.stored import Stored
 from diskcsr.storage.journal.records import COLD
 
 #: In this process: starting another one for every file takes too long.
@@ -571,3 +572,28 @@ def test_a_check_apart_finds_and_repairs_the_same(tmp_path):
     assert check_apart(path) == check(path)
     assert check_apart(path, repair=True).problems == []
     assert check(path).problems == []
+
+
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("layout", ["raw", "gzip"])
+def test_memory_that_runs_out_is_no_damage(tmp_path, monkeypatch, layout, number):
+    path = tmp_path / "m.h5"
+    compression = None if layout == "raw" else layout
+    diskcsr.write(path, csr_array(np.eye(50)), compression=compression).close()
+    real, calls = Stored.read, []
+
+    def read(array, lo, hi):
+        calls.append(lo)
+        if len(calls) > number:
+            raise MemoryError("no room for it")
+        return real(array, lo, hi)
+
+    monkeypatch.setattr(Stored, "read", read)
+    report = check(path)
+    assert len(calls) == number + 1
+    (problem,) = report.problems
+    assert (problem.severity, problem.kind, problem.where) == ("error", "ended", "/X")
+    assert "memory ran out: no room for it" in problem.what
+    assert not report.ok
+    monkeypatch.undo()
+    assert check(path).ok

@@ -442,6 +442,14 @@ def test_pickling(path):
             pickle.dumps(f)
 
 
+def test_a_file_that_is_opened_anew_is_gone_at_once(path):
+    with h5py.File(path, "w") as f:
+        f["old"] = 1
+    with pytest.raises(ZeroDivisionError), File(path, "w") as f:
+        raise ZeroDivisionError
+    assert "old" not in path.read_bytes().decode("latin-1")
+
+
 def test_a_second_writer_is_refused(f, path):
     with pytest.raises(diskcsr.LockedFileError):
         File(path, "r+")

@@ -297,3 +297,39 @@ def test_a_writer_goes_anywhere(tmp_path):
                 writer.append(values)
             writer.finish()
             assert_array_equal(dset[:], expected)
+
+
+@pytest.mark.parametrize("compression", ["lzf", "gzip"])
+@pytest.mark.parametrize("format", ["csr", "csc"])
+def test_a_chunk_that_skipped_its_filter_is_replaced_by_one_as_long(tmp_path, format, compression):
+    # HDF5 stores no new filter mask for a chunk whose stored length stays.
+    path, length = tmp_path / "m.h5", 16
+    plain = csr_array(np.ones((4, 12), np.float32)).asformat(format)
+    diskcsr.write(path, plain, compression=compression, shuffle=False, chunks=length).close()
+    with h5py.File(path, "r+") as file:
+        dset = file["X/data"]
+        raw = np.arange(length, dtype=np.float32).tobytes()
+        dset.id.write_direct_chunk((length,), raw, 1)
+        pipeline = pipeline_of(dset)
+        seed = next(n for n in range(10**5) if size(pipeline, n) == len(raw))
+    fitting = values(seed)
+    with diskcsr.open(path, mode="r+") as A:
+        whole = A[:]
+        assert_array_equal(whole.data[length : 2 * length], np.arange(length))
+        whole.data[length : 2 * length] = fitting
+        A[:] = whole
+        assert_array_equal(A[:].data, whole.data)
+    with h5py.File(path) as file:
+        assert_array_equal(file["X/data"][:], whole.data)
+        assert file["X/data"].id.get_chunk_info(1).filter_mask == 0
+        assert file["X/data"].id.get_chunk_info(1).size == len(raw)
+
+
+def values(seed):
+    """Sixteen numbers of which about some can be compressed."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(16) < rng.random(), rng.random(16), 1).astype(np.float32)
+
+
+def size(pipeline, seed):
+    return len(arrays.encode_chunk(values(seed), pipeline))

@@ -40,7 +40,8 @@ ROOMS = {
     # Whole lines of what an array shows; what edits and checks a file walks over them, too.
     "blocks": "errors axis kernels machine keys storage.files storage.formats storage.read",
     "storage.edit": "errors axis breakeven keys "
-    "storage.files storage.formats storage.codecs storage.read storage.write blocks",
+    "storage.files storage.claims storage.formats storage.codecs storage.read storage.write "
+    "blocks",
     "storage.check": "errors axis machine keys "
     "storage.journal storage.files storage.claims storage.formats storage.codecs storage.read "
     "blocks",

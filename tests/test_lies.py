@@ -145,6 +145,32 @@ def test_what_is_short_or_really_there_is_not_refused(tmp_path):
             refuse_empty(longer, longer.size, "here")
 
 
+@pytest.mark.parametrize("format", ["csr", "csc"])
+@pytest.mark.parametrize("stored", [7, 0])
+def test_row_pointers_that_end_in_nothing_are_not_believed(tmp_path, format, stored):
+    # As where their last chunk was lost: that nothing is stored is an answer to many questions.
+    shape = (8, 1) if format == "csr" else (1, 8)
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        group = file.create_group("X")
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = format, shape
+        group["data"], group["indices"] = np.ones(stored), np.zeros(stored, np.int32)
+        group["indptr"] = np.array([0, 1, 1, 2, 3, 0, 0, 0, 0])
+    for ask in (
+        lambda A: A @ A.T,
+        lambda A: A.T @ A,
+        lambda A: A.argmax(),
+        lambda A: A.nnz,
+        lambda A: A.sum(),
+        lambda A: str(A),
+        lambda A: A.to_memory(),
+    ):
+        with (
+            diskcsr.open(tmp_path / "m.h5") as A,
+            pytest.raises(diskcsr.CorruptFileError, match="'indptr' must"),
+        ):
+            ask(A)
+
+
 def test_a_minor_axis_costs_nothing_until_it_is_laid_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = claim(tmp_path / "m.h5", "h5sparse", 5, 2**62)

@@ -178,3 +178,18 @@ def test_groups_that_are_damaged_are_said_to_be(tmp_path):
         with diskcsr.File(path, "r+") as file, pytest.raises(diskcsr.CorruptFileError) as caught:
             file["A/X"]
         assert str(caught.value).startswith(f"{path}, group '/': HDF5 cannot look for 'A/X': ")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_written_into_a_group_that_is_damaged(tmp_path, overwrite):
+    path = tmp_path / "m.h5"
+    diskcsr.write(path, sp.eye_array(3, format="csr"), name="A/X").close()
+    raw = path.read_bytes()
+    at = raw.index(b"SNOD")
+    path.write_bytes(raw[:at] + b"DONS" + raw[at + 4 :])
+    damaged = path.read_bytes()
+    for name in ("A/X", "B"):
+        with pytest.raises(diskcsr.CorruptFileError, match=r"m\.h5, '/': HDF5 cannot change it"):
+            diskcsr.write(path, sp.eye_array(3, format="csr"), name, overwrite=overwrite)
+        assert path.read_bytes() == damaged
+    assert [one.name for one in tmp_path.iterdir()] == ["m.h5"]

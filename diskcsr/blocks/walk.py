@@ -129,6 +129,9 @@ class BlockSource(Protocol):
         take no memory.
         """
 
+    def check(self) -> None:
+        """Raise what can be found wrong before a line is read."""
+
     def refuse(self, majors: range) -> NoReturn:
         """Say which minor index of some lines is out of range: one of them is, or was."""
 
@@ -258,6 +261,8 @@ def fold(
     Nothing is handed out and nothing is kept. Besides the states, each thread takes about twice
     `max_bytes`, as much more as a line that does not fit needs, and what is decoded at a time.
     """
+    if only == "data":
+        source.check()  # nobody looks at the indices, without which there are no elements
     item = source.dtype.itemsize + 4
     nbytes = source.elements * item
     count = min(cuts, STATES // max(1, state_bytes), -(-nbytes // max_bytes))

@@ -237,8 +237,10 @@ def _object(group: h5py.Group, name: str, which: int) -> None:
 
 def _same(group: h5py.Group, name: str, which: int) -> None:
     """Make one array another one as well."""
-    other = [key for key in group if isinstance(group[key], h5py.Dataset)][which % 3]
-    target = group[other]
+    others = [key for key in group if isinstance(group[key], h5py.Dataset)]
+    if not others:  # an earlier step took them away
+        return
+    target = group[others[which % len(others)]]
     del group[name]
     group[name] = target
 

@@ -212,6 +212,8 @@ def look_at(path: str, name: str | None, progress: Progress = None) -> tuple[Rep
     """Look at the matrices of a file; return the report, and what a repair has to know."""
     try:
         file = h5py.File(path, "r")
+    except MemoryError:
+        raise
     except Exception as problem:  # of damage, HDF5 tells with nearly any exception
         text = " ".join(str(problem).split())
         what = f"cannot be opened: {text}" if h5py.is_hdf5(path) else not_hdf5(path)
@@ -268,6 +270,8 @@ def _groups(root: h5py.Group, name: str | None, report: Report) -> list[h5py.Gro
     for one in names:
         try:
             group = root[one]
+        except MemoryError:
+            raise
         except Exception as problem:
             what = f"no such object, or it cannot be opened: {problem}"
             note("open", one, f"{what}; the file has {describe(root)}")

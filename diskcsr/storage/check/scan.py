@@ -44,6 +44,10 @@ def scan(group: h5py.Group, advance: Callable[[int], None] = ignore) -> Scan:
     found = Scan(str(group.name))
     try:
         _scan(group, found, advance)
+    except MemoryError as problem:
+        what = f"was not looked at to the end: memory ran out: {problem}".removesuffix(": ")
+        advice = "Try again with more memory; a damaged file can also claim more than it holds."
+        found.add("error", "ended", what, advice=advice)
     except Exception as problem:  # HDF5 meets damage in a file with nearly any exception
         found.add("error", "unreadable", f"cannot be read: {problem}")
     return found
@@ -293,6 +297,8 @@ def _compare(array: Stored, found: Scan) -> None:
         hi = min(lo + BLOCK, array.size)
         try:
             values = array.read(lo, hi)
+        except MemoryError:
+            raise
         except Exception:
             continue  # noted when it was looked at
         try:

@@ -97,6 +97,8 @@ def open_arrays(
                 found.add("error", "unwritten", what, name)
                 continue
             arrays[part] = stored
+        except MemoryError:
+            raise  # it says nothing of the file
         except Exception as problem:
             found.add("error", "dataset", brief(problem, group), name)
     return arrays
@@ -126,6 +128,8 @@ def readable_blocks(
         last = min(first + BLOCK, hi)
         try:
             values = array.read(first, last)
+        except MemoryError:
+            raise  # it says nothing of the file
         except Exception:
             yield from _readable_chunks(array, first, last, found)
         else:
@@ -140,6 +144,8 @@ def _readable_chunks(
         first, last = max(lo, chunk * length), min(hi, (chunk + 1) * length)
         try:
             values = array.read(first, last)
+        except MemoryError:
+            raise  # it says nothing of the file
         except Exception as problem:
             what = f"a chunk cannot be read: {brief(problem, array.dset)}"
             advice = "Restore the file from a copy; the other chunks can be read."

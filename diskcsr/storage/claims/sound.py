@@ -17,7 +17,7 @@ from ..journal.names import check_ordinary
 from .chunks import Places, check_chunks
 from .links import stays_inside
 
-__all__ = ["check_sound"]
+__all__ = ["check_sound", "open_source"]
 
 #: How many virtual datasets may lead on to one another: each is one more call inside of HDF5.
 _DEEPEST = 32
@@ -69,7 +69,7 @@ def _check_virtual(dset: h5py.Dataset, above: list[tuple], sound: set[tuple]) ->
         for file, name in sorted(names):
             if _NUMBERED.match(file) or _NUMBERED.match(name):
                 continue
-            with _source(dset, _plain(file), _plain(name)) as source:
+            with open_source(dset, _plain(file), _plain(name)) as source:
                 _check_virtual(source, [*above, one], sound)
     sound.add(one)
 
@@ -84,7 +84,7 @@ def _identity(dset: h5py.Dataset) -> tuple:
 
 
 @contextmanager
-def _source(dset: h5py.Dataset, file: str, name: str) -> Iterator[h5py.Dataset]:
+def open_source(dset: h5py.Dataset, file: str, name: str) -> Iterator[h5py.Dataset]:
     """Open a source of a virtual dataset for a look."""
     where = f"{dset.file.filename}, dataset {dset.name!r}"
     lost = f"{where}: its source {name!r} in {file!r} cannot be opened, and reads as zeros"

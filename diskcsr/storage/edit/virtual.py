@@ -8,6 +8,7 @@ import numpy as np
 
 from ...axis import Axis
 from ...blocks.contents import Contents
+from ..claims.sound import check_sound
 from ..formats.conventions import Header
 from ..write.groups import write_virtual
 from ..write.keywords import Storage
@@ -40,6 +41,8 @@ def write_joined(
     ------
     ValueError
         When that is not possible.
+    CorruptFileError
+        When a chunk of a part is not where it can be.
     """
     checked = _checked(parts, target, axis)
     folder = os.path.dirname(
@@ -54,6 +57,7 @@ def write_joined(
         for part, size in zip(checked, sizes, strict=True):
             if size:
                 dset = _dataset(part, array)
+                check_sound(dset)  # whoever reads the joined matrix may not look first
                 place = _place(part.source.path or "", folder)
                 whole = h5py.VirtualSource(place, dset.name, dset.shape, dset.dtype)
                 layout[begin : begin + size] = whole[:size]

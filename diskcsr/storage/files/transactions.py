@@ -285,17 +285,20 @@ def all_or_nothing(item: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def telling_damage(where: str) -> Iterator[None]:
+def telling_damage(where: str, *others: type[Exception]) -> Iterator[None]:
     """Call it damage of the file when HDF5 fails to change it.
+
+    `others` are errors, besides the usual ones, that nothing but HDF5 can raise in the block.
 
     Raises
     ------
     CorruptFileError
         When it does so for no reason of the system's.
     """
+    told: tuple[type[Exception], ...] = (OSError, RuntimeError, KeyError, *others)
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as problem:
+    except told as problem:
         if isinstance(problem, DiskCSRError):
             raise
         raise_if_systems(problem, where)

@@ -13,6 +13,7 @@ from .descriptor import Descriptor
 from .direct import DirectReader
 from .filechunks import FileChunks
 from .readers import H5Reader, Reader
+from .virtual import VirtualReader, find_parts
 
 __all__ = ["choose_reader"]
 
@@ -40,6 +41,11 @@ def choose_reader(
     CorruptFileError
         When what the file says of the chunks cannot be.
     """
+    if dset.is_virtual and not isinstance(descriptor, str) and descriptor.covers(dset.file):
+        parts = find_parts(dset, descriptor, choose_reader)
+        if isinstance(parts, str):
+            return _slow_reader(dset, where, f"virtual, and {parts}", known=True)
+        return VirtualReader(dset, where, parts, descriptor.check_unchanged)
     index = descriptor if isinstance(descriptor, str) else _find_bytes(dset, descriptor)
     if isinstance(index, str) or isinstance(descriptor, str):
         return _slow_reader(dset, where, str(index), known)
@@ -99,7 +105,7 @@ def _find_bytes(dset: h5py.Dataset, descriptor: Descriptor) -> ChunkIndex | str:
         return "a link leads to it, in another file"
     properties = dset.id.get_create_plist()
     if properties.get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED):
-        return "stored in a layout (compact or virtual) that only HDF5 resolves"
+        return "stored in a layout (compact) that only HDF5 resolves"
     if properties.get_external_count():
         return "stored in external files"
     return index_chunks(dset, descriptor.fd)

@@ -10,6 +10,7 @@ import h5py
 
 from ...errors import StaleFileError
 from ...kernels import CHARGE_SHIFT
+from ...machine.interrupts import deferred
 from ...machine.options import available_memory, options
 from ..files.anew import ReadAnew
 from ..files.transactions import serial_of
@@ -37,10 +38,13 @@ class Descriptor:
     def __init__(self, file: h5py.File, anew: ReadAnew | None = None) -> None:
         self.path = os.path.realpath(file.filename)
         self._serial = serial_of(file.id)
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         self._lock = threading.Lock()
         #: False when there can be none.
         self._window: Window | Literal[False] | None = None
+        #: Of other files that this one leads to, by their paths.
+        self._others: dict[str, Descriptor] = {}
+        with deferred():  # a signal in between would leave it open
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             theirs = os.fstat(anew.fileno() if anew else file.id.get_vfd_handle())
             ours = os.fstat(self.fd)
@@ -68,6 +72,23 @@ class Descriptor:
                 f"{self.path} was changed after it was opened; open it again to read what is there"
             )
 
+    def other(self, file: h5py.File) -> "Descriptor":
+        """Return a descriptor of a file that this one leads to, or of this one; kept with it.
+
+        Raises
+        ------
+        OSError
+            As for a new one.
+        """
+        if self.covers(file):
+            return self
+        path = os.path.realpath(file.filename)
+        with self._lock:
+            found = self._others.get(path)
+            if found is None or not found.covers(file):
+                found = self._others[path] = Descriptor(file)
+            return found
+
     def window(self) -> Window | None:
         """Return a map of the file, made when first wanted; None where there is to be none.
 
@@ -94,6 +115,8 @@ class Descriptor:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+        for other in self._others.values():
+            other.close()
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         # `close` is bound here: at the interpreter's end the module's names are gone.

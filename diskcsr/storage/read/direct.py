@@ -103,8 +103,11 @@ class DirectReader(Reader):
                 for p in range(first, last):
                     piece = target[piece_lo[p] - lo[r] : piece_hi[p] - lo[r]]
                     out[piece_dst[p] : piece_dst[p] + piece.size] = piece
-        if limit is not None:
-            check_indices(out, limit, self.where)
+            if limit is not None:  # the rest of `out` may be another reader's
+                for p in range(first, last):
+                    dst = piece_dst[p]
+                    piece = out[dst : dst + piece_hi[p] - piece_lo[p]]
+                    check_indices(piece, limit, self.where)
 
     def _advise(self, range_lo: np.ndarray, range_hi: np.ndarray) -> None:
         """Have the disk begin to read all ranges: it serves many requests at a time."""

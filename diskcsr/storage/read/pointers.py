@@ -123,7 +123,12 @@ class FilePointers:
         if n_major == 0:
             return 0
         if self._last is None:
-            self._last = int(self._consecutive(n_major - 1, n_major)[-1])
+            last = int(self._consecutive(n_major - 1, n_major)[-1])
+            if last == 0:
+                # Who hears that nothing is stored looks no further; the others may contradict it.
+                for first in range(0, n_major, _MANY):
+                    self._consecutive(first, min(first + _MANY, n_major))
+            self._last = last
         return self._last
 
     def count_at_hand(self) -> int | None:

@@ -95,8 +95,8 @@ class Reader:
         self.stored_bytes, self.why = stored_bytes, why
         self.places: tuple[np.ndarray, np.ndarray] | None = None
         self.check_unchanged: Callable[[], None] | None = None
-        self.bytes_read = self.ranges_read = self.chunks_read = 0
-        self._counting = threading.Lock()
+        #: Ranges, chunks and bytes; several threads read at a time.
+        self._counts, self._counting = [0, 0, 0], threading.Lock()
 
     def __repr__(self) -> str:
         return f"<{self.name} reader of {self.where}: {self.why}>"
@@ -150,11 +150,26 @@ class Reader:
     def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
         raise NotImplementedError
 
+    @property
+    def ranges_read(self) -> int:
+        return self._counts[0]
+
+    @property
+    def chunks_read(self) -> int:
+        return self._counts[1]
+
+    @property
+    def bytes_read(self) -> int:
+        return self._counts[2]
+
+    def count_for(self, whole: "Reader") -> None:
+        """Count what is read as read by another reader, of which this one reads a part."""
+        self._counts, self._counting = whole._counts, whole._counting
+
     def _count(self, ranges: int, nbytes: int, chunks: int = 0) -> None:
-        with self._counting:  # several threads read at a time
-            self.ranges_read += ranges
-            self.chunks_read += chunks
-            self.bytes_read += nbytes
+        with self._counting:
+            for kind, more in enumerate((ranges, chunks, nbytes)):
+                self._counts[kind] += more
 
 
 class Wanted(NamedTuple):

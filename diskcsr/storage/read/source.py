@@ -44,7 +44,7 @@ from .readers import (
 __all__ = ["Source", "shared_source"]
 
 #: scipy.sparse has no half floats; single ones hold their values exactly.
-_WIDENED = {np.dtype(np.float16): np.dtype(np.float32)}
+_WIDENED: dict[np.dtype, np.dtype] = {np.dtype(np.float16): np.dtype(np.float32)}
 
 
 class Guard(Protocol):
@@ -266,10 +266,10 @@ class Source:
         self.pointers = FilePointers(
             self.where, n_major, self.elements, lambda: own.reader("indptr")
         )
-        self.dtype = self.header.dtype or np.dtype(np.float64)
+        native: np.dtype = self.header.dtype or np.dtype(np.float64)
         if data is not None and self.header.dtype is None:
             native = native_dtype(data.dtype)
-            self.dtype = _WIDENED.get(native, native)
+        self.dtype = _WIDENED.get(native, native)
         self.arrays = WholeArrays(
             self.where,
             self.axis.swap(self.shape),

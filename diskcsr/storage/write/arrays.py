@@ -174,6 +174,8 @@ class ArrayWriter:
         self._check = check_writing(dset)
         #: Where the next value goes, and how long the dataset is.
         self._filled, self._length = start, dset.size
+        #: Before which element there may be chunks of others, with other filter masks.
+        self._old_length = dset.size
         #: The first element that is not stored, nor in a chunk that is begun.
         self._written = start
         #: The chunk that is begun, and how many of its elements are there.
@@ -299,6 +301,17 @@ class ArrayWriter:
             lambda chunk: encode_chunk(chunk, self._pipeline), chunks, ahead=2 * options.num_threads
         )
         for raw in encoded:
-            with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
-                self._dset.id.write_direct_chunk((self._written,), raw, 0)
+            self._put(raw)
             self._written += self._pipeline.chunk
+
+    def _put(self, raw: bytes) -> None:
+        """Store the bytes of the next chunk, to which all filters were applied."""
+        place, chunks = (self._written,), self._dset.id
+        with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
+            if self._written < self._old_length:
+                old = chunks.get_chunk_info_by_coord(place)
+                # Of a chunk that takes the place of one as long HDF5 (1.14.2, 2.0.0) does not store
+                # the filter mask; where that was another, one of another length comes between.
+                if old.filter_mask and old.size == len(raw):
+                    chunks.write_direct_chunk(place, raw + b"\0", 0)
+            chunks.write_direct_chunk(place, raw, 0)

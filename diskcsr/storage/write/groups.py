@@ -17,7 +17,14 @@ from ...machine.interrupts import allowing, deferred, pulled
 from ...streams.stream import Portion, Stream
 from ..codecs import table
 from ..files.files import new_file, open_to_read, open_to_write
-from ..files.transactions import all_or_nothing, changing, check_writing, close_file, transaction
+from ..files.transactions import (
+    all_or_nothing,
+    changing,
+    check_writing,
+    close_file,
+    telling_damage,
+    transaction,
+)
 from ..formats.conventions import ARRAYS, Header
 from ..formats.others import refuse_other_name
 from ..formats.tags import default_tags, stamp
@@ -135,7 +142,9 @@ def check_target(file: Any, name: str, storage: Storage) -> None:
 
 
 def _check_free(parent: h5py.Group, name: str, storage: Storage) -> None:
-    if name in parent and not storage.overwrite:
+    with telling_damage(f"{parent.file.filename}, {parent.name!r}"):
+        taken = name in parent
+    if taken and not storage.overwrite:
         raise ValueError(
             f"{parent.file.filename}: {parent.name!r} already has an object {name!r}; pass "
             "overwrite=True to replace it"
@@ -153,7 +162,8 @@ def _new_group(
     """
     _check_free(parent, name, storage)
     temporary = f"writing-{uuid.uuid4().hex}"
-    group = _begin_group(parent, temporary, chunks)
+    with telling_damage(f"{parent.file.filename}, {parent.name!r}", ValueError):
+        group = _begin_group(parent, temporary, chunks)
     try:
         yield group
         for taken in (_ROOM, _PAD):

@@ -1,0 +1,193 @@
+"""Virtual datasets: each part is read where it lies, by the reader that its own dataset has.
+
+HDF5 reads the parts one after the other, under its lock, a chunk at a time, and opens their files
+anew each time. What it maps to where is asked of it once; see "Virtual Dataset Layout" in HDF5's
+reference manual of `H5Pset_virtual`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from ...keys.plan import Plan
+from ..claims.sound import check_sound, open_source
+from .descriptor import Descriptor
+from .readers import Job, Reader, native_dtype
+
+__all__ = ["VirtualReader", "find_parts"]
+
+#: Chooses the reader of a part.
+Choose = Callable[[h5py.Dataset, str, Descriptor], Reader]
+
+
+class Part(NamedTuple):
+    """One part of a virtual dataset.
+
+    Attributes
+    ----------
+    lo, hi : int
+        Its elements, of the virtual dataset.
+    first : int
+        Which element of its own dataset the first of them is.
+    reader : Reader
+        Of its own dataset.
+    """
+
+    lo: int
+    hi: int
+    first: int
+    reader: Reader
+
+    def cut(self, plan: Plan) -> Plan | None:
+        """Return what a plan wants of this part, counted as its own reader counts; None: nothing.
+
+        A range ends with its pieces: one that is cut may hold a single piece now, and that is read
+        to its place.
+        """
+        a = int(np.searchsorted(plan.piece_hi, self.lo, side="right"))
+        b = int(np.searchsorted(plan.piece_lo, self.hi, side="left"))
+        if a >= b:
+            return None
+        ptr = np.clip(plan.range_ptr, a, b) - a
+        ptr = ptr[np.append(True, ptr[1:] > ptr[:-1])]
+        shift = self.first - self.lo
+        lo = np.maximum(plan.piece_lo[a:b], self.lo)
+        hi = np.minimum(plan.piece_hi[a:b], self.hi)
+        size = int((hi - lo).sum())
+        at = plan.piece_dst[a:b] + lo - plan.piece_lo[a:b]
+        lo, hi = lo + shift, hi + shift
+        return Plan(lo[ptr[:-1]], hi[ptr[1:] - 1], ptr, lo, hi, at, np.array([0, size]))
+
+
+class VirtualReader(Reader):
+    """Reads the parts of a virtual dataset, all at a time.
+
+    Parameters
+    ----------
+    dset : h5py.Dataset
+    where : str
+    parts : list of Part
+        In their order, without gaps.
+    check_unchanged : callable
+        Of the file with the virtual dataset.
+    """
+
+    name = "virtual"
+
+    def __init__(
+        self,
+        dset: h5py.Dataset,
+        where: str,
+        parts: list[Part],
+        check_unchanged: Callable[[], None],
+    ) -> None:
+        readers = [part.reader for part in parts]
+        kinds = ", ".join(dict.fromkeys(reader.name for reader in readers))
+        why = f"{len(parts)} parts, each read by itself: {kinds}"
+        stored = sum({reader.where: reader.stored_bytes for reader in readers}.values())
+        super().__init__(where, native_dtype(dset.dtype), dset.size, stored, why)
+        self._parts = parts
+        self._starts = np.array([part.lo for part in parts])
+        self.copies = all(reader.copies for reader in readers)  # type: ignore[misc]
+        checks = [reader.check_unchanged for reader in readers if reader.check_unchanged]
+        # Each file once; and no method of this reader, which would keep its files open.
+        self.check_unchanged = partial(_do_all, list(dict.fromkeys([check_unchanged, *checks])))
+        for reader in readers:
+            reader.count_for(self)
+
+    def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
+        if not plan.size:
+            return []
+        first, last = self._touched(int(plan.range_lo[0]), int(plan.range_hi[-1]))
+        each = -(-threads // (last - first))  # several parts are work for several threads
+        found: list[Job] = []
+        for part in self._parts[first:last]:
+            some = part.cut(plan)
+            if some is not None:
+                found += part.reader.jobs(some, out, limit, each)
+        return found
+
+    def view(self, lo: int, hi: int) -> np.ndarray | None:
+        first, last = self._touched(lo, hi)
+        if last - first != 1:
+            return None
+        part = self._parts[first]
+        shift = part.first - part.lo
+        return part.reader.view(lo + shift, hi + shift)
+
+    def _touched(self, lo: int, hi: int) -> tuple[int, int]:
+        """Return the first part of a range, and the one behind its last."""
+        first, last = np.searchsorted(self._starts, [lo, max(lo, hi - 1)], side="right")
+        return int(first) - 1, int(last)
+
+
+def _do_all(checks: list[Callable[[], None]]) -> None:
+    for check in checks:
+        check()
+
+
+def find_parts(dset: h5py.Dataset, descriptor: Descriptor, choose: Choose) -> list[Part] | str:
+    """Find the parts of a virtual dataset, or say why only HDF5 can put it together.
+
+    Parameters
+    ----------
+    dset : h5py.Dataset
+        One-dimensional and virtual.
+    descriptor : Descriptor
+        Of its file. It keeps those of the other files.
+    choose : callable
+        Given a dataset, how messages call it, and a descriptor of its file, returns its reader.
+
+    Raises
+    ------
+    CorruptFileError
+        When a part is missing or damaged, or the dataset is a source of itself.
+    """
+    check_sound(dset)
+    properties = dset.id.get_create_plist()
+    parts = []
+    for number in range(properties.get_virtual_count()):
+        file = properties.get_virtual_filename(number)
+        name = properties.get_virtual_dsetname(number)
+        if "%" in file + name:
+            return "its parts may be numbered"
+        with open_source(dset, file, name) as source:
+            if native_dtype(source.dtype) != native_dtype(dset.dtype) or source.ndim != 1:
+                return f"its part {number} is of another type"
+            lo, hi = _run(properties.get_virtual_vspace(number), dset.size)
+            first, last = _run(properties.get_virtual_srcspace(number), source.size)
+            if lo < 0 or hi - lo != last - first or last > source.size:
+                return f"its part {number} is not one run of elements that are there"
+            reader = choose(source, _called(source), descriptor.other(source.file))
+            if not reader.check_unchanged or reader.name == "h5py":
+                return f"its part {number} is read by HDF5: {reader.why}"
+        parts.append(Part(lo, hi, first, reader))
+    parts.sort(key=lambda part: part.lo)
+    ends = [0, *(part.hi for part in parts)]
+    if [part.lo for part in parts] != ends[:-1] or ends[-1] != dset.size:
+        return "its parts overlap or leave something out"
+    return parts
+
+
+def _called(source: h5py.Dataset) -> str:
+    return f"{source.file.filename}, dataset {source.name!r}"
+
+
+def _run(space: h5py.h5s.SpaceID, size: int) -> tuple[int, int]:
+    """Return the first element of a selection and the one behind its last; (-1, 0): it is no run.
+
+    `size` is what all is, for a selection that does not know.
+    """
+    if space.get_select_type() == h5py.h5s.SEL_ALL:
+        return 0, size
+    try:
+        (lo,), (hi,) = space.get_select_bounds()
+    except (
+        RuntimeError,
+        ValueError,
+    ):  # as of one that grows with its source, or has two dimensions
+        return -1, 0
+    return (int(lo), int(hi) + 1) if space.get_select_npoints() == hi - lo + 1 else (-1, 0)
