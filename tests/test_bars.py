@@ -336,6 +336,22 @@ def test_a_check_of_a_damaged_file_comes_to_its_end(stored):
     assert told[-1][0] == told[-1][1]
 
 
+@pytest.mark.parametrize("isolated", [True, False])
+def test_what_a_listener_raises_is_no_damage(stored, isolated):
+    def tell(done, total):
+        raise ZeroDivisionError("of the listener")
+
+    with pytest.raises(ZeroDivisionError, match="of the listener"):
+        diskcsr.check(stored, isolated=isolated, progress=tell)
+    with pytest.raises(ZeroDivisionError, match="of the listener"):
+        diskcsr.info(stored, deep=True, untrusted=isolated, progress=tell)
+    with diskcsr.File(stored) as file:
+        with pytest.raises(ZeroDivisionError):
+            diskcsr.check(file, progress=tell)
+        assert diskcsr.check(file).matrices == ["/X", "/Y"]
+        assert diskcsr.check(file).ok
+
+
 def test_a_check_with_a_bar(stored, monkeypatch, capsys):
     monkeypatch.setattr(bars, "_PATIENCE", 0.0)
     assert diskcsr.check(stored, progress=True).ok

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from .bars import Tell, bar
 
-__all__ = ["Progress", "reporting", "telling", "to_the_end"]
+__all__ = ["Progress", "heard", "reporting", "telling", "to_the_end"]
 
 #: What may be asked for: nothing, a bar, or a function of the bytes done and the bytes in all.
 Progress: TypeAlias = bool | Tell | None
@@ -96,3 +96,27 @@ def to_the_end(
 
     yield step
     step(total - done)
+
+
+class _Raised(BaseException):
+    """Carries what a listener raised; no `Exception`, as that would be taken for damage."""
+
+    def __init__(self, problem: Exception) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+@contextmanager
+def heard(advance: Callable[[int], None]) -> Iterator[Callable[[int], None]]:
+    """Give an `advance` whose own exceptions end the block, whatever catches exceptions in it."""
+
+    def step(nbytes: int) -> None:
+        try:
+            advance(nbytes)
+        except Exception as problem:
+            raise _Raised(problem) from problem
+
+    try:
+        yield step
+    except _Raised as raised:
+        raise raised.problem from None

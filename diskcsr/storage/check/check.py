@@ -11,7 +11,7 @@ import h5py
 
 from ...errors import DiskCSRError
 from ...machine.apart import Ended, run_apart
-from ...machine.progress import Progress, reporting, telling, to_the_end
+from ...machine.progress import Progress, heard, reporting, telling, to_the_end
 from ..formats.detect import describe, find
 from ..formats.fields import locate
 from ..formats.others import not_hdf5
@@ -133,7 +133,8 @@ def check(
     if isinstance(file, h5py.Group):
         if repair:
             raise TypeError("repair=True needs the path of a file that is not open")
-        return _report(file, name, progress)[0]
+        # A subclass of h5py's may give anything for a name.
+        return _report(h5py.Group(file.id), name, progress)[0]
     path = os.fsdecode(os.fspath(file))
     check_ordinary(path)
     with open(path, "rb"):
@@ -241,7 +242,7 @@ def _report(root: h5py.Group, name: str | None, progress: Progress) -> tuple[Rep
     work = list(map(work_of, groups)) if progress else [0] * len(groups)
     with reporting(progress, sum(work), "checking") as advance:
         for group, total in zip(groups, work, strict=True):
-            with to_the_end(advance, total) as step:
+            with to_the_end(advance, total) as told, heard(told) as step:
                 found = scan(group, step)
             if group.file.filename != root.file.filename:
                 found.leave()  # a link led to another file, of which there is no copy

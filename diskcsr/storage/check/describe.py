@@ -12,7 +12,7 @@ from ...blocks.contents import Contents
 from ...errors import FormatError
 from ...keys.widths import INT32_MAX
 from ...machine.options import options
-from ...machine.progress import Progress, reporting, to_the_end
+from ...machine.progress import Progress, heard, reporting, to_the_end
 from ..codecs.pipeline import pipeline_of
 from ..codecs.table import faster_decoders
 from ..files.files import open_to_read
@@ -135,7 +135,7 @@ def _facts(
         matrices = []
         with reporting(progress, sum(work), "reading") as advance:
             for one, total in zip(names, work, strict=True):
-                with to_the_end(advance, total) as step:
+                with to_the_end(advance, total) as told, heard(told) as step:
                     matrices.append(_matrix(opened, one, deep, step))
         instead = None if matrices else describe(opened)
     size = Path(path).stat().st_size
