@@ -228,7 +228,7 @@ def test_hints(tmp_path, monkeypatch):
         file["X"].move("data", "moved")
         layout[:1000] = h5py.VirtualSource(file["X/moved"])[:1000]
         file["X"].create_virtual_dataset("data", layout)
-    assert "data is read through h5py, which is slow (stored in a layout" in hints(path)
+    assert "data is read through h5py, which is slow (virtual, and its parts overlap" in hints(path)
 
 
 def test_row_pointers_are_not_called_tiny(tmp_path):
