@@ -140,7 +140,7 @@ def register(classes: dict[type, type], store: Callable[..., None]) -> None:
             for destination, element, modifiers in list(registry.write):
                 if element is theirs:
                     key = (destination, ours, modifiers)
-                    usual = registry.write[destination, theirs, modifiers]
+                    usual = _computed(registry.write[destination, theirs, modifiers])
                     in_hdf5 = destination.__module__.startswith("h5py.")
                     registry.write[key] = _by_blocks(usual, store) if in_hdf5 else usual
             if theirs in registry.write_specs:
@@ -151,6 +151,16 @@ def register(classes: dict[type, type], store: Callable[..., None]) -> None:
             "refuse a DiskCSR; use A.to_memory()",
             stacklevel=2,
         )
+
+
+def _computed(usual: Callable[..., None]) -> Callable[..., None]:
+    """A writer that takes all of a matrix, of a lazy one what it computes to: it keeps none."""
+
+    def write(group: Any, name: str, element: Any, *args: Any, **kwargs: Any) -> None:
+        whole = element.to_memory() if element.lazy is element else element
+        usual(group, name, whole, *args, **kwargs)
+
+    return write
 
 
 def _by_blocks(usual: Callable[..., None], store: Callable[..., None]) -> Callable[..., None]:
