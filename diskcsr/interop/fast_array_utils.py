@@ -99,12 +99,8 @@ def _mean_and_variance(
     def mean_var(
         matrix: Any, /, *, axis: int | None = None, correction: int = 0, **others: Any
     ) -> Any:
-        if (
-            others
-            or not isinstance(matrix, classes)
-            or matrix.dtype.kind == "c"
-            or 0 in matrix.shape
-        ):
+        ours = not others and isinstance(matrix, classes)
+        if not ours or matrix.dtype.kind == "c" or 0 in matrix.shape:
             return usual(matrix, axis=axis, correction=correction, **others)
         found = describe(matrix, axis, ddof=0)
         mean, variance = found.mean, found.variance
