@@ -140,6 +140,16 @@ def test_the_file_that_is_read_is_not_written_over(path):
     is_same(read_h5ad(path), adata)
 
 
+def test_what_is_written_is_of_one_type_of_index_in_memory(path, tmp_path):
+    # anndata keeps what it finds; Scanpy and scikit-learn refuse row pointers of another type.
+    read_h5ad(path).write_h5ad(tmp_path / "again.h5ad")
+    lazily(path)[0].write_h5ad(tmp_path / "lazy.h5ad", compression="gzip")
+    diskcsr.export(random(), tmp_path / "exported.h5ad")
+    for name in ("again", "lazy", "exported"):
+        X = anndata.read_h5ad(tmp_path / f"{name}.h5ad").X
+        assert X.indptr.dtype == X.indices.dtype == np.int32
+
+
 def test_several_are_joined(path, tmp_path):
     joined = anndata.concat([read_h5ad(path), read_h5ad(path)], index_unique="-")
     expected = anndata.concat([anndata.read_h5ad(path)] * 2, index_unique="-")
