@@ -33,7 +33,6 @@ SMALL = (1000, 1200)
 MEMORY, MATRIX, ARRAY = "memory", "matrix", "array"
 #: An array in memory: it is tried where `ARRAY` fails.
 PLAIN = "array in memory"
-FLAVOURS = (MEMORY, MATRIX, ARRAY)
 #: Up to here it is rounding: sums in another order. Single precision keeps seven digits of them,
 #: and fewer of distances, which are differences of numbers that are nearly the same.
 ROUNDING = 1e-3
@@ -175,7 +174,7 @@ FUNCTIONS = {
         "logs",
         lambda sc, a: (
             sc.tl.pca(a, n_comps=KINDS - 1),
-            sc.pp.neighbors(a, n_neighbors=5, use_rep="X_pca"),
+            sc.pp.neighbors(a, n_neighbors=5, use_rep="X_pca", transformer="sklearn"),
         )[1],
     ),
     "pp.scale, not centred": ("few", lambda sc, a: sc.pp.scale(a, zero_center=False)),
