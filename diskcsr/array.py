@@ -13,6 +13,7 @@ from .protocol.arithmetic import Arithmetic
 from .protocol.handle import open_array, use_classes
 from .protocol.lazy import HasLazy, Lazy, use_lazy_classes
 from .protocol.multiplying import Multiplying
+from .protocol.reducing import describe
 from .protocol.whole import Whole
 from .storage.write.keywords import Storage, StorageKeywords, takes_storage
 from .writing.changing import Changing
@@ -195,7 +196,7 @@ def _store(group: Any, matrix: Any, name: str, **storage: Unpack[StorageKeywords
     store(group, matrix, name, None, Storage.of(storage))
 
 
-use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix), _store)
+use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix), _store, describe)
 
 
 @overload

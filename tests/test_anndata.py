@@ -14,7 +14,7 @@ from diskcsr import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix
 
 anndata = pytest.importorskip("anndata")
 pandas = pytest.importorskip("pandas")
-from diskcsr.interop.anndata import read_h5ad  # noqa: E402
+from diskcsr.interop.anndata import read_h5ad, write_h5ad  # noqa: E402
 
 # anndata's own, of files of its earlier versions for the most part.
 pytestmark = pytest.mark.filterwarnings(
@@ -140,6 +140,16 @@ def test_the_file_that_is_read_is_not_written_over(path):
     is_same(read_h5ad(path), adata)
 
 
+def test_what_is_written_is_of_one_type_of_index_in_memory(path, tmp_path):
+    # anndata keeps what it finds; Scanpy and scikit-learn refuse row pointers of another type.
+    read_h5ad(path).write_h5ad(tmp_path / "again.h5ad")
+    lazily(path)[0].write_h5ad(tmp_path / "lazy.h5ad", compression="gzip")
+    diskcsr.export(random(), tmp_path / "exported.h5ad")
+    for name in ("again", "lazy", "exported"):
+        X = anndata.read_h5ad(tmp_path / f"{name}.h5ad").X
+        assert X.indptr.dtype == X.indices.dtype == np.int32
+
+
 def test_several_are_joined(path, tmp_path):
     joined = anndata.concat([read_h5ad(path), read_h5ad(path)], index_unique="-")
     expected = anndata.concat([anndata.read_h5ad(path)] * 2, index_unique="-")
@@ -180,6 +190,144 @@ def test_real_files(file):
     if expected.raw is not None:
         assert adata.raw.shape == expected.raw.shape
         assert list(adata.raw.var_names) == list(expected.raw.var_names)
+
+
+# -------------------------------------------------------------------------------- lazy arrays
+
+
+def lazily(path, spmatrix=True):
+    """An object of log counts of some cells and genes, which are not computed; and computed."""
+    adata, expected = read_h5ad(path, spmatrix=spmatrix), anndata.read_h5ad(path)
+    size = np.asarray(expected.X.sum(axis=1)).reshape(-1, 1)
+    genes = np.arange(1, 30, 2)
+    L = np.log1p(adata.X.lazy / size)[:, genes]
+    C = adata.layers["counts"].lazy[:, genes] * 2
+    parts = {"obs": adata.obs, "var": adata.var.iloc[genes]}
+    lazy = anndata.AnnData(X=L, layers={"twice": C}, obsm={"lazy": L[:, :3]}, **parts)
+    lazy.raw = lazy
+    dense = np.log1p(expected.X.toarray() / size)[:, genes]
+    return lazy, dense, expected.layers["counts"].toarray()[:, genes] * 2
+
+
+def lazy_parts(lazy):
+    return lazy.X, lazy.raw.X, lazy.layers["twice"], lazy.obsm["lazy"]
+
+
+def is_computed(target, dense, twice):
+    """Check what the file of a lazy object holds."""
+    found = anndata.read_h5ad(target)
+    assert found.X.format == found.raw.X.format == found.obsm["lazy"].format == "csr"
+    assert found.layers["twice"].format == "csc"
+    expected = (dense, dense, twice, dense[:, :3])
+    for matrix, values in zip(lazy_parts(found), expected, strict=True):
+        assert matrix.dtype == np.float64
+        assert matrix.shape == values.shape
+        np.testing.assert_allclose(matrix.toarray(), values, rtol=1e-15)
+    assert list(found.var_names) == [f"g{i}" for i in range(1, 30, 2)]
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "lzf"}])
+@pytest.mark.parametrize("spmatrix", [True, False])
+def test_lazy_arrays_are_computed_as_they_are_written(path, tmp_path, options, spmatrix):
+    lazy, dense, twice = lazily(path, spmatrix)
+    lazy.write_h5ad(tmp_path / "again.h5ad", **options)
+    assert not any(matrix._held() for matrix in lazy_parts(lazy))
+    is_computed(tmp_path / "again.h5ad", dense, twice)
+
+
+def test_a_lazy_array_takes_the_place_of_x(path, tmp_path):
+    adata, expected = read_h5ad(path), anndata.read_h5ad(path)
+    adata.X = np.sqrt(adata.X.lazy)
+    assert type(adata.X) is diskcsr.array.LazyCSR
+    adata.write_h5ad(tmp_path / "again.h5ad")
+    assert not adata.X._held()
+    found = anndata.read_h5ad(tmp_path / "again.h5ad")
+    np.testing.assert_array_equal(found.X.toarray(), np.sqrt(expected.X.toarray()))
+
+
+def test_lazy_arrays_are_not_computed_to_know_their_size(path):
+    lazy, _, _ = lazily(path)
+    assert sys.getsizeof(lazy) > 0
+    for matrix in lazy_parts(lazy):
+        assert matrix.reader["data"].bytes_read == matrix.reader["indices"].bytes_read == 0
+    assert not any(matrix._held() for matrix in lazy_parts(lazy))
+
+
+def test_a_view_and_a_copy_of_lazy_arrays(path):
+    lazy, dense, _ = lazily(path)
+    part = lazy[[3, 1], ["g5", "g1"]].X
+    np.testing.assert_allclose(part.toarray(), dense[[3, 1]][:, [2, 0]], rtol=1e-15)
+    copy = lazy.copy().X
+    assert type(copy) is sp.csr_array
+    np.testing.assert_allclose(copy.toarray(), dense, rtol=1e-15)
+
+
+@pytest.mark.filterwarnings("ignore:.*zarr:UserWarning")
+def test_writers_that_take_all_of_it_keep_nothing(path, tmp_path):
+    pytest.importorskip("zarr")
+    lazy, dense, _ = lazily(path)
+    lazy.write_zarr(tmp_path / "a.zarr")
+    assert not any(matrix._held() for matrix in lazy_parts(lazy))
+    found = anndata.read_zarr(tmp_path / "a.zarr").X
+    np.testing.assert_allclose(found.toarray(), dense, rtol=1e-15)
+    lazy.write_h5ad(tmp_path / "a.h5ad", compression="gzip", compression_opts=9)
+    is_computed(tmp_path / "a.h5ad", *lazily(path)[1:])
+
+
+# --------------------------------------------------------------------------- write_h5ad of our own
+
+
+def filters_of(target, name="X"):
+    filters = diskcsr.info(target, name)["matrices"][0]["arrays"]["data"]["filters"]
+    return [one["name"] for one in filters]
+
+
+def test_own_writer_of_lazy_arrays(path, tmp_path):
+    lazy, dense, twice = lazily(path)
+    target = tmp_path / "again.h5ad"
+    write_h5ad(lazy, target, compression="gzip", compression_opts=9, shuffle=False)
+    assert not any(matrix._held() for matrix in lazy_parts(lazy))
+    is_computed(target, dense, twice)
+    for name in ("X", "raw/X", "layers/twice", "obsm/lazy"):
+        assert filters_of(target, name) == ["deflate"]
+        with diskcsr.open(target, name) as A:
+            assert A.group["data"].compression_opts == 9
+            assert set(A.group.attrs) == {"encoding-type", "encoding-version", "shape"}
+
+
+def test_own_writer_takes_what_diskcsr_compresses_with(path, tmp_path):
+    pytest.importorskip("hdf5plugin")
+    adata = read_h5ad(path)
+    write_h5ad(adata, tmp_path / "again.h5ad", compression="zstd", chunks=100)
+    assert filters_of(tmp_path / "again.h5ad") == ["shuffle", "zstd"]
+    assert not any(matrix._held() for matrix in on_disk(adata).values())
+    is_same(read_h5ad(tmp_path / "again.h5ad"), anndata.read_h5ad(path))
+
+
+def test_own_writer_replaces_the_file_that_was_read(path):
+    expected = anndata.read_h5ad(path)
+    adata = read_h5ad(path)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        write_h5ad(adata, path)
+    write_h5ad(adata, path, overwrite=True, compression="lzf")
+    assert filters_of(path)[-1] == "lzf"
+    is_same(read_h5ad(path), expected)
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_own_writer_leaves_nothing_of_what_fails(path, tmp_path):
+    before = path.read_bytes()
+    adata = read_h5ad(path)
+    with pytest.raises(ValueError, match="compression"):
+        write_h5ad(adata, path, overwrite=True, compression="none such")
+    with pytest.raises(TypeError, match="tags="):
+        write_h5ad(adata, tmp_path / "new.h5ad", tags="both")
+    with pytest.raises(TypeError, match="no_such"):
+        write_h5ad(adata, tmp_path / "new.h5ad", no_such=1)
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    adata.write_h5ad(tmp_path / "new.h5ad")  # what was said once is forgotten
+    is_same(read_h5ad(tmp_path / "new.h5ad"), adata)
 
 
 MEMORY = r"""

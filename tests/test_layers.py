@@ -170,6 +170,7 @@ ALLOWED = {
     "numba": lambda name: name.startswith("kernels."),
     "h5py": lambda name: name.startswith(("storage.", "bench.adapters.")) or name == "h5",
     "anndata": lambda name: name == "interop.anndata" or name.startswith("bench.adapters."),
+    "fast_array_utils": lambda name: name == "interop.fast_array_utils",
     "scipy": lambda name: not name.startswith("kernels"),
     "matplotlib": lambda name: name == "bench.figures",
     "rich": lambda name: name in ("machine.terminal", "machine.bars"),

@@ -124,6 +124,12 @@ TESTED = {
     "A virtual dataset whose sources are numbered": (
         "test_broken_files.py:test_numbered_sources_are_left_to_hdf5",
     ),
+    'A damaged file that is opened for writing, by mode "r+"': ADVICE,
+    "HDF5 may come to structures that nobody reads": (
+        "test_campaign.py:test_what_is_known_is_counted_and_no_news",
+        "test_untrusted.py:test_what_cannot_be_looked_at_first",
+    ),
+    "``diskcsr.check`` it first": ADVICE,
     "Strings of attributes are looked at": ("test_broken_files.py:test_what_is_wrong_with_a_heap",),
     "Of more than a few attributes HDF5": (
         "test_untrusted.py:test_a_table_of_attributes_is_left_to_hdf5_unless_the_file_is_untrusted",

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from numpy.testing import assert_array_equal
 
 import diskcsr
+from diskcsr.storage.write import groups
 
 PARTS = ("data", "indices", "indptr")
 FORMATS = ("csr", "csc")
@@ -662,3 +663,61 @@ def test_what_no_width_of_indices_is(tmp_path):
     assert os.listdir(tmp_path) == []
     with diskcsr.write(tmp_path / "m.h5", wide) as A:
         assert A.indices.dtype == np.int64
+
+
+# ------------------------------------------------------------------- row pointers in AnnData files
+
+
+@pytest.mark.parametrize("format", BUILD)
+@pytest.mark.parametrize("known", [True, False], ids=["a matrix", "blocks"])
+def test_row_pointers_are_like_indices_where_anndata_reads_them(path, format, known):
+    # anndata keeps the types that it finds, and Scanpy and scikit-learn refuse unlike ones.
+    plain = BUILD[format](dense_matrix())
+    blocks = (plain[:3], plain[3:]) if format == "csr" else (plain[:, :3], plain[:, 3:])
+    source = plain if known else iter(blocks)
+    diskcsr.write(path, source, format=format, tags="anndata").close()
+    with h5py.File(path, "r") as file:
+        data, indices, indptr = (file["X"][part] for part in PARTS)
+        assert indptr.dtype == indices.dtype == np.dtype("<i4")
+        assert len(data) == len(indices) == indptr[-1] == plain.nnz
+        assert_array_equal(indptr[:], plain.indptr)
+    with diskcsr.open(path, mode="r+") as A:
+        A.append(blocks[0])
+        assert A.group["indptr"].dtype == np.dtype("<i4")
+        assert A.nnz == plain.nnz + blocks[0].nnz
+
+
+def written_pointers(parts, index, length, nnz):
+    """Write row pointers; return the dtype and the length that were created, and what was."""
+    created, written = [], []
+
+    class Writer:
+        append, finish = written.append, lambda self: None
+
+    def create(dtype, length):
+        created.append((dtype, length))
+        return Writer()
+
+    pointers = groups._RowPointers(create, np.dtype(index), length, nnz)
+    for part in parts:
+        pointers.append(np.array(part, np.int64))
+    pointers.finish()
+    ((dtype, length),) = created
+    assert {part.dtype for part in written} == {dtype}
+    return dtype, length, np.concatenate(written).tolist()
+
+
+def test_row_pointers_that_the_wanted_type_cannot_tell():
+    few, many = [[3, 100], [], [127]], [[3, 100], [128], [130]]
+    assert written_pointers(few, "i1", None, None) == (np.int8, 4, [0, 3, 100, 127])
+    assert written_pointers(few, "i1", 4, 127) == (np.int8, 4, [0, 3, 100, 127])
+    assert written_pointers(many, "i1", None, None) == (np.int64, None, [0, 3, 100, 128, 130])
+    assert written_pointers(many, "i1", 5, 130) == (np.int64, 5, [0, 3, 100, 128, 130])
+    assert written_pointers(few, "i8", None, None) == (np.int64, None, [0, 3, 100, 127])
+
+
+def test_row_pointers_wait_in_so_much_memory(monkeypatch):
+    monkeypatch.setattr(groups, "_WAITING", 300)
+    ones = [[1], [2], [3]]
+    assert written_pointers(ones[:2], "i4", None, None) == (np.int32, 3, [0, 1, 2])
+    assert written_pointers(ones, "i4", None, None) == (np.int64, None, [0, 1, 2, 3])

@@ -10,10 +10,13 @@ would hand them out, which loads a compressed matrix; there, too, is no public w
 """
 
 import os
+import shutil
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,10 +26,14 @@ from .handed import HANDED
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["read_h5ad", "register", "size_without_loading"]
+__all__ = ["read_h5ad", "register", "size_without_loading", "write_h5ad"]
 
 #: What an element is of which we open the matrix.
 _SPARSE = ("csr_matrix", "csc_matrix")
+#: How the matrices on disk of an object are stored that `write_h5ad` writes; None for others.
+_storing: ContextVar[Mapping[str, Any] | None] = ContextVar("storing", default=None)
+#: What anndata, too, compresses with.
+_SHARED = ("gzip", "lzf")
 
 
 def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "auto") -> "AnnData":
@@ -95,6 +102,62 @@ def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "au
     return _read_old(name, sparse, spmatrix)
 
 
+def write_h5ad(
+    adata: "AnnData", path: str | os.PathLike, *, overwrite: bool = False, **storage: Any
+) -> None:
+    """Write an AnnData file; matrices on disk and lazy ones are computed and stored by blocks.
+
+    ``adata.write_h5ad`` does so, too. This one takes all that `diskcsr.write` knows of compression,
+    and the file is there when it is complete, or not at all.
+
+    Parameters
+    ----------
+    adata : AnnData
+    path : path
+        A new file. It may be the one that `adata` was read from; read it again then.
+    overwrite : bool
+        Replace a file that is there.
+    **storage
+        Keywords of `diskcsr.write`, but for `tags`: how the matrices on disk are stored. Of what is
+        in memory, `compression` and `compression_opts` are used where they are anndata's, too:
+        "gzip" and "lzf".
+
+    Raises
+    ------
+    FileExistsError
+        When there is such a file and `overwrite` is false.
+    ValueError, TypeError
+        When a keyword is not understood.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from diskcsr.interop.anndata import read_h5ad, write_h5ad
+    >>> adata = read_h5ad("counts.h5ad")  # doctest: +SKIP
+    >>> size = np.asarray(adata.X.sum(axis=1)).reshape(-1, 1)  # doctest: +SKIP
+    >>> adata.X = np.log1p(adata.X.lazy / (size / 1e4))  # doctest: +SKIP
+    >>> write_h5ad(adata, "logs.h5ad", compression="zstd")  # doctest: +SKIP
+    """
+    if "tags" in storage:
+        raise TypeError("tags=: an AnnData file has those of AnnData alone")
+    target = Path(os.path.realpath(os.fsdecode(path)))
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} is there: pass overwrite=True to replace it")
+    shared = {}
+    if storage.get("compression") in _SHARED:
+        names = ("compression", "compression_opts")
+        shared = {name: storage[name] for name in names if storage.get(name) is not None}
+    folder = tempfile.mkdtemp(prefix=".write-", dir=target.parent)
+    before = _storing.set(storage)
+    try:
+        draft = Path(folder, target.name)
+        adata.write_h5ad(draft, **shared)
+        os.replace(draft, target)
+    finally:
+        _storing.reset(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _read_old(name: str, sparse: list[str], spmatrix: bool) -> "AnnData":
     """Read a file of anndata 0.7 or before, which says less of what it holds.
 
@@ -140,7 +203,7 @@ def register(classes: dict[type, type], store: Callable[..., None]) -> None:
             for destination, element, modifiers in list(registry.write):
                 if element is theirs:
                     key = (destination, ours, modifiers)
-                    usual = registry.write[destination, theirs, modifiers]
+                    usual = _computed(registry.write[destination, theirs, modifiers])
                     in_hdf5 = destination.__module__.startswith("h5py.")
                     registry.write[key] = _by_blocks(usual, store) if in_hdf5 else usual
             if theirs in registry.write_specs:
@@ -153,13 +216,27 @@ def register(classes: dict[type, type], store: Callable[..., None]) -> None:
         )
 
 
+def _computed(usual: Callable[..., None]) -> Callable[..., None]:
+    """A writer that takes all of a matrix, of a lazy one what it computes to: it keeps none."""
+
+    def write(group: Any, name: str, element: Any, *args: Any, **kwargs: Any) -> None:
+        whole = element.to_memory() if element.lazy is element else element
+        usual(group, name, whole, *args, **kwargs)
+
+    return write
+
+
 def _by_blocks(usual: Callable[..., None], store: Callable[..., None]) -> Callable[..., None]:
     """A writer that stores a matrix block by block, where what is asked for can be had that way."""
 
     def write(group: Any, name: str, element: Any, *args: Any, **kwargs: Any) -> None:
+        storing = _storing.get()
+        if storing is not None:
+            store(group, element, name, **{**storing, "tags": "anndata", "overwrite": True})
+            return
         asked = dict(kwargs.get("dataset_kwargs") or {})
         known = {key: asked.pop(key) for key in ("compression", "compression_opts") if key in asked}
-        if asked or known.get("compression") not in (None, "gzip", "lzf"):
+        if asked or known.get("compression") not in (None, *_SHARED):
             usual(group, name, element, *args, **kwargs)
             return
         if not known.get("compression"):

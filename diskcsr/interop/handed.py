@@ -21,16 +21,19 @@ class Handed:
         ``open_array(path, name, spmatrix=...)`` opens a matrix.
     store : callable
         ``store(group, matrix, name, **storage)`` stores one, block by block.
+    describe : callable
+        ``describe(matrix, axis, ddof=...)`` is `diskcsr.describe`.
     """
 
     classes: dict[type, type]
     open_group: Callable[..., Any]
     open_array: Callable[..., Any]
     store: Callable[..., None]
+    describe: Callable[..., Any]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> Any:
     raise RuntimeError("the classes of diskcsr are not made yet")
 
 
-HANDED = Handed({}, _nothing, _nothing, _nothing)
+HANDED = Handed({}, _nothing, _nothing, _nothing, _nothing)

@@ -28,16 +28,18 @@ __all__ = ["Handle", "contents_of", "open_array", "use_classes"]
 _MODES = ("r", "r+", "c")
 
 
-def use_classes(classes: Iterable[Any], store: Callable[..., None]) -> None:
+def use_classes(
+    classes: Iterable[Any], store: Callable[..., None], describe: Callable[..., Any]
+) -> None:
     """Be told, once, of the classes that arrays are of: one for each axis and flavour.
 
-    And of what stores an array, which other libraries are told of.
+    And of what stores and describes an array, which other libraries are told of.
     """
     for one in classes:
         Handle._classes[one._axis, one._scipy_class is one._axis.matrix] = one
     interop.HANDED.classes.update({one: one._scipy_class for one in Handle._classes.values()})
     interop.HANDED.open_group, interop.HANDED.open_array = open_group, open_array
-    interop.HANDED.store = store
+    interop.HANDED.store, interop.HANDED.describe = store, describe
 
 
 def contents_of(matrix: Any) -> Contents | None:
@@ -367,8 +369,13 @@ class Handle:
             return self.__dict__[name]
 
     def _stand_in(self, name: str) -> np.ndarray:
-        """Return an array of the length and dtype of one of the three that takes no memory."""
-        nnz, dtype = self._contents().nnz, self.dtype
+        """Return an array of the length and dtype of one of the three that takes no memory.
+
+        Of what is computed nobody knows the length before: it is what is read for it.
+        """
+        shown, dtype = self._contents(), self.dtype
+        found = shown.nnz_at_hand()
+        nnz = shown.elements if found is None else found
         if name != "data":
             stored = self._source.reader("indices").dtype
             dtype = stored if stored == np.int64 else index_dtype(nnz, self._n_minor)

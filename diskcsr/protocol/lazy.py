@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from scipy.sparse import issparse
 
+from .. import interop
 from ..axis import Axis
 from ..blocks.contents import Contents
 from ..blocks.steps import Step, cast_step, function_step, ufunc_step
@@ -38,6 +39,7 @@ def use_lazy_classes(classes: Any) -> None:
     """Be told, once, of the class for each axis."""
     for one in classes:
         Lazy._lazy_classes[one._axis] = one
+    interop.HANDED.classes.update({one: one._scipy_class for one in Lazy._lazy_classes.values()})
 
 
 def lazy_array(view: View) -> Any:

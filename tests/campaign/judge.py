@@ -148,6 +148,10 @@ class Judge:
         after = outcome.get("after")
         if after is None or self._same_truth(after, self.truth):
             return []
+        if "put back to its last commit" in outcome["error"]["text"] and any(
+            self._compare_made(row, after, slow) is None for slow in self._read()
+        ):
+            return []  # it was made and committed; what failed is HDF5's way to close the file
         if self.truth[0] in ("refused", "closed"):
             # Opened for writing, HDF5 2.0.0 mends the count of messages in an object's header on
             # its own, for which it refused the object before.
@@ -230,6 +234,8 @@ class Judge:
             return f"made {made} of lines that contradict themselves"
         if row.name in _BLIND and (made[0] != "slow" or self.case.kind == "filters"):
             return None  # HDF5 may read what was in its memory
+        if row.name == "scale" and self.case.kind == "filters" and made[1].broken:
+            return None  # nor need indices be read that HDF5 takes from its memory
         if made[0] != "slow" or made[1].broken:
             return f"made what h5py cannot read: {made}"
         expected = row.right(slow.dense(), self.keys)

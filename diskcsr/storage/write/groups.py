@@ -5,6 +5,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ CHUNK = 1 << 16
 #: Bytes of chunks that HDF5 holds back, per dataset: enough to complete one that was begun. Its own
 #: default, 8 MiB since HDF5 2.0, is memory that a writer of whole chunks has no use for.
 _CACHE = 1 << 20
+#: Bytes of row pointers that wait, and what numpy takes for an array beside its elements.
+_WAITING, _OBJECT = 1 << 26, 112
 #: Chunks that HDF5's records of a small dataset have room for anyway.
 _FEW_CHUNKS = 64
 #: Arrays should not begin with a page of the file: numpy's large arrays begin 16 bytes into a page,
@@ -82,7 +85,9 @@ def write_stream(
     raw = storage.compression in (None, "raw") and not storage.shuffle
     chunks = 2 * (stream.nnz or 0) // (storage.chunks or CHUNK) if raw else 0
     with _target(file) as parent, _new_group(parent, name, storage, chunks) as group:
-        shape = stream.axis.swap((_store(group, stream, storage, advance), stream.n_minor))
+        alike = (storage.tags or default_tags(parent)) == "anndata"
+        rows = _store(group, stream, storage, advance, alike)
+        shape = stream.axis.swap((rows, stream.n_minor))
         for other, values in allowing(beside).items():
             _store_beside(group, other, values)
         _stamp(parent, group, stream.axis.format, shape, storage)
@@ -252,17 +257,24 @@ def _create(
 
 
 def _store(
-    group: h5py.Group, stream: Stream, storage: Storage, advance: Callable[[int], None]
+    group: h5py.Group,
+    stream: Stream,
+    storage: Storage,
+    advance: Callable[[int], None],
+    alike: bool,
 ) -> int:
-    """Write the three arrays; return how many rows there were."""
+    """Write the three arrays; return how many rows there were.
+
+    `alike`: row pointers are of the type of the indices, where that can tell them all.
+    """
     index = storage.indices_as(stream.n_minor)
     counted = index_dtype(stream.n_minor).itemsize  # as those have it who say how much there is
     portions, n_major, nnz = _look_ahead(stream)
     data = _create(group, "data", stream.dtype, nnz, storage)
     indices = _create(group, "indices", index, nnz, storage)
     length = None if n_major is None else n_major + 1
-    indptr = _create(group, "indptr", np.dtype(np.int64), length, storage)
-    indptr.append(np.zeros(1, np.int64))
+    create = partial(_create, group, "indptr", storage=storage)
+    indptr = _RowPointers(create, index if alike else np.dtype(np.int64), length, nnz)
     rows = stored = 0
     for values, minor, lengths in pulled(portions):
         data.append(values)
@@ -276,6 +288,66 @@ def _store(
     for array in (data, indices, indptr):
         array.finish()
     return rows
+
+
+class _RowPointers:
+    """Row pointers on their way to a file: of the type wanted, where that can tell them all.
+
+    anndata has the arrays in memory as a file has them, and hands them to software that takes row
+    pointers and indices of one type alone: scikit-learn and Scanpy do. How many elements there will
+    be is not always known. Pointers wait for that, until they take more than some memory.
+
+    Parameters
+    ----------
+    create : callable
+        ``create(dtype, length)`` makes the dataset.
+    index : dtype
+        What is wanted; else they are int64.
+    length, nnz : int or None
+        How many pointers and elements there will be.
+    """
+
+    def __init__(
+        self,
+        create: Callable[[np.dtype, int | None], ArrayWriter],
+        index: np.dtype,
+        length: int | None,
+        nnz: int | None,
+    ) -> None:
+        self._create, self._index, self._length = create, index, length
+        self._most = int(np.iinfo(index).max)
+        self._waiting, self._size, self._nbytes = [np.zeros(1, np.int64)], 1, 0
+        self._writer: ArrayWriter | None = None
+        if nnz is not None:
+            self._begin(narrow=nnz <= self._most)
+        elif index == np.int64:
+            self._begin(narrow=True)
+
+    def append(self, ends: np.ndarray) -> None:
+        """Take where some more rows end; int64."""
+        if self._writer is not None:
+            self._writer.append(ends.astype(self._dtype, copy=False))
+            return
+        self._waiting.append(ends)
+        self._size += ends.size
+        self._nbytes += ends.nbytes + _OBJECT
+        if self._nbytes > _WAITING or (ends.size and ends[-1] > self._most):
+            self._begin(narrow=False)
+
+    def finish(self) -> None:
+        """Write what waits, and the last chunk."""
+        if self._writer is None:
+            self._length = self._size
+            self._begin(narrow=True)
+        assert self._writer is not None
+        self._writer.finish()
+
+    def _begin(self, narrow: bool) -> None:
+        self._dtype = self._index if narrow else np.dtype(np.int64)
+        self._writer = self._create(self._dtype, self._length)
+        for ends in self._waiting:
+            self._writer.append(ends.astype(self._dtype, copy=False))
+        self._waiting = []
 
 
 def _look_ahead(stream: Stream) -> tuple[Iterator[Portion], int | None, int | None]:
