@@ -18,7 +18,7 @@ from scipy.sparse import coo_array, csc_array, csr_array, csr_matrix, dok_array,
 from strategies import keys, matrices
 
 import diskcsr
-from diskcsr.errors import ReadOnlyError, StaleFileError, StructureError
+from diskcsr.errors import FormatError, ReadOnlyError, StaleFileError, StructureError
 from diskcsr.storage.edit import update
 
 DENSE = np.array([[0, 1, 0, 5], [0, 0, 2, 6], [0, 0, 0, 0], [3, 4, 0, 7.0], [8, 0, 9, 0]])
@@ -590,3 +590,23 @@ def test_identity_keeps_explicit_zeros(store):
     assert A.nnz == 4
     A[2, 2] = 5
     np.testing.assert_array_equal(A.toarray(), np.diag([0, 0, 5.0, 0]))
+
+
+@pytest.mark.parametrize("twin", ["indices", "indptr"])
+def test_an_array_that_is_another_one_as_well_is_not_written_to(tmp_path, twin):
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("X")
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", (2, 2)
+        group["indices"], group["indptr"] = np.array([0, 1]), np.array([0, 1, 2])
+        group["data"] = group[twin]  # a hard link
+    before = path.read_bytes()
+    with diskcsr.open(path, mode="r+") as A:
+        for change in (
+            lambda A: A.__setitem__((0, 0), 3),
+            lambda A: A.__imul__(2),
+            lambda A: A.append(csr_array(np.eye(2))),
+        ):
+            with pytest.raises(FormatError, match=f"'data' .* one dataset with '{twin}'"):
+                change(A)
+    assert path.read_bytes() == before

@@ -140,7 +140,8 @@ def writable(source: Source, name: str) -> h5py.Dataset:
     ReadOnlyError
         When the file is not open for writing.
     FormatError
-        When there is no such dataset, one value stands for all, or nothing here encodes it.
+        When there is no such dataset or it is another array as well, one value stands for all,
+        or nothing here encodes it.
     StaleFileError
         When the group was deleted or replaced.
     """
@@ -158,6 +159,12 @@ def writable(source: Source, name: str) -> h5py.Dataset:
         )
     source.reader(name)
     dset = source.group[stored]
+    for other in ARRAYS:
+        if other != name and source.dataset(other) == dset:
+            raise FormatError(
+                f"{source.where}: {name!r} cannot be written to: it is one dataset with {other!r}; "
+                "copy the matrix with diskcsr.write first"
+            )
     lacking = lacking_in_hdf5(dset)
     if lacking is not None and unsupported(pipeline_of(dset), encode=True) is not None:
         raise FormatError(f"{source.where}: {name!r} {lacking}")
