@@ -196,7 +196,7 @@ def _store(group: Any, matrix: Any, name: str, **storage: Unpack[StorageKeywords
     store(group, matrix, name, None, Storage.of(storage))
 
 
-use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix), _store, describe)
+use_classes((DiskCSR, DiskCSC, DiskCSRMatrix, DiskCSCMatrix), _store, Storage.of, describe)
 
 
 @overload
@@ -336,8 +336,8 @@ def write(
     tags : {"both", "anndata", "h5sparse"}, optional
         Which convention's attributes to write. Default both, in an AnnData file its own alone.
     index_dtype : {"int32", "int64"}, optional
-        Of the indices, and of those of scipy's arrays over the file: scipy keeps int64 where its
-        arrays are made with it. Default: int32 where that holds them, whatever `matrix` has: it
+        Of the indices in the file, and so of ``A.indices``; results have those that scipy would
+        choose. Default: int32 where that holds them, whatever `matrix` has: it
         takes half the space, and some consumers refuse int64.
     overwrite : bool
         Replace an object of this name.

@@ -12,6 +12,7 @@ from . import array
 from .axis import axis_of
 from .errors import FormatError
 from .machine.interrupts import deferred
+from .machine.options import require_memory
 from .protocol.handle import Handle, contents_of
 from .storage.claims.links import refuse_foreign
 from .storage.files.files import open_to_read, open_to_write
@@ -113,7 +114,8 @@ class Group(h5py.Group):
             Of a sparse matrix: `format`, as of `diskcsr.write`, or by the name that h5sparse has
             for it, `sparse_format`; the other keywords of `diskcsr.write`, `chunks` also as a tuple
             of one number; h5sparse's `indices_dtype` for `index_dtype`; and ``maxshape=(None,)``
-            and ``indptr_dtype="int64"``, which are so anyway. Of anything else: h5py's.
+            and ``indptr_dtype="int64"``, which are so anyway (row pointers are int32 in an AnnData
+            file alone, where they fit). Of anything else: h5py's.
 
         Returns
         -------
@@ -140,12 +142,14 @@ class Group(h5py.Group):
         # None is what h5py means by leaving a keyword out.
         given = {key: value for key, value in kwds.items() if value is not None}
         format = _format_of(given)
+        if format is not None or issparse(data):
+            shape = _two(shape)
         if not issparse(data):
             if format is None:
                 with self._changing():
                     return super().create_dataset(name, shape, dtype, data, **kwds)
             data = _as_sparse(data, shape, dtype, format)
-        if shape is not None and tuple(shape) != data.shape:
+        if shape is not None and shape != data.shape:
             raise ValueError(f"shape={shape} given for a matrix of shape {data.shape}")
         data = data if dtype is None else data.astype(dtype)
         _store(self, name, data, format=format, **given)
@@ -271,11 +275,24 @@ def _format_of(given: dict[str, Any]) -> str | None:
     return named[0] if named else None
 
 
+def _two(shape: Any) -> tuple[int, ...] | None:
+    """Return the shape of a matrix as a tuple."""
+    if shape is None:
+        return None
+    found = tuple(np.atleast_1d(shape).tolist())
+    if len(found) != 2:
+        raise ValueError(f"a sparse matrix has two dimensions; shape={shape} has {len(found)}")
+    return found
+
+
 def _as_sparse(data: Any, shape: Any, dtype: Any, format: str) -> Any:
     """Make a sparse matrix of what is none: of a dense array, or of nothing an empty one."""
     if data is None:
         shape = (0, 0) if shape is None else tuple(shape)
         return axis_of(format).array(shape, dtype=np.dtype(dtype or np.float64))
+    if isinstance(data, h5py.Dataset):
+        what = f"{data.file.filename}, dataset {data.name!r}"
+        require_memory(data.size * data.dtype.itemsize, what, "diskcsr.convert goes over it.")
     return axis_of(format).array(np.asarray(data))
 
 
@@ -285,7 +302,9 @@ def _store(group: h5py.Group, name: str, matrix: Any, **kwds: Any) -> None:
     if "indptr_dtype" in kwds and np.dtype(kwds["indptr_dtype"]) == np.int64:
         del kwds["indptr_dtype"]
     if "indices_dtype" in kwds:
-        kwds.setdefault("index_dtype", kwds.pop("indices_dtype"))
+        theirs = kwds.pop("indices_dtype")
+        if np.dtype(kwds.setdefault("index_dtype", theirs)) != np.dtype(theirs):
+            raise ValueError(f"index_dtype={kwds['index_dtype']} and indices_dtype={theirs} differ")
     chunks = kwds.get("chunks")
     if isinstance(chunks, tuple):
         if len(chunks) != 1:

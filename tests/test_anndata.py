@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -357,3 +358,42 @@ def test_writing_takes_the_memory_of_blocks(tmp_path):
     size, peak = map(int, run.stdout.split())
     assert size > 500_000
     assert peak < 320_000, f"{peak} kB for a matrix of {size} kB"
+
+
+def test_an_object_that_anndata_has_backed_is_left_as_it_was(tmp_path):
+    path, target = tmp_path / "m.h5ad", tmp_path / "again.h5ad"
+    example().write_h5ad(path)
+    backed = anndata.read_h5ad(path, backed="r")
+    expected = backed.X[:].toarray()
+    write_h5ad(backed, target)
+    assert Path(backed.filename) == target  # as after its own write_h5ad
+    np.testing.assert_array_equal(backed.X[:].toarray(), expected)
+    np.testing.assert_array_equal(anndata.read_h5ad(target).X.toarray(), expected)
+    backed.file.close()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "problem"),
+    [
+        ({"compresion": "zstd"}, TypeError),
+        ({"compression": "nonsense"}, ValueError),
+        ({"chunks": -1}, ValueError),
+        ({"tags": "both"}, TypeError),
+    ],
+    ids=str,
+)
+def test_keywords_are_looked_at_whatever_there_is_to_write(tmp_path, keywords, problem):
+    target = tmp_path / "m.h5ad"
+    with pytest.raises(problem):
+        write_h5ad(example(), target, **keywords)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_permissions_of_a_file_that_is_replaced_stay(tmp_path):
+    target = tmp_path / "m.h5ad"
+    write_h5ad(example(), target)
+    target.chmod(0o640)
+    write_h5ad(example(), target, overwrite=True)
+    assert target.stat().st_mode & 0o777 == 0o640
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        write_h5ad(example(), target)

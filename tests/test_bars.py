@@ -430,3 +430,23 @@ def test_a_load_over_the_budget_is_refused_before_it_is_told(stored):
     ):
         A.to_memory()
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "lazy",
+    [
+        lambda A: A.lazy,
+        lambda A: A.lazy[:, [5, 1, 7]],
+        lambda A: np.log1p(A.lazy),
+        lambda A: A.lazy > 0.5,
+    ],
+    ids=["all", "columns", "log1p", "above"],
+)
+def test_what_is_lazy_is_loaded_all_the_same(stored, lazy):
+    with diskcsr.open(stored, "X") as A:
+        expected = lazy(A).to_memory()
+        with diskcsr.options.set(progress=lambda *now: None):
+            found = lazy(A).to_memory(), lazy(A).tocsc().tocsr(), lazy(A)[:]
+        for one in found:
+            assert one.dtype == expected.dtype
+            np.testing.assert_array_equal(one.toarray(), expected.toarray())

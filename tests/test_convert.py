@@ -365,3 +365,17 @@ def test_each_keyword_is_documented_once():
             if f"\n    {name} : " in inspect.getdoc(call).replace("\n", "\n    ")
         ]
         assert documented == [diskcsr.write]
+
+
+def test_what_is_joined_in_an_anndata_file_has_pointers_of_the_type_of_its_indices(tmp_path):
+    for name in ("a", "b"):
+        diskcsr.write(tmp_path / f"{name}.h5", sp.eye_array(4, format="csr")).close()
+    parts = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    diskcsr.concat(parts, tmp_path / "alone.h5", virtual=True, tags="anndata").close()
+    diskcsr.concat(parts, tmp_path / "both.h5", virtual=True).close()
+    for name, dtype in (("alone", "i4"), ("both", "i8")):
+        with h5py.File(tmp_path / f"{name}.h5") as file:
+            assert file["X/indptr"].dtype == dtype
+            assert file["X/indices"].dtype == "i4"
+        with diskcsr.open(tmp_path / f"{name}.h5") as A:
+            assert_array_equal(A.toarray(), np.vstack([np.eye(4), np.eye(4)]))

@@ -466,3 +466,34 @@ def test_what_others_wrote(path):
     with File(path, "r+") as f:
         assert same(f["X"])
         assert type(f["empty"]) is Group
+
+
+@pytest.mark.parametrize(
+    ("keywords", "problem"),
+    [
+        (
+            {"indices_dtype": "i8", "index_dtype": "i4"},
+            "index_dtype=i4 and indices_dtype=i8 differ",
+        ),
+        ({"shape": 5}, "a sparse matrix has two dimensions; shape=5 has 1"),
+        ({"shape": (2, 3, 4)}, r"two dimensions; shape=\(2, 3, 4\) has 3"),
+        ({"index_dtype": "nonsense"}, "index_dtype must be int32 or int64, not 'nonsense'"),
+    ],
+    ids=str,
+)
+def test_keywords_that_contradict_each_other(path, keywords, problem):
+    with File(path, "w") as f, pytest.raises(ValueError, match=problem):
+        f.create_dataset("a", format="csr", **keywords)
+
+
+def test_a_dense_dataset_is_not_loaded_over_the_budget(path):
+    with File(path, "w") as f:
+        f.create_dataset("dense", data=np.eye(100))
+        with (
+            diskcsr.options.set(memory_budget=10_000),
+            pytest.raises(diskcsr.MemoryBudgetError, match="convert goes over it"),
+        ):
+            f.create_dataset("a", data=h5py.Group(f.id)["dense"], format="csr")
+        assert "a" not in f
+        f.create_dataset("a", data=h5py.Group(f.id)["dense"], format="csr")
+        assert same(f["a"], np.eye(100))

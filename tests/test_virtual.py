@@ -1,7 +1,10 @@
 """Virtual datasets are put together here, part by part; what is not, is left to HDF5."""
 
 import os
+import resource
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 
 import h5py
@@ -263,7 +266,7 @@ def test_a_part_that_is_changed_is_named(tmp_path):
         assert_array_equal(A[[0, -1]].toarray(), dense[[0, -1]])
         with h5py.File(tmp_path / "part1.h5", "r+") as file:
             file["X/data"][:] = 7
-        with pytest.raises(StaleFileError, match=r"part1\.h5 was changed"):
+        with pytest.raises(StaleFileError, match=r"part1\.h5, a part of .*all\.h5, was changed"):
             A[[0, -1]]
         A.refresh()
         assert (A[[PLAIN.shape[0]]].data == 7).all()
@@ -307,3 +310,66 @@ def test_the_reader_shows_what_it_is(tmp_path):
         assert isinstance(reader, VirtualReader)
         assert repr(reader).startswith("<virtual reader of ")
         assert "3 parts, each read by itself: direct, decode" in repr(A.reader)
+
+
+def test_more_files_than_should_be_open_are_left_to_hdf5(tmp_path):
+    path, dense = joined(tmp_path, "csr", "mixed", 5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (160, hard))
+    try:
+        with diskcsr.open(path) as A:
+            assert A.reader["data"].name == "virtual"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    program = (
+        "import resource, sys, diskcsr\n"
+        "import diskcsr.storage.read.virtual as virtual\n"
+        "virtual._SHARE = 1000\n"
+        "with diskcsr.open(sys.argv[1]) as A:\n"
+        "    print(A.reader['data'].name, A.reader['data'].why, A.sum())\n"
+    )
+    code = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))\n" + program
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("h5py virtual, and its 5 files are more than should be open")
+    assert float(done.stdout.split()[-1]) == dense.sum()
+
+
+def test_a_part_is_read_at_a_committed_state(tmp_path):
+    # As the file itself is: what a process that died had begun is undone first.
+    path, dense = joined(tmp_path, "csr", "mixed")
+    program = (
+        "import os, sys, diskcsr\n"
+        "from diskcsr.storage.journal.journal import Journal\n"
+        "Journal.commit = lambda self: os._exit(7) if self.hot else None\n"
+        "A = diskcsr.open(sys.argv[1], mode='r+')\n"
+        "A *= 3\n"
+    )
+    part = tmp_path / "part0.h5"
+    done = subprocess.run([sys.executable, "-c", program, str(part)], check=False)
+    assert done.returncode == 7
+    assert (tmp_path / "part0.h5-journal").exists()
+    with diskcsr.open(path) as A:
+        assert_array_equal(A.toarray(), dense)
+    assert not (tmp_path / "part0.h5-journal").exists()
+
+
+def test_a_part_that_this_process_has_open(tmp_path):
+    path, dense = joined(tmp_path, "csr", "mixed")
+    with diskcsr.open(tmp_path / "part1.h5") as part:
+        first = part[[0]].toarray()
+        with diskcsr.open(path) as A:
+            assert_array_equal(A.toarray(), dense)
+            assert_array_equal(A[[PLAIN.shape[0]]].toarray(), first)
+
+
+def test_sound_parts_whose_filter_hdf5_lacks_are_no_damage(tmp_path):
+    plain = PLAIN.tocsr()
+    try:
+        diskcsr.write(tmp_path / "part.h5", plain, compression="zstd").close()
+    except (ImportError, ValueError) as problem:
+        pytest.skip(str(problem))
+    with diskcsr.open(tmp_path / "part.h5") as A:
+        diskcsr.concat([A, A], tmp_path / "all.h5", virtual=True).close()
+    assert diskcsr.check(tmp_path / "all.h5").ok

@@ -1,5 +1,7 @@
 """A whole matrix in memory."""
 
+from typing import Any
+
 import numpy as np
 
 from ..keys.widths import index_dtype
@@ -13,12 +15,13 @@ __all__ = ["load"]
 _BLOCK = 1 << 24
 
 
-def load(shown: Contents) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Load all lines, under the memory guard, as `Contents.read` does.
+def load(shown: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Load all lines of a `Contents` or a `View`, under the memory guard, as its ``read`` does.
 
-    It is done at once, and so without a copy, unless ``diskcsr.options.progress`` is to be told.
+    It is done at once, and so without a copy, unless ``diskcsr.options.progress`` is to be told. Of
+    a `View` nothing is told: to know how much there will be would take computing it once more.
     """
-    if not options.progress:
+    if not options.progress or not isinstance(shown, Contents):
         return shown.read(shown.plan(range(shown.n_major)))
     nnz, n_minor = shown.nnz, shown.n_minor
     shown.require_room(nnz, shown.n_major)

@@ -140,6 +140,7 @@ def write_h5ad(
     """
     if "tags" in storage:
         raise TypeError("tags=: an AnnData file has those of AnnData alone")
+    HANDED.check_storage(storage)
     target = Path(os.path.realpath(os.fsdecode(path)))
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} is there: pass overwrite=True to replace it")
@@ -149,11 +150,19 @@ def write_h5ad(
         shared = {name: storage[name] for name in names if storage.get(name) is not None}
     folder = tempfile.mkdtemp(prefix=".write-", dir=target.parent)
     before = _storing.set(storage)
+    backed = adata.filename if adata.isbacked else None
     try:
         draft = Path(folder, target.name)
         adata.write_h5ad(draft, **shared)
+        if target.exists():
+            if not overwrite:  # it came while this one was written
+                raise FileExistsError(f"{target} is there: pass overwrite=True to replace it")
+            shutil.copymode(target, draft)
         os.replace(draft, target)
+        backed = target if backed is not None else None
     finally:
+        if backed is not None:  # anndata has gone on to the draft
+            adata.file.filename = backed
         _storing.reset(before)
         shutil.rmtree(folder, ignore_errors=True)
 

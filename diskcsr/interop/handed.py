@@ -21,6 +21,8 @@ class Handed:
         ``open_array(path, name, spmatrix=...)`` opens a matrix.
     store : callable
         ``store(group, matrix, name, **storage)`` stores one, block by block.
+    check_storage : callable
+        ``check_storage(storage)`` raises what `store` would raise of the keywords alone.
     describe : callable
         ``describe(matrix, axis, ddof=...)`` is `diskcsr.describe`.
     """
@@ -29,6 +31,7 @@ class Handed:
     open_group: Callable[..., Any]
     open_array: Callable[..., Any]
     store: Callable[..., None]
+    check_storage: Callable[..., Any]
     describe: Callable[..., Any]
 
 
@@ -36,4 +39,4 @@ def _nothing(*args: Any, **kwargs: Any) -> Any:
     raise RuntimeError("the classes of diskcsr are not made yet")
 
 
-HANDED = Handed({}, _nothing, _nothing, _nothing, _nothing)
+HANDED = Handed({}, _nothing, _nothing, _nothing, _nothing, _nothing)

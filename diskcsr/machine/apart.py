@@ -172,8 +172,10 @@ def _listen(
 def _pass_on(pipe: Any, waiting: threading.Thread, tell: Tell) -> None:
     """Tell what comes through a pipe until its other end is closed."""
     left, before = b"", 0
+    ready = select.poll()  # select.select takes no descriptors above 1,023
+    ready.register(pipe, select.POLLIN)
     while True:
-        if not select.select([pipe], [], [], 0.5)[0]:
+        if not ready.poll(500):
             if not waiting.is_alive():
                 return
             continue

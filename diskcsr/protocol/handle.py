@@ -29,7 +29,10 @@ _MODES = ("r", "r+", "c")
 
 
 def use_classes(
-    classes: Iterable[Any], store: Callable[..., None], describe: Callable[..., Any]
+    classes: Iterable[Any],
+    store: Callable[..., None],
+    check_storage: Callable[..., Any],
+    describe: Callable[..., Any],
 ) -> None:
     """Be told, once, of the classes that arrays are of: one for each axis and flavour.
 
@@ -39,7 +42,8 @@ def use_classes(
         Handle._classes[one._axis, one._scipy_class is one._axis.matrix] = one
     interop.HANDED.classes.update({one: one._scipy_class for one in Handle._classes.values()})
     interop.HANDED.open_group, interop.HANDED.open_array = open_group, open_array
-    interop.HANDED.store, interop.HANDED.describe = store, describe
+    interop.HANDED.store, interop.HANDED.check_storage = store, check_storage
+    interop.HANDED.describe = describe
 
 
 def contents_of(matrix: Any) -> Contents | None:

@@ -13,6 +13,7 @@ from ..formats.fields import array_or_none
 from ..read.choose import choose_reader
 from ..read.descriptor import Descriptor
 from ..read.readers import H5Reader, Reader
+from ..read.virtual import VirtualReader
 from .problems import Scan, brief
 
 __all__ = ["BLOCK", "Stored", "ignore", "open_arrays", "readable_blocks", "row_blocks", "signed"]
@@ -68,6 +69,8 @@ class Stored:
 
     def hdf5_decodes(self) -> bool:
         """Whether HDF5 has all filters that the dataset is stored with."""
+        if isinstance(self.reader, VirtualReader):
+            return self.reader.open_to_hdf5
         properties = self.dset.id.get_create_plist()
         numbers = (properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
         return all(map(h5py.h5z.filter_avail, numbers))

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import h5py
 
-from ...errors import CorruptFileError, FormatError
+from ...errors import CorruptFileError, FormatError, LockedFileError, RollbackError
+from ..files.files import open_to_read
+from ..files.transactions import close_file
 from ..journal.names import check_ordinary
 from .chunks import Places, check_chunks
 from .links import stays_inside
@@ -85,7 +87,15 @@ def _identity(dset: h5py.Dataset) -> tuple:
 
 @contextmanager
 def open_source(dset: h5py.Dataset, file: str, name: str) -> Iterator[h5py.Dataset]:
-    """Open a source of a virtual dataset for a look."""
+    """Open a source of a virtual dataset, at a committed state of its file.
+
+    Raises
+    ------
+    CorruptFileError
+        When it is not there.
+    LockedFileError, RollbackError
+        As `diskcsr.storage.files.files.open_to_read` does.
+    """
     where = f"{dset.file.filename}, dataset {dset.name!r}"
     lost = f"{where}: its source {name!r} in {file!r} cannot be opened, and reads as zeros"
     opened = None
@@ -93,8 +103,10 @@ def open_source(dset: h5py.Dataset, file: str, name: str) -> Iterator[h5py.Datas
         try:
             if file != ".":
                 check_ordinary(_path(dset, file))
-                opened = h5py.File(_path(dset, file), "r")
+                opened = open_to_read(_path(dset, file))
             found = (opened or dset.file)[name]
+        except (LockedFileError, RollbackError):
+            raise
         except (OSError, KeyError, RuntimeError, ValueError) as problem:
             raise CorruptFileError(f"{lost}: {problem}") from problem
         if not isinstance(found, h5py.Dataset):
@@ -102,7 +114,7 @@ def open_source(dset: h5py.Dataset, file: str, name: str) -> Iterator[h5py.Datas
         yield found
     finally:
         if opened is not None:
-            opened.close()
+            close_file(opened)
 
 
 def _path(dset: h5py.Dataset, file: str) -> Path:

@@ -55,10 +55,11 @@ def kind_of(path: Any) -> str | None:
         return named
     try:
         with open(path, "rb") as file:
-            begin = file.read(16)
+            begin = file.read(128)
     except OSError:
         return None  # whoever opens it says why not
-    return next((kind for kind, begins in BEGINS.items() if begin.startswith(begins)), None)
+    kind = next((kind for kind, begins in BEGINS.items() if begin.startswith(begins)), None)
+    return None if kind == "npz" and b".npy" not in begin else kind  # much else is a zip file
 
 
 def not_hdf5(file: Any) -> str:

@@ -13,7 +13,7 @@ from ...kernels import CHARGE_SHIFT
 from ...machine.interrupts import deferred
 from ...machine.options import available_memory, options
 from ..files.anew import ReadAnew
-from ..files.transactions import serial_of
+from ..files.transactions import read_anew_of, serial_of
 from .windows import Window, mapped_pages
 
 __all__ = ["Descriptor"]
@@ -41,6 +41,8 @@ class Descriptor:
         self._lock = threading.Lock()
         #: False when there can be none.
         self._window: Window | Literal[False] | None = None
+        #: The file that led to this one, if any did.
+        self._part_of: str | None = None
         #: Of other files that this one leads to, by their paths.
         self._others: dict[str, Descriptor] = {}
         with deferred():  # a signal in between would leave it open
@@ -68,8 +70,12 @@ class Descriptor:
         """Raise `StaleFileError` when the file was written to since it was opened."""
         now = os.fstat(self.fd)
         if (now.st_size, now.st_mtime_ns) != self._state:
+            part, what = "", "it"
+            if self._part_of is not None:
+                part, what = f", a part of {self._part_of},", "that"
             raise StaleFileError(
-                f"{self.path} was changed after it was opened; open it again to read what is there"
+                f"{self.path}{part} was changed after it was opened; open {what} again to read "
+                "what is there"
             )
 
     def other(self, file: h5py.File) -> "Descriptor":
@@ -86,7 +92,8 @@ class Descriptor:
         with self._lock:
             found = self._others.get(path)
             if found is None or not found.covers(file):
-                found = self._others[path] = Descriptor(file)
+                found = self._others[path] = Descriptor(file, read_anew_of(file))
+                found._part_of = self._part_of or self.path
             return found
 
     def window(self) -> Window | None:

@@ -5,6 +5,7 @@ anew each time. What it maps to where is asked of it once; see "Virtual Dataset 
 reference manual of `H5Pset_virtual`.
 """
 
+import resource
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -14,11 +15,14 @@ import numpy as np
 
 from ...keys.plan import Plan
 from ..claims.sound import check_sound, open_source
+from ..codecs.pipeline import lacking_in_hdf5
 from .descriptor import Descriptor
 from .readers import Job, Reader, native_dtype
 
 __all__ = ["VirtualReader", "find_parts"]
 
+#: Files of parts stay open. Of those that a process may have open, one in so many may be theirs.
+_SHARE = 4
 #: Chooses the reader of a part.
 Choose = Callable[[h5py.Dataset, str, Descriptor], Reader]
 
@@ -34,12 +38,15 @@ class Part(NamedTuple):
         Which element of its own dataset the first of them is.
     reader : Reader
         Of its own dataset.
+    open_to_hdf5 : bool
+        Whether HDF5 can read it, too.
     """
 
     lo: int
     hi: int
     first: int
     reader: Reader
+    open_to_hdf5: bool = True
 
     def cut(self, plan: Plan) -> Plan | None:
         """Return what a plan wants of this part, counted as its own reader counts; None: nothing.
@@ -102,13 +109,10 @@ class VirtualReader(Reader):
         if not plan.size:
             return []
         first, last = self._touched(int(plan.range_lo[0]), int(plan.range_hi[-1]))
-        each = -(-threads // (last - first))  # several parts are work for several threads
-        found: list[Job] = []
-        for part in self._parts[first:last]:
-            some = part.cut(plan)
-            if some is not None:
-                found += part.reader.jobs(some, out, limit, each)
-        return found
+        cut = [(part.reader, part.cut(plan)) for part in self._parts[first:last]]
+        some = [(reader, own) for reader, own in cut if own is not None]
+        each = -(-threads // len(some))  # several parts are work for several threads
+        return [job for reader, own in some for job in reader.jobs(own, out, limit, each)]
 
     def view(self, lo: int, hi: int) -> np.ndarray | None:
         first, last = self._touched(lo, hi)
@@ -117,6 +121,11 @@ class VirtualReader(Reader):
         part = self._parts[first]
         shift = part.first - part.lo
         return part.reader.view(lo + shift, hi + shift)
+
+    @property
+    def open_to_hdf5(self) -> bool:
+        """Whether HDF5 can read all parts."""
+        return all(part.open_to_hdf5 for part in self._parts)
 
     def _touched(self, lo: int, hi: int) -> tuple[int, int]:
         """Return the first part of a range, and the one behind its last."""
@@ -148,8 +157,11 @@ def find_parts(dset: h5py.Dataset, descriptor: Descriptor, choose: Choose) -> li
     """
     check_sound(dset)
     properties = dset.id.get_create_plist()
-    parts = []
-    for number in range(properties.get_virtual_count()):
+    count, parts = properties.get_virtual_count(), []
+    files = len({properties.get_virtual_filename(number) for number in range(count)})
+    if files > resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE:
+        return f"its {files} files are more than should be open at a time (ulimit -n)"
+    for number in range(count):
         file = properties.get_virtual_filename(number)
         name = properties.get_virtual_dsetname(number)
         if "%" in file + name:
@@ -161,10 +173,13 @@ def find_parts(dset: h5py.Dataset, descriptor: Descriptor, choose: Choose) -> li
             first, last = _run(properties.get_virtual_srcspace(number), source.size)
             if lo < 0 or hi - lo != last - first or last > source.size:
                 return f"its part {number} is not one run of elements that are there"
-            reader = choose(source, _called(source), descriptor.other(source.file))
+            reader = choose(source, _called(dset, source), descriptor.other(source.file))
             if not reader.check_unchanged or reader.name == "h5py":
                 return f"its part {number} is read by HDF5: {reader.why}"
-        parts.append(Part(lo, hi, first, reader))
+            open_to_hdf5 = lacking_in_hdf5(source) is None
+            if isinstance(reader, VirtualReader):
+                open_to_hdf5 = reader.open_to_hdf5
+        parts.append(Part(lo, hi, first, reader, open_to_hdf5))
     parts.sort(key=lambda part: part.lo)
     ends = [0, *(part.hi for part in parts)]
     if [part.lo for part in parts] != ends[:-1] or ends[-1] != dset.size:
@@ -172,8 +187,9 @@ def find_parts(dset: h5py.Dataset, descriptor: Descriptor, choose: Choose) -> li
     return parts
 
 
-def _called(source: h5py.Dataset) -> str:
-    return f"{source.file.filename}, dataset {source.name!r}"
+def _called(dset: h5py.Dataset, source: h5py.Dataset) -> str:
+    where = f"{dset.file.filename}, dataset {dset.name!r}"
+    return f"{where}, its part in {source.file.filename}, dataset {source.name!r}"
 
 
 def _run(space: h5py.h5s.SpaceID, size: int) -> tuple[int, int]:

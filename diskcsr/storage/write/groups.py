@@ -106,8 +106,12 @@ def write_virtual(
     with _target(file) as parent, _new_group(parent, name, storage) as group:
         for part, layout in layouts.items():
             group.create_virtual_dataset(part, layout)
-        pointers = _create(group, "indptr", np.dtype(np.int64), indptr.size, storage)
-        pointers.append(indptr)
+        index = group["indices"].dtype
+        alike = index.kind == "i" and (storage.tags or default_tags(parent)) == "anndata"
+        create = partial(_create, group, "indptr", storage=storage)
+        wanted = np.dtype(index.newbyteorder("=")) if alike else np.dtype(np.int64)
+        pointers = _RowPointers(create, wanted, indptr.size, int(indptr[-1]))
+        pointers.append(indptr[1:])
         pointers.finish()
         _stamp(parent, group, format, shape, storage)
 

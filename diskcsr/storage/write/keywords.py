@@ -9,6 +9,7 @@ import numpy as np
 
 from ...keys.widths import index_dtype
 from ...machine.progress import Progress
+from ..codecs.table import find_preset
 from ..formats.tags import check_tags
 
 __all__ = ["Storage", "StorageKeywords", "takes_storage"]
@@ -56,7 +57,7 @@ class Storage:
             check_tags(self.tags)
         if self.chunks is not None and (int(self.chunks) != self.chunks or self.chunks < 1):
             raise ValueError(f"chunks must be a positive number of elements, not {self.chunks!r}")
-        if self.index_dtype is not None and np.dtype(self.index_dtype) not in _INDEX:
+        if self.index_dtype is not None and not _is_index(self.index_dtype):
             raise ValueError(f"index_dtype must be int32 or int64, not {self.index_dtype!r}")
 
     @classmethod
@@ -67,6 +68,8 @@ class Storage:
         ------
         TypeError
             When there is a keyword among them that is none of these.
+        ValueError
+            When the value of one is none that it may have.
         """
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(keywords) - set(known))
@@ -75,7 +78,9 @@ class Storage:
                 f"a sparse matrix is stored with the keywords {', '.join(known)}, not "
                 f"{', '.join(unknown)}"
             )
-        return cls(**keywords)
+        found = cls(**keywords)
+        find_preset(found.compression)
+        return found
 
     def indices_as(self, n_minor: int) -> np.dtype:
         """What indices along an axis of this length are stored as."""
@@ -125,3 +130,10 @@ def takes_storage(function: F) -> F:
     parameters = [*own, *shared]
     vars(function)["__signature__"] = signature.replace(parameters=parameters)
     return function
+
+
+def _is_index(dtype: Any) -> bool:
+    try:
+        return np.dtype(dtype) in _INDEX
+    except TypeError:
+        return False
