@@ -344,7 +344,7 @@ WHY = {
     "user block, chunked": ("direct", "unfiltered"),
     "compact": ("h5py", "compact"),
     "external": ("h5py", "external"),
-    "virtual": ("h5py", "virtual"),
+    "virtual": ("virtual", "2 parts"),
     "gzip": ("decode", "deflate"),
     "lzf + shuffle": ("decode", "lzf"),
     "fletcher32": ("decode", "fletcher32"),
