@@ -41,6 +41,18 @@ def step(title):
     print(f"{title:<34}{seconds:8.1f} s   peak {peak:6.0f} MiB", flush=True)
 
 
+def add_limit(parser):
+    """Let a command line set a limit to the address space of its process."""
+    limit = "of address space, as 1GiB"
+    parser.add_argument("--memory-limit", type=parse_size, help=limit)
+
+
+def set_limit(args):
+    """Set the limit that was asked for (RLIMIT_AS)."""
+    if args.memory_limit:
+        resource.setrlimit(resource.RLIMIT_AS, (args.memory_limit,) * 2)
+
+
 def counts(kinds, rng, block=500):
     """Yield the counts of cells of these kinds, in blocks of rows.
 
@@ -134,10 +146,9 @@ def main(argv=None):
     parser.add_argument("--cells", type=int, default=20_000, help="to make (%(default)s)")
     parser.add_argument("--genes", type=int, default=2000, help="highly variable (%(default)s)")
     parser.add_argument("--components", type=int, default=50, help="(%(default)s)")
-    parser.add_argument("--memory-limit", type=parse_size, help="of address space, as 1GiB")
+    add_limit(parser)
     args = parser.parse_args(argv)
-    if args.memory_limit:
-        resource.setrlimit(resource.RLIMIT_AS, (args.memory_limit,) * 2)
+    set_limit(args)
     if args.file:
         return cluster(analyse(args.file, args.genes, args.components)[1])
     with tempfile.TemporaryDirectory() as folder:

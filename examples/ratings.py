@@ -4,8 +4,11 @@ Ratings come as (user, item, stars), in no order: from a CSV file with a line of
 takes pyarrow), or made here. They are sorted into a matrix within a given memory. What is known of
 a user's and of an item's mean is taken off the ratings that there are, block by block, into a
 second file; where there is no rating there is nothing to take off. Singular vectors of the rest
-tell what else users have in common. A fiftieth of the ratings is kept apart, to see what it is
-worth.
+tell what else users have in common. A fiftieth of the ratings, or half a million, is kept apart, to
+see what it is worth.
+
+Each step prints its time and the most memory that the process has had so far, beyond that at its
+start. With ``--memory-limit`` there may be three times as many ratings as fit its address space.
 """
 
 import argparse
@@ -13,11 +16,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from atlas import add_limit, set_limit, step
 from scipy.sparse import csr_array
 
 import diskcsr
 
-TASTES, BLOCK = 6, 200_000
+TASTES, BLOCK, APART = 6, 200_000, 500_000
 
 
 def made(users, items, ratings, rng):
@@ -45,12 +49,13 @@ def stored(args, path):
 
 
 def keep_apart(A, path, apart, rng):
-    """Write all ratings but a fiftieth, which are put into `apart` as (users, items, stars)."""
+    """Write all ratings but some, which are put into `apart` as (users, items, stars)."""
+    share = min(0.02, APART / A.nnz)
 
     def blocks():
         for first, block in A.iter_blocks(1 << 24):
             all_of_it = block.tocoo()
-            held = rng.random(block.nnz) < 0.02
+            held = rng.random(block.nnz) < share
             rows, columns, stars = all_of_it.row, all_of_it.col, all_of_it.data
             apart.append((first + rows[held], columns[held], stars[held]))
             yield csr_array((stars[~held], (rows[~held], columns[~held])), block.shape)
@@ -87,19 +92,26 @@ def main(argv=None):
     parser.add_argument("--items", type=int, default=2000, help="to make (%(default)s)")
     parser.add_argument("--ratings", type=int, default=2_000_000, help="to make (%(default)s)")
     parser.add_argument("--rank", type=int, default=TASTES, help="of the SVD (%(default)s)")
+    add_limit(parser)
     args = parser.parse_args(argv)
+    set_limit(args)
 
     rng, apart = np.random.default_rng(1), []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        with stored(args, folder / "all.h5") as A:
-            print(f"{A.shape[0]:,} users, {A.shape[1]:,} items, {A.nnz:,} ratings")
+        with step("ratings sorted into a matrix"):
+            A = stored(args, folder / "all.h5")
+        print(f"{A.shape[0]:,} users, {A.shape[1]:,} items, {A.nnz:,} ratings")
+        with A, step("some kept apart"):
             known = keep_apart(A, folder / "known.h5", apart, rng)
-        mean, of_user, of_item = means(known)
+        with step("means of users and items"):
+            mean, of_user, of_item = means(known)
         print(f"the mean is {mean:.2f} stars; users' lie {of_user.std():.2f} around it, ", end="")
         print(f"items' {of_item.std():.2f}")
-        R = diskcsr.write(folder / "rest.h5", without(known, mean, of_user, of_item))
-        U, s, Vt = diskcsr.linalg.svds(R, args.rank, rng=0, tol=1e-3)
+        with step("written without them"):
+            R = diskcsr.write(folder / "rest.h5", without(known, mean, of_user, of_item))
+        with step("singular vectors"):
+            U, s, Vt = diskcsr.linalg.svds(R, args.rank, rng=0, tol=1e-3)
         print(f"singular values of the rest: {' '.join(f'{value:.0f}' for value in s)}")
         known.close()
         R.close()

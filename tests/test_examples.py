@@ -387,7 +387,7 @@ def test_normalised_dispersion_is_highest_where_genes_vary_most():
 
 def test_tfidf(results):
     stdout = results["tfidf.py"].stdout
-    documents = number(re.match(r"([\d,]+) documents, ", stdout)[1])
+    documents = number(re.search(r"^([\d,]+) documents, ", stdout, re.MULTILINE)[1])
     assert documents > 1000
     assert f"{documents} x " in stdout
     values = [float(value) for value in re.search(r"from ([\d.]+) to ([\d.]+)", stdout).groups()]
@@ -395,6 +395,21 @@ def test_tfidf(results):
     similar = SIMILAR.findall(stdout)
     assert len(similar) == 5
     assert {"json/encoder.py", "json/__init__.py"} & {module for _, module in similar}
+
+
+def test_tfidf_of_documents_that_are_made(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    tfidf = load("tfidf.py")
+    documents = [{"a": 1, "b": 3}, {"c": 4}]
+    vocabulary = {"a": 0, "b": 1, "c": 2}
+    blocks = tfidf.mixed(documents, vocabulary, 5, np.random.default_rng(0), block=3)
+    with diskcsr.write(tmp_path / "m.h5", blocks) as A:
+        dense = A.toarray()
+    np.testing.assert_array_equal(dense[:2], [[1, 3, 0], [0, 0, 4]])
+    assert dense.shape == (7, 3)
+    for row in dense[2:]:
+        assert row[0] + row[2] / 4 == 3
+        assert row[1] == 3 * row[0]
 
 
 def test_tfidf_weighs_as_the_quickstart_does(quickstart, tmp_path, monkeypatch):
@@ -417,14 +432,16 @@ ERROR = re.compile(r"^    (.+?) +([\d.]+) stars$", re.MULTILINE)
 
 def test_ratings(results):
     stdout = results["ratings.py"].stdout
-    assert stdout.startswith("1,500 users, 300 items, ")
+    assert re.search(r"^1,500 users, 300 items, ", stdout, re.MULTILINE)
+    assert stdout.count("   peak ") == 5
     errors = {name: float(error) for name, error in ERROR.findall(stdout)}
     assert list(errors) == ["the mean", "means of users and items", "means and SVD"]
     plain, means, svd = errors.values()
     assert plain > means > svd > 0.4  # of which 0.4 is what they were made with by chance
 
 
-def test_ratings_of_a_file(tmp_path, capsys):
+def test_ratings_of_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
     pytest.importorskip("pyarrow", reason="the extra diskcsr[tables]")
     ratings = load("ratings.py")
     rng = np.random.default_rng(0)
@@ -434,11 +451,12 @@ def test_ratings_of_a_file(tmp_path, capsys):
     (tmp_path / "r.csv").write_text("\n".join(lines))
     ratings.main([str(tmp_path / "r.csv"), "--fields", "who,film,stars"])
     out = capsys.readouterr().out
-    assert out.startswith("200 users, 50 items, ")
+    assert "\n200 users, 50 items, " in out
     assert len(ERROR.findall(out)) == 3
 
 
-def test_ratings_less_their_means(tmp_path):
+def test_ratings_less_their_means(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
     ratings = load("ratings.py")
     dense = np.array([[4.0, 0, 2], [0, 0, 0], [5, 1, 0]])
     with diskcsr.write(tmp_path / "m.h5", csr_array(dense)) as A:
