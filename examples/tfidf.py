@@ -79,6 +79,7 @@ def main(argv=None):
         with step("counts written"):
             blocks = mixed(documents, vocabulary, args.documents, np.random.default_rng(0))
             A = diskcsr.write(path, blocks, compression="gzip")
+        del modules, documents, blocks  # from now on memory is for computing
         with A:
             print(f"{A.shape[0]:,} documents, {A.shape[1]:,} words, {A.nnz:,} counts")
             with step("weights"):
