@@ -161,6 +161,11 @@ def _some(k: Keys) -> Any:
     return k.rows
 
 
+def _crossed(k: Keys) -> Any:
+    """The rows, and the columns, that the diagonal goes through."""
+    return range(min(k.shape))
+
+
 def _others(k: Keys) -> Any:
     return k.columns
 
@@ -195,7 +200,7 @@ _READING = [
     _reading("min", lambda A, k: A.min(), exact=False),
     _reading("argmax", lambda A, k: A.argmax(axis=0), exact=False),
     _reading("count_nonzero", lambda A, k: A.count_nonzero(), exact=False),
-    _reading("diagonal", lambda A, k: A.diagonal(), exact=False),
+    _reading("diagonal", lambda A, k: A.diagonal(), exact=False, rows=_crossed, columns=_crossed),
     _reading("A @ D", lambda A, k: A @ _weights(k.shape[1]), exact=False),
     _reading("A.T @ D", lambda A, k: A.T @ _weights(k.shape[0]), exact=False),
     _reading("A @ A.T", lambda A, k: A @ A.T, exact=False),
