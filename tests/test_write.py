@@ -656,7 +656,7 @@ def test_what_no_width_of_indices_is(tmp_path):
     for matrix, asked, error, message in [
         (wide, "int32", ValueError, "index_dtype='int32' does not hold indices up to 2147483648"),
         (wide, "uint32", ValueError, "index_dtype must be int32 or int64, not 'uint32'"),
-        (wide, "wide", TypeError, "wide"),
+        (wide, "wide", ValueError, "index_dtype must be int32 or int64, not 'wide'"),
     ]:
         with pytest.raises(error, match=message):
             diskcsr.write(tmp_path / "m.h5", matrix, index_dtype=asked)
