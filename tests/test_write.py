@@ -721,3 +721,25 @@ def test_row_pointers_wait_in_so_much_memory(monkeypatch):
     ones = [[1], [2], [3]]
     assert written_pointers(ones[:2], "i4", None, None) == (np.int32, 3, [0, 1, 2])
     assert written_pointers(ones, "i4", None, None) == (np.int64, None, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "must not be empty"),
+        ("d/x", "'d' is no group, so there cannot be an object 'd/x'"),
+        ("/d/x/y", "'/d' is no group"),
+        ("g/d/x", "'g/d' is no group"),
+    ],
+)
+def test_names_under_which_there_can_be_no_matrix(tmp_path, name, message):
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        file["d"] = file["g/d"] = 1
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        diskcsr.write(path, sp.eye_array(3, format="csr"), name)
+    assert path.read_bytes() == before
+    diskcsr.write(path, sp.eye_array(3, format="csr"), "/g/new/X").close()
+    with diskcsr.open(path, "g/new/X") as A:
+        assert A.nnz == 3

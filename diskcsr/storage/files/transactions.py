@@ -276,7 +276,7 @@ def all_or_nothing(item: Any) -> Iterator[None]:
     """
     journal = journal_of(item)
     try:
-        with telling_damage(f"{item.file.filename}, {item.name!r}"):
+        with telling_damage(f"{item.file.filename}, {item.name!r}", ValueError):
             yield
     except BaseException as problem:
         if journal is not None:

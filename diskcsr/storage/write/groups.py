@@ -151,8 +151,17 @@ def check_target(file: Any, name: str, storage: Storage) -> None:
 
 
 def _check_free(parent: h5py.Group, name: str, storage: Storage) -> None:
-    with telling_damage(f"{parent.file.filename}, {parent.name!r}"):
+    where = f"{parent.file.filename}, {parent.name!r}"
+    if not name:
+        raise ValueError(f"{where}: the name of a matrix must not be empty")
+    with telling_damage(where):
         taken = name in parent
+        above = name.rstrip("/").rpartition("/")[0]
+        while above and above not in parent:
+            above = above.rpartition("/")[0]
+        inside = bool(above) and parent.get(above, getclass=True) is not h5py.Group
+    if inside:
+        raise ValueError(f"{where}: {above!r} is no group, so there cannot be an object {name!r}")
     if taken and not storage.overwrite:
         raise ValueError(
             f"{parent.file.filename}: {parent.name!r} already has an object {name!r}; pass "
