@@ -322,13 +322,27 @@ def test_two_versions_of_numba_take_turns(place):
             assert bool(misses) == (turn == 0)
 
 
-def test_a_numba_without_the_names_that_are_used(place):
-    renamed = "from numba.core.compiler import CompileResult\ndel CompileResult._reduce\n"
+@pytest.mark.parametrize(
+    ("renamed", "said"),
+    [
+        (
+            "from numba.core.compiler import CompileResult\ndel CompileResult._reduce\n",
+            "has no attribute '_reduce'",
+        ),
+        (
+            "from diskcsr.kernels import caching\ncaching._NAMED_APART = False\n",
+            "_unique_ids",
+        ),
+    ],
+    ids=["_reduce", "_unique_ids"],
+)
+def test_a_numba_without_the_names_that_are_used(place, renamed, said):
     results, told, _, _ = run(place, renamed + LOOK)
     assert results == [LOOKED] * 2
     ((category, message, _),) = told
     assert category == "KernelCacheWarning"
-    assert "has no attribute '_reduce'" in message
+    assert said in message
+    assert kernels_in(place) == []
 
 
 #: Two kernels that call closures of one name and signature, made by one function.
@@ -358,16 +372,6 @@ def test_kernels_of_two_processes_do_not_call_each_others_functions(place):
     assert run(place, CLOSURES, "hundred") == [[101], 0, 0]
     assert run(place, CLOSURES, "ten", "hundred") == [[11, 101], 1, 1]
     assert run(place, CLOSURES, "hundred", "ten") == [[101, 11], 1, 1]
-
-
-def test_a_numba_that_counts_what_it_compiles_in_another_way(place):
-    renamed = "from diskcsr.kernels import caching\ncaching._NAMED_APART = False\n"
-    results, told, _, _ = run(place, renamed + LOOK)
-    assert results == [LOOKED] * 2
-    ((category, message, _),) = told
-    assert category == "KernelCacheWarning"
-    assert "_unique_ids" in message
-    assert kernels_in(place) == []
 
 
 def test_recompiling_does_not_take_what_was_kept(place):

@@ -85,7 +85,7 @@ def write_stream(
     raw = storage.compression in (None, "raw") and not storage.shuffle
     chunks = 2 * (stream.nnz or 0) // (storage.chunks or CHUNK) if raw else 0
     with _target(file) as parent, _new_group(parent, name, storage, chunks) as group:
-        alike = (storage.tags or default_tags(parent)) == "anndata"
+        alike = _tags_of(parent, storage) == "anndata"
         rows = _store(group, stream, storage, advance, alike)
         shape = stream.axis.swap((rows, stream.n_minor))
         for other, values in allowing(beside).items():
@@ -107,7 +107,7 @@ def write_virtual(
         for part, layout in layouts.items():
             group.create_virtual_dataset(part, layout)
         index = group["indices"].dtype
-        alike = index.kind == "i" and (storage.tags or default_tags(parent)) == "anndata"
+        alike = index.kind == "i" and _tags_of(parent, storage) == "anndata"
         create = partial(_create, group, "indptr", storage=storage)
         wanted = np.dtype(index.newbyteorder("=")) if alike else np.dtype(np.int64)
         pointers = _RowPointers(create, wanted, indptr.size, int(indptr[-1]))
@@ -127,7 +127,12 @@ def _stamp(
     parent: h5py.Group, group: h5py.Group, format: str, shape: tuple[int, int], storage: Storage
 ) -> None:
     header = Header(format, shape, *ARRAYS, "h5sparse")
-    stamp(group, header, storage.tags or default_tags(parent))
+    stamp(group, header, _tags_of(parent, storage))
+
+
+def _tags_of(parent: h5py.Group, storage: Storage) -> str:
+    """Return which attributes a matrix in a group gets."""
+    return storage.tags or default_tags(parent)
 
 
 def check_target(file: Any, name: str, storage: Storage) -> None:
