@@ -1,8 +1,11 @@
 """The kernels that multiply blocks, against their naive twins."""
 
+from itertools import pairwise
+
 import naive_products
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import matrices
@@ -57,6 +60,52 @@ def test_products_with_dense_matrices(block, width, seed):
     np.testing.assert_array_equal(out, before + block.T @ tall)
     out = both("gram_product", block, wide, out=before.copy())
     np.testing.assert_array_equal(out, before + block.T @ (block @ wide))
+
+
+def large(seed, in_order):
+    """A block, and a matrix of so many rows that they are used a tile after the other."""
+    rng = np.random.default_rng(seed)
+    rows, width, lengths = 1800, 512, rng.integers(200, 400, 70)
+    lengths[3] = 0
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    indices = rng.integers(0, rows, indptr[-1]).astype(np.int32)
+    if in_order:
+        for a, b in pairwise(indptr):
+            indices[a:b].sort()
+    data, wide = rng.random(indices.size), rng.random((rows, width))
+    together = kernels.products._rows_together(rows, width, 8, len(lengths), indices.size)
+    assert 0 < together <= rows // 24
+    return data, indices, indptr, wide
+
+
+@pytest.mark.parametrize("name", ["lines_dense", "add_lines_dense", "gram_product"])
+def test_tiles_change_no_bit_of_lines_in_order(name):
+    *arrays, wide = large(0, in_order=True)
+    tall = np.random.default_rng(1).random((70, wide.shape[1]))
+    factor, out = (tall, wide) if name == "add_lines_dense" else (wide, tall)
+    if name == "gram_product":
+        out = np.ones_like(wide)
+    expected = out.copy()
+    assert getattr(naive_products, name)(*arrays, factor, expected) == -1
+    assert getattr(kernels.products, name)(*arrays, factor, out) == -1
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("bad", [-1, 1800, 1 << 30])
+def test_tiles_use_every_element_of_lines_in_any_order(bad):
+    data, indices, indptr, wide = large(2, in_order=False)
+    lines = np.zeros((70, wide.shape[1]))
+    assert kernels.products.lines_dense(data, indices, indptr, wide, lines) == -1
+    block = sp.csr_array((data, indices, indptr), shape=(70, len(wide)))
+    np.testing.assert_allclose(lines, block @ wide, rtol=1e-12)
+    out = np.zeros_like(wide)
+    assert kernels.products.add_lines_dense(data, indices, indptr, lines, out) == -1
+    np.testing.assert_allclose(out, block.T @ (block @ wide), rtol=1e-12)
+    # Of two bad lines it is the first that is told, though the other is met with before.
+    indices[indptr[11] - 1] = indices[indptr[20]] = bad
+    for name, factor, result in (("lines_dense", wide, lines), ("gram_product", wide, out)):
+        assert getattr(kernels.products, name)(data, indices, indptr, factor, result) == 10
+    assert kernels.products.add_lines_dense(data, indices, indptr, lines, out) == 10
 
 
 @given(blocks(), st.data())
