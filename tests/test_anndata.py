@@ -1,5 +1,6 @@
 """AnnData objects whose matrices stay in their file, and the files that are written of them."""
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -92,6 +93,53 @@ def test_the_flavour_is_that_of_anndata(path):
     if hasattr(anndata.settings, "use_sparse_array_on_read"):
         with anndata.settings.override(use_sparse_array_on_read=True):
             assert type(read_h5ad(path).X) is DiskCSR
+
+
+@pytest.mark.parametrize("spmatrix", [True, False])
+def test_assignments_reach_the_file_where_it_was_opened_for_that(path, spmatrix):
+    expected = anndata.read_h5ad(path)
+    adata = read_h5ad(path, mode="r+", spmatrix=spmatrix)
+    adata.X[0:2] = np.log1p(adata.X[0:2])
+    adata.layers["counts"][:, [3]] = 2 * adata.layers["counts"][:, [3]]
+    del adata
+    gc.collect()
+    with diskcsr.File(path, "r+"):  # nothing holds it any more
+        pass
+    expected.X[0:2] = np.log1p(expected.X[0:2])
+    expected.layers["counts"][:, [3]] = 2 * expected.layers["counts"][:, [3]]
+    is_same(anndata.read_h5ad(path), expected)
+
+
+def test_without_that_mode_they_do_not(path):
+    expected, adata = anndata.read_h5ad(path), read_h5ad(path)
+    with pytest.raises(ValueError, match="open read-only"):
+        adata.X[0:2] = np.log1p(adata.X[0:2])
+    is_same(anndata.read_h5ad(path), expected)
+    with pytest.raises(ValueError, match="mode must be"):
+        read_h5ad(path, mode="a")
+
+
+def test_x_of_another_format_takes_its_place(path):
+    """A csr_matrix on disk becomes a csc_matrix; what lies beside it stays."""
+    expected = anndata.read_h5ad(path)
+    diskcsr.write(path, 2 * expected.X, "X", format="csc", overwrite=True).close()
+    found = anndata.read_h5ad(path)
+    assert found.X.format == "csc"
+    np.testing.assert_array_equal(found.X.toarray(), 2 * expected.X.toarray())
+    found.X = expected.X
+    is_same(found, expected)
+    assert read_h5ad(path).X.format == "csc"
+
+
+def test_files_are_joined_on_disk(path, tmp_path):
+    """By anndata's own function; one of the files is ours."""
+    pytest.importorskip("dask", reason="anndata joins what lies in varp by dask")
+    write_h5ad(read_h5ad(path), tmp_path / "ours.h5ad")
+    target = tmp_path / "both.h5ad"
+    anndata.experimental.concat_on_disk([path, tmp_path / "ours.h5ad"], target)
+    X, expected = read_h5ad(target).X, example().X.toarray()
+    assert isinstance(X, DiskCSRMatrix)
+    np.testing.assert_array_equal(X.toarray(), np.vstack([expected, expected]))
 
 
 def test_a_view_reads_what_it_shows(path):

@@ -36,7 +36,12 @@ _storing: ContextVar[Mapping[str, Any] | None] = ContextVar("storing", default=N
 _SHARED = ("gzip", "lzf")
 
 
-def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "auto") -> "AnnData":
+def read_h5ad(
+    path: str | os.PathLike,
+    *,
+    spmatrix: bool | Literal["auto"] = "auto",
+    mode: Literal["r", "r+"] = "r",
+) -> "AnnData":
     """Read an AnnData file whose sparse matrices stay there.
 
     X, raw, layers, obsm, obsp, varm, varp and whatever is sparse in uns are `DiskCSR` and
@@ -50,6 +55,9 @@ def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "au
         Whether the matrices are of scipy's older flavour. "auto": as `anndata.read_h5ad` has them,
         which is of the older one unless ``anndata.settings.use_sparse_array_on_read`` is set. With
         Scanpy 1.11 only that one works.
+    mode : {"r", "r+"}
+        As of `diskcsr.open`. "r+": what is assigned to elements of a matrix, or appended to one,
+        reaches the file: ``adata.X[:2] = np.log1p(adata.X[:2])``. All else stays in memory.
 
     Returns
     -------
@@ -57,6 +65,8 @@ def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "au
 
     Raises
     ------
+    ValueError
+        When `mode` is another, or "r+" and the file is of anndata 0.7 or before.
     ImportError
         When anndata is not installed.
     FormatError
@@ -66,7 +76,8 @@ def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "au
     -----
     ``adata.copy()`` and ``adata.to_memory()`` load the matrices, under the memory budget. Views
     read what they show when it is asked for; ``adata.write_h5ad`` stores the matrices block by
-    block.
+    block. ``adata.X = other`` changes the object alone; ``diskcsr.write(path, other, "X",
+    overwrite=True)`` puts another matrix in the file, of any format.
 
     Examples
     --------
@@ -79,13 +90,20 @@ def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "au
     import anndata
     from anndata.experimental import read_dispatched
 
+    if mode not in ("r", "r+"):
+        raise ValueError(f'mode must be "r" or "r+", not {mode!r}')
     name = os.fsdecode(path)
     if spmatrix == "auto":
         spmatrix = not getattr(anndata.settings, "use_sparse_array_on_read", False)
 
+    def opened(place: str) -> Any:
+        if mode == "r+":  # one file for all: of two, one would find it locked by the other
+            return HANDED.open_array(root[place], None, mode, spmatrix=spmatrix)
+        return HANDED.open_array(name, place, spmatrix=spmatrix)
+
     def read(function: Callable[..., Any], place: str, element: Any, iospec: Any) -> Any:
         if iospec.encoding_type in _SPARSE or _is_old(element):
-            return HANDED.open_array(name, element.name, spmatrix=spmatrix)
+            return opened(element.name)
         if iospec.encoding_type in ("anndata", "raw") or place in ("", "/"):
             parts = (key for key in element if not key.startswith("raw."))
             found = {key: read_dispatched(element[key], read) for key in parts}
@@ -93,13 +111,21 @@ def read_h5ad(path: str | os.PathLike, *, spmatrix: bool | Literal["auto"] = "au
             return found if iospec.encoding_type == "raw" else anndata.AnnData(**found)
         return function(element)
 
-    root, file = HANDED.open_group(name, "/")
-    with file:
+    root, file = HANDED.open_group(name, "/", mode == "r+")
+    keep = False
+    try:
         if "encoding-type" in root.attrs:
-            return read_dispatched(root, read)
+            found = read_dispatched(root, read)
+            keep = mode == "r+"
+            return found
         places = ("X", "raw/X", "raw.X")
         sparse = [at for at in places if at in root and _is_sparse(root[at])]
-    return _read_old(name, sparse, spmatrix)
+    finally:
+        if not keep:
+            file.close()
+    if mode == "r+":
+        raise ValueError(f"{name} is of anndata 0.7 or before, which is read here and not changed")
+    return _read_old(name, sparse, opened)
 
 
 def write_h5ad(
@@ -167,7 +193,7 @@ def write_h5ad(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_old(name: str, sparse: list[str], spmatrix: bool) -> "AnnData":
+def _read_old(name: str, sparse: list[str], opened: Callable[[str], Any]) -> "AnnData":
     """Read a file of anndata 0.7 or before, which says less of what it holds.
 
     anndata itself reads it, but for X; the sparse layers of such files, which had few, are loaded.
@@ -183,10 +209,10 @@ def _read_old(name: str, sparse: list[str], spmatrix: bool) -> "AnnData":
             parts[part] = {key: v for key, v in getattr(old, part).items() if key is not None}
         if old.raw is not None:
             at = next((at for at in sparse if at != "X"), None)
-            X = old.raw.X if at is None else HANDED.open_array(name, at, spmatrix=spmatrix)
+            X = old.raw.X if at is None else opened(at)
             parts["raw"] = {"X": X, "var": old.raw.var, "varm": dict(old.raw.varm)}
         if "X" in sparse:
-            parts["X"] = HANDED.open_array(name, "X", spmatrix=spmatrix)
+            parts["X"] = opened("X")
         else:
             parts["X"] = None if old.X is None else np.asarray(old.X)
         return anndata.AnnData(**parts)

@@ -18,7 +18,7 @@ class Handed:
     open_group : callable
         ``open_group(path, name)`` opens a file of HDF5; gives the group and the file.
     open_array : callable
-        ``open_array(path, name, spmatrix=...)`` opens a matrix.
+        ``open_array(path, name, mode, spmatrix=...)`` opens a matrix.
     store : callable
         ``store(group, matrix, name, **storage)`` stores one, block by block.
     check_storage : callable
