@@ -3,10 +3,11 @@
 Counts with the statistics of the neurons workload, of cells of eighty kinds, are written block by
 block, raw and with gzip. Each measurement is a process of its own: counts are divided by the size
 of their cell, logarithms are taken, and of 2,000 genes that vary most, or of all, the components
-are found; ``A.lazy`` stores nothing of it. At the first size the components are compared with those
-of ARPACK in memory, and must be the same, bit for bit, with 1, 2 and 5 threads. "error" is the sine
-of the largest angle between the two spaces. Beside it are scikit-learn's TruncatedSVD (which does
-not centre) and, where it is installed, scanpy's pca, of the same matrix loaded into memory.
+are found; ``A.lazy`` stores nothing of it. At the first size, if it is not too large for that, the
+components are compared with those of ARPACK in memory, and must be the same, bit for bit, with 1, 2
+and 5 threads. "error" is the sine of the largest angle between the two spaces. Beside it are
+scikit-learn's TruncatedSVD (which does not centre) and, where it is installed, scanpy's pca, of the
+same matrix loaded into memory.
 """
 
 import hashlib
@@ -194,7 +195,7 @@ def at_size(files, cells, args, first):
                 again = measure(path, "diskcsr", **{**job, "threads": threads})
                 if again["digest"] != answer["digest"]:
                     raise SystemExit(f"{what}, {name}: other bits with {threads} threads")
-        for system in ("scikit-learn", "scanpy"):
+        for system in ("scikit-learn", "scanpy") if cells <= args.exact else ():
             module = "sklearn" if system == "scikit-learn" else system
             if importlib.util.find_spec(module) is None:
                 print(f"{what}, {system}: not installed")
@@ -206,19 +207,31 @@ def at_size(files, cells, args, first):
     return kept
 
 
+def made(folder, cells, columns):
+    """Return the files with so many cells, by name; make those that are not there."""
+    files = {name: Path(folder) / f"{name}-{cells}-{columns}.h5" for name in ("raw", "gzip")}
+    if not files["raw"].exists():
+        diskcsr.write(files["raw"], blocks(cells, columns)).close()
+    if not files["gzip"].exists():
+        diskcsr.convert(files["raw"], files["gzip"], compression="gzip").close()
+    return files
+
+
 def run(args, folder):
     """Print a table for each size."""
     print(f"{machine()}\n{versions()}\n{args.components} components, tol {args.tol:g}")
     results = {}
     for number, cells in enumerate(args.cells):
-        files = {name: Path(folder) / f"{name}.h5" for name in ("raw", "gzip")}
-        diskcsr.write(files["raw"], blocks(cells, args.columns), overwrite=True).close()
-        how = {"compression": "gzip", "overwrite": True}
-        with diskcsr.convert(files["raw"], files["gzip"], **how) as A:
+        files = made(args.keep or folder, cells, args.columns)
+        with diskcsr.open(files["raw"]) as A:
             print(f"\n{A.shape[0]:,} x {A.shape[1]:,}, {A.nnz:,} values; ", end="")
         sizes = (f"{name} {path.stat().st_size / 1e6:,.0f} MB" for name, path in files.items())
         print(", ".join(sizes), flush=True)
-        results[str(cells)] = at_size(files, cells, args, first=number == 0)
+        first = number == 0 and cells <= args.exact
+        results[str(cells)] = at_size(files, cells, args, first=first)
+        if not args.keep:
+            for path in files.values():
+                path.unlink()
     return results
 
 
@@ -229,6 +242,8 @@ OPTIONS = {
     "--components": count(50),
     "--tol": {"type": float, "default": 1e-6, "help": "as of diskcsr.linalg.pca"},
     "--what": some_of(["selected", "all"]),
+    "--exact": count(200_000, "cells up to which others do the same in memory"),
+    "--keep": {"help": "where files are made that are not there yet, and stay"},
     "--compare": {"type": int, "nargs": "+", "default": [1, 2, 5], "help": "numbers of threads"},
     "--threads": {"type": int, "default": 2, "help": "of diskcsr (default: 2)"},
 }
