@@ -79,3 +79,14 @@ def gram(data, indices, indptr, first, last, out):
         for other, column, factor in elements:
             if line == other and first <= row < last:
                 out[row, column] += value * factor
+
+
+def half_gram(data, indices, indptr, first, last, out):
+    """Twin of `products.half_gram`."""
+    elements = list(_elements(data, indices, indptr))
+    for at, (line, row, value) in enumerate(elements):
+        if first <= row < last:
+            out[row, row] += 0.5 * value * value
+            for other, column, factor in elements[at + 1 :]:
+                if line == other:
+                    out[row, column] += value * factor

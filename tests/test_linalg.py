@@ -8,7 +8,10 @@ from scipy.sparse import csr_array, random_array
 
 import diskcsr
 from diskcsr.compute.eigen import beside, largest_eigenpairs
+from diskcsr.compute.products import gram_matrix
+from diskcsr.compute.svd import Products, _gram_is_cheaper
 from diskcsr.linalg import pca, svds
+from diskcsr.protocol.handle import contents_of
 
 both = pytest.mark.parametrize("format", ["csr", "csc"])
 
@@ -101,6 +104,62 @@ def test_of_a_large_gram_matrix_few_are_found_exactly(store, monkeypatch, most_p
     np.testing.assert_allclose(s, exact[:5], rtol=1e-12)
     assert subspace_error(Vt, vt[:5]) < 1e-9
     assert subspace_error(U.T, u[:, :5].T) < 1e-9
+
+
+@pytest.mark.parametrize("filled", [0, 1 / 6, 2])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int8])
+@pytest.mark.parametrize("columns", [1, 40, 300])
+def test_gram_matrix(store, monkeypatch, filled, dtype, columns):
+    """By the kernel, by BLAS of lines that are made dense, and by each where it is faster."""
+    monkeypatch.setattr("diskcsr.compute.products._FILLED", filled)
+    monkeypatch.setattr("diskcsr.compute.products._DENSE_BYTES", 8 * 300 * 7)
+    monkeypatch.setattr("diskcsr.compute.products.BLOCK_BYTES", 1 << 12)
+    rng = np.random.default_rng(columns)
+    dense = rng.integers(-9, 9, (150, columns)) * (rng.random((150, columns)) < 0.1)
+    dense[70:90] = rng.integers(-9, 9, (20, columns))  # some blocks are filled
+    dense = dense.astype(dtype)
+    found = gram_matrix(contents_of(store(csr_array(dense))))
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, dense.T.astype(float) @ dense)
+
+
+def test_gram_matrix_of_what_is_not_in_order_or_not_finite(store, monkeypatch):
+    """Duplicates count as their sum; a NaN is one of the columns it meets."""
+    arrays = np.array([1.0, 2, 4, 8, 16]), np.array([1, 0, 1, 2, 2]), np.array([0, 3, 5])
+    A = store(csr_array(arrays, shape=(2, 4)))
+    for filled in (0, 2):
+        monkeypatch.setattr("diskcsr.compute.products._FILLED", filled)
+        dense = np.array([[2.0, 5, 0, 0], [0, 0, 24, 0]])
+        np.testing.assert_array_equal(gram_matrix(contents_of(A)), dense.T @ dense)
+    B = store(csr_array([[np.nan, 0, 1], [0, 2, 1]]), name="B")
+    monkeypatch.setattr("diskcsr.compute.products._FILLED", 0)
+    expected = [[np.nan, 0, np.nan], [0, 4, 2], [np.nan, 2, 2]]
+    np.testing.assert_array_equal(gram_matrix(contents_of(B)), expected)
+
+
+def test_single_precision_is_not_that_of_a_gram_matrix(store):
+    values = np.float32([[1 + 2.0**-20, 0.1], [3, 0.7]])
+    exact = values.astype(float).T @ values
+    np.testing.assert_allclose(
+        gram_matrix(contents_of(store(csr_array(values)))), exact, rtol=1e-15
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "a_row", "once"),
+    [
+        (2000, 8, True),
+        (2000, 300, True),
+        (2000, 2000, True),
+        (4000, 8, True),
+        (4000, 1000, False),
+        (4000, 4000, True),  # the fuller lines are, the more an iteration costs, and BLAS not
+        (5001, 8, False),  # it would take more memory than that
+    ],
+)
+def test_a_gram_matrix_is_taken_where_that_is_faster(columns, a_row, once):
+    products = Products((10_000, columns), 10_000 * a_row, *[lambda block: block] * 5)
+    assert _gram_is_cheaper(products, 50) is once
 
 
 def test_the_number_of_threads_changes_no_bit(store, monkeypatch):

@@ -119,6 +119,17 @@ def test_gram(block, data):
     np.testing.assert_array_equal(out, (block.T @ block).toarray())
 
 
+@given(matrices(formats=("csr",), dtypes=(np.dtype(float),)), st.data())
+def test_half_a_gram_matrix(block, data):
+    m = block.shape[1]
+    cut = data.draw(st.integers(0, m))
+    out = np.zeros((m, m))
+    both("half_gram", block, cut, m, out=out)
+    assert not out[:cut].any()
+    both("half_gram", block, 0, cut, out=out)
+    np.testing.assert_array_equal(out + out.T, (block.T @ block).toarray())
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
 def test_a_vector_product_is_added_up_in_the_type_asked_for(dtype):
     """1 + 2**-24 is 1 in single precision, in any order."""

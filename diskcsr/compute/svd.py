@@ -28,7 +28,11 @@ _WIDEST = 8
 #: Columns up to which the Gram matrix itself may be what is cheapest to compute, once.
 _FEW_COLUMNS = 5000
 #: The products with a block that an iteration is taken to need, where both ways are weighed.
-_USUAL_PASSES = 5
+_USUAL_PASSES = 8
+#: Nanoseconds that a core takes: for the product of a stored value and a number of a block, and
+#: that of its transpose; for two elements of a line in a Gram matrix; for two numbers of a line
+#: that was made dense; and for reading a value.
+_TIMES_BLOCK, _PAIR, _DENSE_PAIR, _READING = 0.5, 0.75, 0.02, 5
 #: Rows of a Gram matrix from which on the few eigenpairs wanted are iterated for: all 2,000 of
 #: such a matrix take seconds, 60 of them tenths of one.
 _LARGE_GRAM = 1000
@@ -198,7 +202,9 @@ def _gram_is_cheaper(products: Products, k: int) -> bool:
     if columns > _FEW_COLUMNS or products.nnz is None or not rows:
         return False
     a_row = products.nnz / rows
-    return a_row / 2 < 2 * _USUAL_PASSES * (k + _BEYOND)
+    once = min(_PAIR * a_row**2, _DENSE_PAIR * columns**2)
+    again = a_row * (_TIMES_BLOCK * (k + _BEYOND) + _READING)
+    return once + _READING * a_row < _USUAL_PASSES * again
 
 
 def _exact(gram: np.ndarray, k: int, rng: np.random.Generator) -> Eigenpairs:

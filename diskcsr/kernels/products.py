@@ -5,11 +5,12 @@ indices of the same place, which need not be sorted or unique. The factor and th
 dtype, and the block's values too, or one that is exact in it: whoever calls casts first, as scipy
 does.
 
-All but `gram` take indices as the file has them. Each is looked at once, in the moment it is used:
-a pass of its own takes a third as long as the product, and others may write to a file in between.
-They return -1, or the number of the first line that has an index out of range; what they wrote is
-of no use then. Subscripts are made unsigned: a negative one is a large one, and of signed ones
-numba asks each time whether they count from the end, which takes as long as the product itself.
+All but `gram` and `half_gram` take indices as the file has them. Each is looked at once, in the
+moment it is used: a pass of its own takes a third as long as the product, and others may write to a
+file in between. They return -1, or the number of the first line that has an index out of range;
+what they wrote is of no use then. Subscripts are made unsigned: a negative one is a large one, and
+of signed ones numba asks each time whether they count from the end, which takes as long as the
+product itself.
 
 Each number of a result is added up in an order that depends on the block alone. All are ``nogil``
 (they run in a thread pool) and cached on disk. With ``NUMBA_DISABLE_JIT=1`` they run as plain
@@ -20,7 +21,15 @@ import numpy as np
 
 from .caching import njit
 
-__all__ = ["add_lines", "add_lines_dense", "gram", "gram_product", "lines_dense", "lines_dot"]
+__all__ = [
+    "add_lines",
+    "add_lines_dense",
+    "gram",
+    "gram_product",
+    "half_gram",
+    "lines_dense",
+    "lines_dot",
+]
 
 #: Numbers of lines that stay in the cache of a core, with a tile: at most 256 kB.
 _TOGETHER = 1 << 15
@@ -264,4 +273,22 @@ def gram(data, indices, indptr, first, last, out):
             if first <= indices[i] < last:
                 value, row = data[i], out[np.uint64(indices[i])]
                 for j in range(start, stop):
+                    row[np.uint64(indices[j])] += value * data[j]
+
+
+@njit(cache=True, nogil=True)
+def half_gram(data, indices, indptr, first, last, out):
+    """Add to rows `first` to `last` of `out` what, with its transpose, is `gram`'s.
+
+    Of two elements of a line the product is added once, in the row of the one stored first; of one
+    with itself half of it. Indices are in range. The parameters are those of `gram`, of doubles.
+    """
+    for r in range(indptr.size - 1):
+        start, stop = np.uint64(indptr[r]), np.uint64(indptr[r + 1])
+        for i in range(start, stop):
+            if first <= indices[i] < last:
+                at, value = np.uint64(indices[i]), data[i]
+                row = out[at]
+                row[at] += 0.5 * value * value
+                for j in range(i + np.uint64(1), stop):
                     row[np.uint64(indices[j])] += value * data[j]
