@@ -31,6 +31,9 @@ __all__ = [
     "transposed",
 ]
 
+#: Bytes of a block on its way from file to file, of which there are some half a dozen at a time.
+_BLOCK_BYTES = 1 << 23
+
 
 @dataclass(frozen=True)
 class Means:
@@ -62,7 +65,7 @@ def stream_of(matrix: Any, axis: Axis, means: Means, **changes: bool) -> Stream:
         stream = transposed(matrix, shown, means)
         return summed(stream) if changes.get("sum_duplicates") else stream
     memory = means.memory
-    walk = matrix.iter_blocks() if memory is None else matrix.iter_blocks(memory.block)
+    walk = matrix.iter_blocks(_BLOCK_BYTES if memory is None else memory.block)
     nnz = shown.nnz if shown.counts else None
     found = (block for _, block in walk) if shown.counts else _telling(walk, shown, means.advance)
     return stream_matrix(matrix, axis, found, nnz, **changes)
