@@ -106,7 +106,8 @@ def test_an_array_on_disk_is_copied_block_by_block(tmp_path, monkeypatch):
     A = diskcsr.write(tmp_path / "a.h5", plain)
     sizes, iter_blocks = [], diskcsr.DiskCSR.iter_blocks
 
-    def small(self, max_bytes=1000):
+    def small(self, max_bytes):
+        assert max_bytes == 1000  # a quarter of the budget
         for first, block in iter_blocks(self, max_bytes):
             sizes.append(block.nnz)
             yield first, block

@@ -12,7 +12,7 @@ import numpy as np
 from ..axis import CSR, Axis
 from ..blocks.contents import Contents
 from ..blocks.view import View
-from ..blocks.walk import blocks
+from ..blocks.walk import affordable, blocks
 from ..keys.plan import plan_batches
 from ..machine.options import memory_for, options
 from ..machine.threads import ordered_map
@@ -65,7 +65,7 @@ def stream_of(matrix: Any, axis: Axis, means: Means, **changes: bool) -> Stream:
         stream = transposed(matrix, shown, means)
         return summed(stream) if changes.get("sum_duplicates") else stream
     memory = means.memory
-    walk = matrix.iter_blocks(_BLOCK_BYTES if memory is None else memory.block)
+    walk = matrix.iter_blocks(affordable(_BLOCK_BYTES) if memory is None else memory.block)
     nnz = shown.nnz if shown.counts else None
     found = (block for _, block in walk) if shown.counts else _telling(walk, shown, means.advance)
     return stream_matrix(matrix, axis, found, nnz, **changes)
