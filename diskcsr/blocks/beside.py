@@ -1,0 +1,188 @@
+"""What a batch is made of: lines of matrices, and values that stand beside the rows.
+
+Each is loaded for the rows of a whole buffer, and then cut into batches.
+"""
+
+import threading
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..axis import matrix_of
+from ..errors import FormatError
+from ..machine.buffers import Buffers, as_whole, take
+from ..machine.options import require_memory
+from ..storage.formats.columns import Column, read_column
+
+__all__ = ["Lines", "Part", "Stored", "Values"]
+
+
+class Part(Protocol):
+    """A part of each batch."""
+
+    def load(self, rows: Any) -> Any:
+        """Load what belongs to a buffer of rows: a range, or a (k,) int64 array."""
+
+    def cut(self, loaded: Any, first: int, last: int) -> Any:
+        """Return the part of one batch, rows ``first:last`` of the buffer."""
+
+
+class Lines:
+    """Whole lines of a matrix.
+
+    Parameters
+    ----------
+    contents : Contents
+        What the matrix shows.
+    container : type
+        scipy's class for a batch.
+    dtype : dtype, optional
+        What values are cast to; default none.
+    dense : bool
+        Whether batches are dense arrays.
+    """
+
+    #: What a copy in another process has of its own.
+    _OWN = frozenset({"_spare", "_lock"})
+
+    def __init__(
+        self, contents: Any, container: Any, dtype: Any = None, dense: bool = False
+    ) -> None:
+        self.contents, self.container, self.dense = contents, container, dense
+        self.dtype = contents.dtype if dtype is None else np.dtype(dtype)
+        if self.dtype.kind not in "biufc":
+            raise ValueError(f"dtype must be one of numbers, not {self.dtype}")
+        if contents.dtype.kind == "c" and self.dtype.kind != "c":
+            raise ValueError(f"complex values ({contents.dtype}) are no {self.dtype}: dtype=")
+        self._spare: list[Buffers] = []
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dict__ if name not in self._OWN}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _spare=[], _lock=threading.Lock())
+
+    def require_room(self, rows: int) -> None:
+        """Raise `MemoryBudgetError` when a dense batch of so many lines does not fit."""
+        if self.dense:
+            nbytes = rows * self.contents.n_minor * self.dtype.itemsize
+            require_memory(nbytes, f"a dense batch of {rows} rows", "Take fewer rows a batch.")
+
+    def load(self, rows: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Read the lines of a buffer, into memory that no batch lies in any more."""
+        buffers = self._free_buffers()
+        try:
+            data, *pointers = self.contents.read(self.contents.plan(rows), buffers)
+            if data.dtype != self.dtype:
+                cast = take(buffers, "cast", data.size, self.dtype)
+                np.copyto(cast, data, casting="unsafe")
+                data = cast
+            return (data, *pointers)
+        finally:
+            with self._lock:
+                # Memory that callers hold on to is theirs; keeping track of three is enough.
+                self._spare = [*self._spare[-2:], buffers]
+
+    def _free_buffers(self) -> Buffers:
+        """Find memory that no batch the caller still has lies in, or take new.
+
+        It is not in the list of spare memory until it was filled: of two epochs that run at the
+        same time, only one may have it.
+        """
+        with self._lock:
+            for i, buffers in enumerate(self._spare):
+                if not buffers.in_use():
+                    return self._spare.pop(i)
+        return Buffers()
+
+    def cut(self, loaded: Any, first: int, last: int) -> Any:
+        """Return a batch as scipy's array, or a dense one."""
+        data, indices, indptr = loaded
+        begin, end = indptr[first], indptr[last]
+        pointers = indptr[first : last + 1] - begin
+        arrays = as_whole(data[begin:end]), as_whole(indices[begin:end]), pointers
+        shape = self.contents.axis.swap((last - first, self.contents.n_minor))
+        batch = matrix_of(self.container, arrays, shape)
+        return batch.toarray() if self.dense else batch
+
+
+@dataclass(eq=False)
+class Values:
+    """An array in memory, of which each row has one entry.
+
+    Attributes
+    ----------
+    array : (n, ...) array, or anything else that is indexed with arrays of numbers
+    """
+
+    array: Any
+
+    def load(self, rows: Any) -> Any:
+        """Take the entries of a buffer."""
+        return self.array[np.asarray(rows)]
+
+    def cut(self, loaded: Any, first: int, last: int) -> Any:
+        """Return those of one batch."""
+        return loaded[first:last]
+
+
+class Stored:
+    """A column that lies in the file of the matrix; it is read once, when it is made.
+
+    Parameters
+    ----------
+    contents : Contents
+        What the matrix shows.
+    name : str
+        Name of the column in the file.
+
+    Notes
+    -----
+    A pickle has its name where the matrix is pickled by its path, and the values otherwise.
+    """
+
+    def __init__(self, contents: Any, name: str) -> None:
+        self._contents, self.name = contents, name
+        self._column: Column | None = self._read()
+
+    def _read(self) -> Column:
+        source = self._contents.source
+        if getattr(source, "guard", None) is not None:
+            raise ValueError(
+                f"{source.where} was opened with untrusted=True, and {self.name!r} was not looked "
+                "at: pass an array of its values"
+            )
+        group = getattr(source, "group", None)
+        if group is None:
+            raise FormatError(f"{source.where}: there is no file that {self.name!r} could be in")
+        source.check_open()
+        column = read_column(group.file, self.name)
+        source.freshness.check_unchanged()
+        n, majors = self._contents.n_major, self._contents.axis.majors
+        if len(column) != n:
+            raise ValueError(
+                f"{source.filename}: {self.name!r} has {len(column)} entries, and there are {n} "
+                f"{majors}"
+            )
+        return column
+
+    @property
+    def column(self) -> Column:
+        """The column; read again in a copy."""
+        if self._column is None:
+            self._column = self._read()
+        return self._column
+
+    def __getstate__(self) -> dict[str, Any]:
+        by_path = self._contents.address() is not None
+        return {**self.__dict__, "_column": None} if by_path else self.__dict__
+
+    def load(self, rows: Any) -> np.ndarray:
+        """Take the entries of a buffer, decoded."""
+        return self.column[np.asarray(rows)]
+
+    def cut(self, loaded: np.ndarray, first: int, last: int) -> np.ndarray:
+        """Return those of one batch."""
+        return loaded[first:last]
