@@ -116,7 +116,7 @@ class Batches:
             self.world_size,
             None if weights is None else cumulated(weights, self._rows, majors),
         )
-        self.epoch = 0
+        self._epoch = 0
         #: Where the iteration stands that began last.
         self._place: _Place | None = None
         #: Where the next one begins, after `load_state`.
@@ -139,8 +139,16 @@ class Batches:
             f"{part}{order}, {self.buffer_size} fetched at a time>"
         )
 
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch, self._place, self._next = int(epoch), None, None
+
     def __iter__(self) -> Iterator[Any]:
-        return self._begin(self._next or _Place(self.epoch))
+        return self._begin(self._next or _Place(self._epoch))
 
     def share(self, epoch: int, worker: int, workers: int) -> Iterator[Any]:
         """Go through what one of several workers has of an epoch.
@@ -160,13 +168,20 @@ class Batches:
         ------
         As the batches themselves.
         """
-        place = self._next or _Place(epoch, worker=worker, workers=workers)
+        place = self._next or _Place(epoch)
+        if place.batch == 0:
+            place = _Place(place.epoch, place.seed, 0, worker, workers)
         if (place.worker, place.workers) != (worker, workers):
             raise ValueError(
                 f"state: it is of worker {place.worker} of {place.workers}, and this is worker "
                 f"{worker} of {workers}"
             )
         return self._begin(place)
+
+    @property
+    def goes_on_in(self) -> int | None:
+        """The epoch that `load_state` asked for, until it is begun; else None."""
+        return None if self._next is None else self._next.epoch
 
     def take(self, rows: Any) -> Any:
         """Return some rows as a batch of them would be, with what stands beside them.
@@ -204,11 +219,10 @@ class Batches:
         """Return where the batch is that comes next."""
         place = self._place
         if self._next is not None or place is None:
-            return self._next or _Place(self.epoch)
-        left = place.batch < self._order.batches_of(place.worker, place.workers)
-        if left and self.epoch == place.epoch + 1:  # and no other was assigned since
+            return self._next or _Place(self._epoch)
+        if place.batch < self._order.batches_of(place.worker, place.workers):
             return place
-        return _Place(self.epoch, worker=place.worker, workers=place.workers)
+        return _Place(self._epoch, worker=place.worker, workers=place.workers)
 
     def state(self, *, at_end: bool = False) -> dict[str, Any]:
         """Return where the iteration stands that began last.
@@ -293,7 +307,7 @@ class Batches:
                 raise ValueError(f"state: rng was of another kind: {problem}") from problem
         else:
             self._rng = int(seed)
-        self.epoch, self._next, self._place = place.epoch, place, None
+        self._epoch, self._next, self._place = place.epoch, place, None
 
     # ------------------------------------------------------------------------------- the reading
 
@@ -301,7 +315,7 @@ class Batches:
         if place.seed is None:
             rng = self._rng
             place.seed = int(rng.integers(1 << 63)) if isinstance(rng, np.random.Generator) else rng
-        self._place, self._next, self.epoch = place, None, place.epoch + 1
+        self._place, self._next, self._epoch = place, None, place.epoch + 1
         places = self._order.buffers(
             place.seed, place.epoch, place.batch, place.worker, place.workers
         )
