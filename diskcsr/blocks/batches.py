@@ -31,6 +31,7 @@ class _Place:
     batch: int = 0
     worker: int = 0
     workers: int = 1
+    ended: bool = False
 
 
 class Batches:
@@ -220,9 +221,7 @@ class Batches:
         place = self._place
         if self._next is not None or place is None:
             return self._next or _Place(self._epoch)
-        if place.batch < self._order.batches_of(place.worker, place.workers):
-            return place
-        return _Place(self._epoch, worker=place.worker, workers=place.workers)
+        return _Place(self._epoch) if place.ended else place
 
     def state(self, *, at_end: bool = False) -> dict[str, Any]:
         """Return where the iteration stands that began last.
@@ -230,8 +229,7 @@ class Batches:
         Parameters
         ----------
         at_end : bool
-            Whether the end of an epoch is one, after which nothing comes. Otherwise it is the
-            beginning of the next.
+            Whether an epoch that ended stays at its end. Otherwise what comes is the next.
 
         Returns
         -------
@@ -352,6 +350,7 @@ class Batches:
                         yield self._cut(rows, loaded, first, last)
                     # These are the last references of our own to the buffer.
                     del rows, loaded
+                place.ended = True
             finally:
                 if coming is not None:
                     coming.cancel()

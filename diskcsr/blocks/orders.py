@@ -150,14 +150,6 @@ class Order:
         """Whether rows are shuffled within their buffer, which then belongs to one worker."""
         return self.shuffle and self.block_size > 1 and self.odds is None
 
-    def batches_of(self, worker: int, workers: int) -> int:
-        """Return how many batches one of the workers that share this order has."""
-        if not self.mixed:
-            return len(range(worker, len(self), workers))
-        full = self.buffer_size // self.batch_size
-        starts = range(worker * full, len(self), workers * full)
-        return sum(min(full, len(self) - start) for start in starts)
-
     def buffers(
         self, seed: int, epoch: int, first: int = 0, worker: int = 0, workers: int = 1
     ) -> Iterator[Any]:
