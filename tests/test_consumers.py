@@ -87,3 +87,12 @@ def test_lightning(names, tmp_path, monkeypatch):
     assert names["losses"][0] == pytest.approx(np.log(2), abs=0.5)
     assert names["losses"][-1] < 0.7 * names["losses"][0]
     assert len(names["losses"]) == 3 * -(-ROWS // 64)
+
+
+def test_scvi_tools(names, tmp_path, monkeypatch):
+    pytest.importorskip("scvi", reason="shows scvi-tools")
+    monkeypatch.chdir(tmp_path)  # it writes logs
+    exec(shown("scvi-tools"), names)
+    losses = names["model"].history["elbo_train"].to_numpy(float).ravel()
+    assert losses.size == 4
+    assert losses[-1] < losses[0]
