@@ -372,9 +372,16 @@ def test_dense_batches(array, matrix, tmp_path):
     B = diskcsr.write(tmp_path / "columns.h5", csc_array(matrix))
     (X,) = B.batches(B.shape[1], dense=True)
     assert np.array_equal(X, matrix.toarray())
+    # What nobody has any more is used again; what is kept is not.
+    batches = array.batches(10, dense=True)
+    places = {X.ctypes.data for X in batches}
+    assert len(places) <= 3
+    kept = [X[:, ::2] for X in batches]
+    for i, X in enumerate(kept):
+        assert np.array_equal(X, matrix[10 * i : 10 * i + 10].toarray()[:, ::2])
     with (
         diskcsr.options.set(memory_budget=100),
-        pytest.raises(diskcsr.MemoryBudgetError, match="a dense batch of 50 rows"),
+        pytest.raises(diskcsr.MemoryBudgetError, match="three times a dense batch of 50 rows"),
     ):
         array.batches(50, dense=True)
 

@@ -3,7 +3,6 @@
 Each is loaded for the rows of a whole buffer, and then cut into batches.
 """
 
-import threading
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from ..axis import matrix_of
 from ..errors import FormatError
-from ..machine.buffers import Buffers, as_whole, take
+from ..machine.buffers import Spare, as_whole, take
 from ..machine.options import require_memory
 from ..storage.formats.columns import Column, read_column
 
@@ -43,9 +42,6 @@ class Lines:
         Whether batches are dense arrays.
     """
 
-    #: What a copy in another process has of its own.
-    _OWN = frozenset({"_spare", "_lock"})
-
     def __init__(
         self, contents: Any, container: Any, dtype: Any = None, dense: bool = False
     ) -> None:
@@ -55,47 +51,25 @@ class Lines:
             raise ValueError(f"dtype must be one of numbers, not {self.dtype}")
         if contents.dtype.kind == "c" and self.dtype.kind != "c":
             raise ValueError(f"complex values ({contents.dtype}) are no {self.dtype}: dtype=")
-        self._spare: list[Buffers] = []
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in self.__dict__ if name not in self._OWN}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _spare=[], _lock=threading.Lock())
+        self._spare, self._dense = Spare(), Spare()
 
     def require_room(self, rows: int) -> None:
         """Raise `MemoryBudgetError` when a dense batch of so many lines does not fit."""
         if self.dense:
-            nbytes = rows * self.contents.n_minor * self.dtype.itemsize
-            require_memory(nbytes, f"a dense batch of {rows} rows", "Take fewer rows a batch.")
+            nbytes = Spare.MOST * rows * self.contents.n_minor * self.dtype.itemsize
+            require_memory(
+                nbytes, f"three times a dense batch of {rows} rows", "Take fewer rows a batch."
+            )
 
     def load(self, rows: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Read the lines of a buffer, into memory that no batch lies in any more."""
-        buffers = self._free_buffers()
-        try:
+        with self._spare.taken() as buffers:
             data, *pointers = self.contents.read(self.contents.plan(rows), buffers)
             if data.dtype != self.dtype:
                 cast = take(buffers, "cast", data.size, self.dtype)
                 np.copyto(cast, data, casting="unsafe")
                 data = cast
             return (data, *pointers)
-        finally:
-            with self._lock:
-                # Memory that callers hold on to is theirs; keeping track of three is enough.
-                self._spare = [*self._spare[-2:], buffers]
-
-    def _free_buffers(self) -> Buffers:
-        """Find memory that no batch the caller still has lies in, or take new.
-
-        It is not in the list of spare memory until it was filled: of two epochs that run at the
-        same time, only one may have it.
-        """
-        with self._lock:
-            for i, buffers in enumerate(self._spare):
-                if not buffers.in_use():
-                    return self._spare.pop(i)
-        return Buffers()
 
     def cut(self, loaded: Any, first: int, last: int) -> Any:
         """Return a batch as scipy's array, or a dense one."""
@@ -103,9 +77,15 @@ class Lines:
         begin, end = indptr[first], indptr[last]
         pointers = indptr[first : last + 1] - begin
         arrays = as_whole(data[begin:end]), as_whole(indices[begin:end]), pointers
-        shape = self.contents.axis.swap((last - first, self.contents.n_minor))
+        axis = self.contents.axis
+        shape = axis.swap((last - first, self.contents.n_minor))
         batch = matrix_of(self.container, arrays, shape)
-        return batch.toarray() if self.dense else batch
+        if not self.dense:
+            return batch
+        # Pages that are new to the process would take longer than all else.
+        with self._dense.taken() as buffers:
+            out = buffers.take("dense", shape[0] * shape[1], self.dtype)
+            return np.asarray(batch.toarray(out=out.reshape(shape, order=axis.dense_order)))
 
 
 @dataclass(eq=False)

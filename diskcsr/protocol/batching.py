@@ -120,8 +120,8 @@ class Batching(Reading):
         Notes
         -----
         It takes up to three buffers of rows at a time (one that is used, one that is fetched, and
-        one that batches lie in which the caller still has), 8 bytes a row for a shuffled order, 8
-        more for weights, a dense batch if asked for, and the columns beside.
+        one that batches lie in which the caller still has), up to three dense batches if they are
+        asked for, 8 bytes a row for a shuffled order, 8 more for weights, and the columns beside.
 
         Examples
         --------
