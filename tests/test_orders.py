@@ -115,6 +115,23 @@ def test_other_epochs_and_seeds_have_other_orders():
         assert len({tuple(places) for places in found}) == 4
 
 
+@pytest.mark.parametrize("block", [1, 7, "drawn"])
+def test_memory_of_an_order(block):
+    """As is said: 20 bytes a row while it is made, 8 afterwards."""
+    n = 400_000
+    odds = np.cumsum(np.ones(n)) if block == "drawn" else None
+    order = Order(n, 1000, 1 if odds is not None else block, 10_000, True, False, odds=odds)
+    tracemalloc.start()
+    try:
+        buffers = order.buffers(0, 0)
+        next(buffers)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * n
+    assert held < 8 * n + 400_000
+
+
 # ------------------------------------------------------------------------- weights and groups
 
 

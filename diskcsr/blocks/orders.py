@@ -191,21 +191,28 @@ class Order:
         n, first = self.rows, self.rank * (self.count // self.world_size)
         if self.odds is None and not self.shuffle:
             return range(first, first + n)
-        require_memory(8 * self.count, f"an order of {self.count} rows", "Take fewer rows.")
+        # While it is made there are two numbers of 8 bytes for each row, and a bit more.
+        require_memory(20 * self.count, f"an order of {self.count} rows", "Take fewer rows.")
         if self.odds is not None:  # no rank needs to know what another draws
-            random = np.random.default_rng([seed, epoch, self.rank + 1])
-            drawn = random.random(n)
-            if n:
-                drawn *= self.odds[-1]
-            places = np.searchsorted(self.odds, drawn, "right")
-            # Rounding alone can meet the whole sum: beyond the last row that has a weight.
-            return np.minimum(places, np.searchsorted(self.odds, self.odds[-1:].sum()))
-        random = np.random.default_rng([seed, epoch])
-        if self.block_size == 1:
+            return self._drawn(np.random.default_rng([seed, epoch, self.rank + 1]), self.odds)
+        random, size = np.random.default_rng([seed, epoch]), self.block_size
+        if size == 1:
             return random.permutation(self.count)[first : first + n]
-        blocks = random.permutation(-(-self.count // self.block_size))
-        places = (blocks[:, None] * self.block_size + np.arange(self.block_size)).reshape(-1)
-        return places[places < self.count][first : first + n]
+        blocks = random.permutation(-(-self.count // size))
+        places = (blocks[:, None] * size + np.arange(size)).reshape(-1)
+        if self.count % size:  # one block is not full
+            places = places[places < self.count]
+        return places[first : first + n]
+
+    def _drawn(self, random: np.random.Generator, odds: np.ndarray) -> np.ndarray:
+        """Draw places by the sums of their weights."""
+        if not self.rows:
+            return np.empty(0, np.int64)
+        drawn = random.random(self.rows)
+        drawn *= odds[-1]
+        places = np.searchsorted(odds, drawn, "right")
+        # Rounding alone can meet the whole sum: beyond the last row that has a weight.
+        return np.minimum(places, np.searchsorted(odds, odds[-1]), out=places)
 
 
 def _joined(order: Any, numbers: range, size: int, rows: int) -> Any:

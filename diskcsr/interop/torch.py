@@ -6,6 +6,7 @@ between. On its way from a DataLoader's worker it is copied once, into shared me
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -139,11 +140,10 @@ class _Clock:
         return int(slot[0])
 
 
-def _share_threads(worker: Any) -> None:
+@cache
+def _share_threads(workers: int) -> None:
     """Have the threads of all workers together be as many as one process has."""
-    if worker is not None and not getattr(_share_threads, "done", False):
-        options.num_threads = max(1, options.num_threads // worker.num_workers)
-        _share_threads.done = True  # type: ignore[attr-defined]
+    options.num_threads = max(1, options.num_threads // workers)
 
 
 class BatchDataset(IterableDataset):
@@ -245,13 +245,20 @@ class BatchDataset(IterableDataset):
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
-        if worker is not None and self._pin_memory:
+        if worker is None:
+            return self._run()
+        if self._pin_memory:
             raise RuntimeError("pin_memory: workers cannot; use DataLoader(..., pin_memory=True)")
-        # A worker begins at once, so that all find the epoch before any of them finds the next.
-        return self._run(self._begin(worker)) if worker is not None else self._run(None)
+        _share_threads(worker.num_workers)
+        # A worker begins at once, so that all find this epoch before any of them finds the next.
+        return map(to_tensor, self._begin(worker))
+
+    def _run(self) -> Iterator[Any]:
+        """Begin when the first batch is asked for: an iterator that is made may never be used."""
+        for batch in self._begin(None):
+            yield to_tensor(batch, pin_memory=self._pin_memory)
 
     def _begin(self, worker: Any) -> Iterator[Any]:
-        _share_threads(worker)
         epoch = self._batches.goes_on_in
         if epoch is None:
             epoch = self._clock.begin(worker)
@@ -259,10 +266,6 @@ class BatchDataset(IterableDataset):
             self._clock.coming = epoch + 1
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         return self._batches.share(epoch, number, workers)
-
-    def _run(self, batches: Iterator[Any] | None) -> Iterator[Any]:
-        for batch in self._begin(None) if batches is None else batches:
-            yield to_tensor(batch, pin_memory=self._pin_memory)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration in this process stands; see ``Batches.state``.
@@ -371,6 +374,8 @@ class RowDataset(Dataset):
         return _Rows(self._taken(rows))
 
     def _taken(self, rows: Any) -> Any:
-        _share_threads(get_worker_info())
+        worker = get_worker_info()
+        if worker is not None:
+            _share_threads(worker.num_workers)
         batch = self._batches.take(rows)
         return (batch[0], batch[1]["labels"]) if isinstance(batch, tuple) else batch

@@ -121,7 +121,8 @@ class Batching(Reading):
         -----
         It takes up to three buffers of rows at a time (one that is used, one that is fetched, and
         one that batches lie in which the caller still has), up to three dense batches if they are
-        asked for, 8 bytes a row for a shuffled order, 8 more for weights, and the columns beside.
+        asked for, the columns beside, and 20 bytes for each row to be shuffled or drawn, 8 more for
+        weights. Columns are read by HDF5, once, when batches are made.
 
         Examples
         --------
