@@ -41,9 +41,14 @@ def test_scikit_learn(names):
     assert model.score(names["dense"], names["labels"]) > 0.95
 
 
-def test_xgboost(names):
+@pytest.mark.parametrize("kept", ["in memory", "in files"])
+def test_xgboost(names, tmp_path, kept):
     xgboost = pytest.importorskip("xgboost", reason="shows xgboost")
-    exec(shown("xgboost"), names)
+    code = shown("xgboost")
+    if kept == "in files":  # as the page says
+        code = code.replace("__init__()", f"__init__(cache_prefix={str(tmp_path / 'cache')!r})")
+        code = code.replace("QuantileDMatrix", "ExtMemQuantileDMatrix")
+    exec(code, names)
     guesses = names["booster"].predict(xgboost.DMatrix(csr_array(names["dense"]))) > 0.5
     assert np.mean(guesses == names["labels"]) > 0.95
     # It is asked for all batches several times, each time from the first on.

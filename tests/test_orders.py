@@ -4,6 +4,7 @@ And what stands beside the rows: columns of the file, arrays, other matrices.
 """
 
 import json
+import multiprocessing
 import pickle
 import tracemalloc
 
@@ -579,6 +580,28 @@ def test_kept_parts_are_never_overwritten(array, matrix):
     for X, more in kept:
         assert np.array_equal(X.toarray(), matrix[more["y"]].toarray())
         assert np.array_equal(more["twice"].toarray(), X.toarray())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_process_forked_while_memory_is_taken(array, matrix):
+    """What a thread of the parent held when it was forked, the child does not wait for."""
+    batches = array.batches(20, dense=True)
+    list(batches)
+
+    def child(answer):
+        answer.put(sum(float(X.sum()) for X in batches))
+
+    context = multiprocessing.get_context("fork")
+    answer = context.SimpleQueue()
+    with batches._lines._spare._lock, batches._lines._dense._lock:
+        process = context.Process(target=child, args=(answer,))
+        process.start()
+        process.join(30)
+    try:
+        assert process.exitcode == 0
+        assert answer.get() == pytest.approx(matrix.sum())
+    finally:
+        process.kill()
 
 
 def test_memory_with_a_matrix_beside_and_weights(tmp_path):

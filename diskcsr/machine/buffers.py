@@ -1,5 +1,6 @@
 """Memory that is filled again and again: where batches of rows are fetched to."""
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -63,15 +64,18 @@ class Buffers:
 class Spare:
     """Memory that lay in results, to be used again once nobody has them any more.
 
-    Several threads may use it. A copy in another process begins with none.
+    Several threads may use it. In another process, forked or sent a copy, it begins with none.
     """
 
     #: Memory that callers hold on to is theirs; keeping track of three is enough.
     MOST = 3
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._all: list[Buffers] = []
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
 
     def __reduce__(self) -> Any:
         return Spare, ()
@@ -82,6 +86,8 @@ class Spare:
     @contextmanager
     def taken(self) -> Iterator[Buffers]:
         """Give memory that no result lies in, or new; while it is filled nobody else gets it."""
+        if self._process != os.getpid():
+            self._begin()  # a thread that did not come along may have held the lock
         buffers = self._free()
         try:
             yield buffers
