@@ -225,7 +225,8 @@ def test_ranks_draw_for_themselves(array):
         ({"rank": -1}, "rank must be from 0 to 0"),
         ({"world_size": 0}, "world_size must be a positive number"),
         ({"world_size": 2, "shuffle": True}, "rng must be given"),
-        ({"dtype": "U3"}, "dtype must be one of numbers"),
+        ({"dtype": "U3"}, "dtype must be one that scipy has"),
+        ({"dtype": np.float16}, "dtype must be one that scipy has"),
         ({"beside": {"y": [1, 2]}}, "beside 'y' has 2 entries"),
         ({"beside": {"y": 5}}, "beside 'y': an entry a row"),
         ({"beside": {"y": csr_array((4, 4))}}, "beside 'y' has 4 entries"),
@@ -476,6 +477,40 @@ def test_groups_and_weights_in_the_file(table):
         counts = some.value_counts(normalize=True)
         np.testing.assert_allclose(counts, 1 / 3, atol=0.02)
         assert len(list(A.batches(50, weights="obs/size", rng=0))) == 3
+
+
+def test_columns_of_a_lazy_array(table, matrix):
+    """Those of the rows that it has."""
+    path, adata = table
+    some = np.array([5, 100, 7, 7, 0])
+    beside = {"kind": "obs/kind", "counts": "layers/counts", "place": np.arange(5)}
+    with diskcsr.open(path, "X") as A:
+        L = A.lazy[some] * 3
+        batches = L.batches(2, shuffle=True, rng=0, beside=beside, groups=None)
+        again = pickle.loads(pickle.dumps(batches))
+        for batch in (batches, again):
+            for X, more in batch:
+                rows = some[more["place"]]
+                assert np.array_equal(X.toarray(), 3 * matrix[rows].toarray())
+                assert np.array_equal(more["counts"].toarray(), 2 * matrix[rows].toarray())
+                assert more["kind"].tolist() == adata.obs["kind"].iloc[rows].tolist()
+        assert len(list(L.batches(2, groups="obs/kind", weights="obs/size", rng=0))) == 3
+        with pytest.raises(ValueError, match="has 103 entries, and the array 5 rows"):
+            L.batches(2, beside={"y": np.arange(ROWS)})
+        turned = A.T.batches(50, return_rows=True, beside={"kind": "obs/kind"})
+        for rows, _, more in turned:
+            assert more["kind"].tolist() == adata.obs["kind"].iloc[rows].tolist()
+
+
+def test_rows_that_are_taken(array, matrix):
+    batches = array.batches(7, beside={"y": np.arange(ROWS)}, return_rows=True, rows=[1])
+    rows, X, more = batches.take([5, -1, 5])
+    assert rows.tolist() == more["y"].tolist() == [5, ROWS - 1, 5]
+    assert np.array_equal(X.toarray(), matrix[rows].toarray())
+    assert batches.take([])[1].shape == (0, 40)
+    for wrong in ([ROWS], [-ROWS - 1], [True] * ROWS, [0.5], [[1]], ["a"]):
+        with pytest.raises(IndexError, match="there are 103 rows"):
+            batches.take(wrong)
 
 
 def test_a_pickle_has_names_and_not_the_columns(table):

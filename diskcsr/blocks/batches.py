@@ -201,9 +201,11 @@ class Batches:
         IndexError
             When there is no such row.
         """
-        rows, n = np.array(rows, dtype=np.int64), self._lines.contents.n_major
-        if rows.ndim != 1 or (rows.size and not -n <= rows.min() <= rows.max() < n):
+        given, n = np.asarray(rows), self._lines.contents.n_major
+        whole = given.dtype.kind in "iu" and given.ndim == 1
+        if given.size and not (whole and -n <= given.min() <= given.max() < n):
             raise IndexError(f"there are {n} {self._lines.contents.axis.majors}: not {rows!r}")
+        rows = given.astype(np.int64)
         rows[rows < 0] += n
         loaded = [part.load(rows) for part in self._parts()]
         return self._cut(rows, loaded, 0, rows.size)

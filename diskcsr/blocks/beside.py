@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..axis import matrix_of
+from ..axis import VALUES, matrix_of
 from ..errors import FormatError
 from ..machine.buffers import Spare, as_whole, take
 from ..machine.options import require_memory
@@ -47,8 +47,8 @@ class Lines:
     ) -> None:
         self.contents, self.container, self.dense = contents, container, dense
         self.dtype = contents.dtype if dtype is None else np.dtype(dtype)
-        if self.dtype.kind not in "biufc":
-            raise ValueError(f"dtype must be one of numbers, not {self.dtype}")
+        if self.dtype.char not in VALUES:
+            raise ValueError(f"dtype must be one that scipy has sparse arrays of, not {self.dtype}")
         if contents.dtype.kind == "c" and self.dtype.kind != "c":
             raise ValueError(f"complex values ({contents.dtype}) are no {self.dtype}: dtype=")
         self._spare, self._dense = Spare(), Spare()
@@ -113,8 +113,8 @@ class Stored:
 
     Parameters
     ----------
-    contents : Contents
-        What the matrix shows.
+    contents : Contents or View
+        What the matrix shows; of a view of some of its lines, those of the column.
     name : str
         Name of the column in the file.
 
@@ -124,7 +124,8 @@ class Stored:
     """
 
     def __init__(self, contents: Any, name: str) -> None:
-        self._contents, self.name = contents, name
+        self._contents, self.name = getattr(contents, "base", contents), name
+        self._majors = getattr(contents, "majors", None)
         self._column: Column | None = self._read()
 
     def _read(self) -> Column:
@@ -146,7 +147,7 @@ class Stored:
                 f"{source.filename}: {self.name!r} has {len(column)} entries, and there are {n} "
                 f"{majors}"
             )
-        return column
+        return column if self._majors is None else column.chosen(np.asarray(self._majors))
 
     @property
     def column(self) -> Column:

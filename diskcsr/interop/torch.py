@@ -56,19 +56,19 @@ def to_tensor(batch: Any, *, pin_memory: bool = False) -> Any:
     tensor([[0.0000, 1.5000],
             [2.5000, 0.0000]], dtype=torch.float64)
     """
+    if issparse(batch):
+        arrays = (batch.indptr, batch.indices, batch.data)
+        return torch.sparse_compressed_tensor(
+            *(_dense(array, pin_memory) for array in arrays),
+            size=batch.shape,
+            layout=getattr(torch, f"sparse_{batch.format}"),
+            check_invariants=False,  # they were checked when they were read
+        )
     if isinstance(batch, tuple):
         return tuple(to_tensor(part, pin_memory=pin_memory) for part in batch)
     if isinstance(batch, Mapping):
         return {name: to_tensor(part, pin_memory=pin_memory) for name, part in batch.items()}
-    if not issparse(batch):
-        return batch if batch.dtype.kind in "OUS" else _dense(batch, pin_memory)
-    arrays = (batch.indptr, batch.indices, batch.data)
-    return torch.sparse_compressed_tensor(
-        *(_dense(array, pin_memory) for array in arrays),
-        size=batch.shape,
-        layout=getattr(torch, f"sparse_{batch.format}"),
-        check_invariants=False,  # they were checked when they were read
-    )
+    return batch if batch.dtype.kind in "OUS" else _dense(batch, pin_memory)
 
 
 def _dense(array: np.ndarray, pin_memory: bool) -> Any:

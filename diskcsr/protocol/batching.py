@@ -11,6 +11,7 @@ from ..blocks.batches import Batches
 from ..blocks.beside import Lines, Part, Stored, Values
 from ..blocks.contents import Contents
 from ..blocks.orders import balanced
+from ..blocks.view import view_of
 from ..storage.formats.columns import find_member
 from ..storage.formats.conventions import ARRAYS
 from ..storage.formats.detect import is_sparse
@@ -92,7 +93,8 @@ class Batching(Reading):
             Of names to what has an entry for each row of the array and comes in step with it: an
             array (n, ...), a disk array or sparse matrix of as many rows, or the name of something
             in the array's own file: a matrix, as "layers/counts", or a column, as "obs/cell_type".
-            A column of categories comes decoded; "obs/cell_type/codes" are its numbers. Batches are
+            A column of categories comes decoded; "obs/cell_type/codes" are its numbers. Of a lazy
+            array that has some of the rows, arrays have entries for these. Batches are
             ``(batch, {name: part})`` then, with `return_rows` ``(row numbers, batch, {...})``.
         state : mapping, optional
             What ``state()`` of such batches returned: go on where they were.
@@ -196,15 +198,15 @@ def _part(name: str, value: Any, contents: Contents, dense: bool) -> Part:
         if group is None or not is_sparse(find_member(group.file, value)):
             return Stored(contents, value)
         found = open_source(group.file, value, {"format": None, "shape": None})
-        shown = Contents(found, {}, found.axis, found.shape)
-        return _lines(name, shown, found.axis.array, contents, dense)
+        whole = Contents(found, {}, found.axis, found.shape)
+        return _lines(name, _as_selected(whole, contents), found.axis.array, contents, dense)
     own = contents_of(value)
     if own is not None:
         return _lines(name, own, value._scipy_class, contents, dense)
     if issparse(value):
-        whole = contents.axis.array(value)
-        arrays = {part: getattr(whole, part) for part in ARRAYS}
-        shown = Contents.in_memory(arrays, contents.axis, whole.shape)
+        matrix = contents.axis.array(value)
+        arrays = {part: getattr(matrix, part) for part in ARRAYS}
+        shown = Contents.in_memory(arrays, contents.axis, matrix.shape)
         return _lines(name, shown, contents.axis.array, contents, dense)
     array = np.asarray(value)
     if array.ndim == 0:
@@ -213,7 +215,15 @@ def _part(name: str, value: Any, contents: Contents, dense: bool) -> Part:
     return Values(array)
 
 
-def _lines(name: str, shown: Contents, container: Any, contents: Contents, dense: bool) -> Lines:
+def _as_selected(whole: Contents, contents: Any) -> Any:
+    """Return the lines of a matrix in the file that a lazy array has of the one beside it."""
+    majors = getattr(contents, "majors", None)
+    if majors is None or whole.axis is not contents.axis or whole.n_major != contents.base.n_major:
+        return whole
+    return view_of(whole).select(majors, range(whole.n_minor))
+
+
+def _lines(name: str, shown: Any, container: Any, contents: Contents, dense: bool) -> Lines:
     axis = contents.axis
     if shown.axis is not axis:
         raise ValueError(

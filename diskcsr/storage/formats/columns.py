@@ -45,6 +45,10 @@ class Column:
             return some
         return self.categories[some]
 
+    def chosen(self, rows: np.ndarray) -> "Column":
+        """Return some entries as a column."""
+        return Column(self.values[rows], self.categories)
+
 
 def find_member(root: h5py.Group, name: str) -> Any:
     """Return the dataset or group of a path.
