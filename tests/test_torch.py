@@ -275,6 +275,10 @@ def test_refused(stored):
     if not torch.accelerator.is_available():
         with pytest.raises(RuntimeError, match="no accelerator"):
             BatchDataset(stored, 8, pin_memory=True)
+    data = BatchDataset(stored, 8)
+    data._pin_memory = True  # as where there is an accelerator
+    with pytest.raises(RuntimeError, match="workers cannot; use DataLoader"):
+        list(DataLoader(data, batch_size=None, **FORK))
     data = BatchDataset(stored, 8, shuffle=True, rng=0, return_rows=True)
     next(iter(data))
     data.load_state_dict(data.state_dict())
