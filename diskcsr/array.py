@@ -10,6 +10,7 @@ from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix, issparse
 from .axis import CSC, CSR
 from .compute.statistics import stored_of
 from .protocol.arithmetic import Arithmetic
+from .protocol.batching import Batching
 from .protocol.handle import open_array, use_classes
 from .protocol.lazy import HasLazy, Lazy, use_lazy_classes
 from .protocol.multiplying import Multiplying
@@ -31,7 +32,7 @@ __all__ = ["DiskCSC", "DiskCSCMatrix", "DiskCSR", "DiskCSRMatrix", "open", "writ
 _Lines: TypeAlias = slice | list[int] | list[bool] | np.ndarray
 
 
-class _Sides(Conversion, Changing, Arithmetic, Multiplying, Whole, HasLazy):
+class _Sides(Conversion, Batching, Changing, Arithmetic, Multiplying, Whole, HasLazy):
     """All that arrays on disk do otherwise than scipy's, whichever class of scipy's they are."""
 
 

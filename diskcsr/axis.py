@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
-__all__ = ["CSC", "CSR", "Axis", "axis_of", "matrix_of"]
+__all__ = ["CSC", "CSR", "VALUES", "Axis", "axis_of", "matrix_of"]
 
 #: The types of values that scipy has sparse matrices of.
-_VALUES = frozenset("?bBhHiIlLqQfdgFDG")
+VALUES = frozenset("?bBhHiIlLqQfdgFDG")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def matrix_of(
     array([[0., 5.]])
     """
     data, indices, indptr = arrays
-    if not (indices.dtype == indptr.dtype == np.int32 and data.dtype.char in _VALUES):
+    if not (indices.dtype == indptr.dtype == np.int32 and data.dtype.char in VALUES):
         return container(arrays, shape=shape)  # scipy may have them otherwise
     matrix = object.__new__(container)
     vars(matrix).update(_blank(container), data=data, indices=indices, indptr=indptr, _shape=shape)

@@ -532,7 +532,7 @@ def test_memory_stays_flat_over_an_epoch(tmp_path):
     assert total == matrix.nnz
     # Three buffers: one that is used, one that is fetched, one with the batch the loop still has.
     # Each is cut into two batches, at a place that varies.
-    assert len(batches._spare) <= 3
+    assert len(batches._lines._spare) <= 3
     assert peak < 4 * buffer_bytes * Buffers.SLACK + 300_000
     assert peak < matrix.nnz * 8 / 2
 

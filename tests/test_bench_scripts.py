@@ -117,6 +117,10 @@ SMALL = {
         "--rows=400 --blocks 64 --files raw --repeats=1 --peer-rows=200",
         ["rows a second", "raw: "],
     ),
+    "training": (
+        "--rows=400 --blocks 64 --files raw --repeats=1 --peer-rows=200 --dense-rows=200",
+        ["rows a second", "raw: ", "fresh process, diskcsr", "raw, block 64: "],
+    ),
     "chunks": ("--scale=0.01 --repeats=1", ["65,536", "the default this supports"]),
     "codecs": ("--chunks=1 --repeats=1", ["gzip-4 + shuffle", "scaleoffset"]),
     "convert": ("--scale=0.002", ["CSR to CSC", "concatenation of 4 files", "ratio"]),

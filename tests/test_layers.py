@@ -50,7 +50,7 @@ ROOMS = {
     # Sources that are no sparse matrix in HDF5.
     "importing": "errors axis loading machine streams storage.formats",
     # What users hold.
-    "interop": "",
+    "interop": "machine",
     "protocol": "errors axis breakeven machine keys "
     "storage.formats storage.read storage.check blocks compute interop",
     "writing": "errors axis machine keys streams storage.journal storage.formats storage.read "
@@ -176,6 +176,7 @@ ALLOWED = {
     "rich": lambda name: name in ("machine.terminal", "machine.bars"),
     "pyarrow": lambda name: name == "importing.tables" or name.startswith("bench.adapters."),
     "sklearn": lambda name: name in ("importing.svmlight", "linalg.estimator"),
+    "torch": lambda name: name == "interop.torch",
     "tqdm": lambda name: name == "machine.bars",
 }
 

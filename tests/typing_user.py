@@ -57,6 +57,8 @@ def reading(A: DiskCSR, B: DiskCSC, x: np.ndarray) -> None:
     batches = A.batches(256, shuffle=True, rng=np.random.default_rng(0))
     assert_type(batches, diskcsr.Batches)
     assert_type(len(batches), int)
+    assert_type(batches.state(), dict[str, Any])
+    A.batches(8, groups="obs/kind", rank=0, world_size=2, beside={"y": x}, state=batches.state())
     A.batches(256, seed=0)  # type: ignore[call-arg]
 
 

@@ -1,6 +1,10 @@
 """Memory that is filled again and again: where batches of rows are fetched to."""
 
+import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -8,7 +12,7 @@ import numpy as np
 
 from .options import format_bytes
 
-__all__ = ["Buffers", "as_whole", "take"]
+__all__ = ["Buffers", "Spare", "as_whole", "take"]
 
 
 class Buffers:
@@ -55,6 +59,48 @@ class Buffers:
 
     def __repr__(self) -> str:
         return f"<Buffers: {format_bytes(self.nbytes)}>"
+
+
+class Spare:
+    """Memory that lay in results, to be used again once nobody has them any more.
+
+    Several threads may use it. In another process, forked or sent a copy, it begins with none.
+    """
+
+    #: Memory that callers hold on to is theirs; keeping track of three is enough.
+    MOST = 3
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._all: list[Buffers] = []
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def __reduce__(self) -> Any:
+        return Spare, ()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @contextmanager
+    def taken(self) -> Iterator[Buffers]:
+        """Give memory that no result lies in, or new; while it is filled nobody else gets it."""
+        if self._process != os.getpid():
+            self._begin()  # a thread that did not come along may have held the lock
+        buffers = self._free()
+        try:
+            yield buffers
+        finally:
+            with self._lock:
+                self._all = [*self._all[1 - self.MOST :], buffers]
+
+    def _free(self) -> Buffers:
+        with self._lock:
+            for i, buffers in enumerate(self._all):
+                if not buffers.in_use():
+                    return self._all.pop(i)
+        return Buffers()
 
 
 def as_whole(part: np.ndarray) -> np.ndarray:

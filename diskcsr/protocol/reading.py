@@ -1,11 +1,10 @@
-"""Reading: indexing, blocks, and batches of rows."""
+"""Reading: indexing, blocks, and whole rows."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ..blocks.batches import Batches
 from ..blocks.walk import Block, blocks
 from ..breakeven import BLOCK_ELEMENTS
 from ..keys.keep import Keep
@@ -77,7 +76,7 @@ class Reading(Reducing):
             raise ValueError(f"max_bytes must be positive, not {max_bytes}")
         yield from self._blocks(Selection(range(self._n_major)), max_bytes)
 
-    # ------------------------------------------------------------------------- batches of rows
+    # ------------------------------------------------------------------------------ whole rows
 
     def fetch(self, rows: Any, out: Buffers | None = None) -> Any:
         """Fetch whole rows, of a DiskCSC whole columns, into memory that can be used again.
@@ -132,79 +131,6 @@ class Reading(Reducing):
                 f"{majors} are given by their numbers, a mask or a slice, and there are "
                 f"{self._n_major} {majors}: not {rows!r}"
             ) from None
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        rng: np.random.Generator | int | None = None,
-        block_size: int = 1,
-        buffer_size: int | None = None,
-        drop_last: bool = False,
-        rows: Any = None,
-        return_rows: bool = False,
-    ) -> Batches:
-        """Go through the rows in minibatches, each once an epoch; of a DiskCSC, the columns.
-
-        Where "row" stands below it is "column" for a DiskCSC.
-
-        Parameters
-        ----------
-        batch_size : int
-            Rows a batch.
-        shuffle : bool
-            Random order, another each epoch; else storage order.
-        rng : numpy.random.Generator, int or None
-            Where the order comes from. Of an integer it depends on that and on the epoch alone, not
-            on the number of threads; a generator is used as it is; None gives another each time.
-        block_size : int
-            Rows that lie together in the file and stay together when buffers are filled: 1 is
-            fully random; more reads faster. Within a buffer rows are shuffled singly.
-        buffer_size : int, optional
-            Rows fetched at a time, rounded down to whole batches; default about 64 MB. The next
-            buffer is fetched while the batches of the last are used.
-        drop_last : bool
-            Leave out a last batch that is not full.
-        rows : (k,) integers, mask or slice, optional
-            Go through these only.
-        return_rows : bool
-            Yield ``(row numbers, batch)``: the position first, as `iter_blocks` does.
-
-        Returns
-        -------
-        Batches
-            An iterable of csr_array (of a DiskCSC: of csc_array, with all rows of some columns), as
-            often as wanted; ``len`` is the number of batches. Batches may be kept: memory is used
-            again only once none of the batches in it is referred to any more. They can be pickled.
-            What was handed out of this array (`data`, `indices`, `indptr`) when they are made is
-            the truth for them; what is handed out later is not looked at.
-
-        Examples
-        --------
-        >>> for rows, X in A.batches(1024, shuffle=True, rng=0, return_rows=True):
-        ...     model.partial_fit(X, y[rows], classes=classes)  # doctest: +SKIP
-
-        Of a DiskCSC the numbers are those of columns:
-
-        >>> import diskcsr, numpy as np, os, scipy.sparse as sp, tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "columns.h5")
-        >>> B = diskcsr.write(path, sp.csc_array(np.arange(6).reshape(2, 3)))
-        >>> [(columns.tolist(), X.shape) for columns, X in B.batches(2, return_rows=True)]
-        [([0, 1], (2, 2)), ([2], (2, 1))]
-        """
-        return Batches(
-            self._contents(),
-            None if rows is None else self._major_rows(rows),
-            batch_size,
-            container=self._scipy_class,
-            shuffle=shuffle,
-            rng=rng,
-            block_size=block_size,
-            buffer_size=buffer_size,
-            drop_last=drop_last,
-            return_rows=return_rows,
-        )
 
     def _blocks(
         self, selection: Selection, max_bytes: int, progress: Progress = None
