@@ -12,6 +12,7 @@ from .errors import (
     LockedFileError,
     MemoryBudgetError,
     ReadOnlyError,
+    RemoteError,
     RollbackError,
     StaleFileError,
     StructureError,
@@ -70,5 +71,6 @@ __all__ = [
     "RollbackError",
     "WriteError",
     "MemoryBudgetError",
+    "RemoteError",
     "KernelCacheWarning",
 ]

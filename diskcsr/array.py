@@ -49,8 +49,9 @@ class DiskCSR(_Sides, csr_array):  # type: ignore[misc]
     mode : {"r", "r+", "c"}
         "r" refuses assignment; "r+" writes assignments and appended rows to the file; "c" is
         copy-on-write: changes stay in memory.
-    format, shape, untrusted : optional
-        What the file leaves open, and whether to be careful with it; see `diskcsr.open`.
+    format, shape, untrusted, storage_options : optional
+        What the file leaves open, whether to be careful with it, and what a URL takes; see
+        `diskcsr.open`.
 
     Raises
     ------
@@ -210,6 +211,7 @@ def open(
     shape: tuple[int, int] | None = None,
     spmatrix: Literal[False] = False,
     untrusted: bool = False,
+    storage_options: dict[str, Any] | None = None,
 ) -> DiskCSR | DiskCSC: ...
 @overload
 def open(
@@ -221,6 +223,7 @@ def open(
     shape: tuple[int, int] | None = None,
     spmatrix: Literal[True],
     untrusted: bool = False,
+    storage_options: dict[str, Any] | None = None,
 ) -> DiskCSRMatrix | DiskCSCMatrix: ...
 def open(
     file: Any,
@@ -231,13 +234,16 @@ def open(
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
     untrusted: bool = False,
+    storage_options: dict[str, Any] | None = None,
 ) -> DiskCSR | DiskCSC | DiskCSRMatrix | DiskCSCMatrix:
     """Open a stored sparse matrix; nothing but attributes is read.
 
     Parameters
     ----------
-    file : path, h5py.File, h5py.Group or Python file object
-        What to open. A file passed in open stays open when the array is closed.
+    file : path, URL, h5py.File, h5py.Group or Python file object
+        What to open. A file passed in open stays open when the array is closed. A URL as
+        "https://host/cells.h5ad" or "s3://bucket/cells.h5ad" is read by fsspec (extra "remote"),
+        in mode "r".
     name : str, optional
         The group, as ``"X"`` or ``"layers/counts"``. Without it the only sparse matrix in `file`.
     mode : {"r", "r+", "c"}
@@ -257,6 +263,8 @@ def open(
         whenever it is opened anew: by `refresh`, and for a pickle. Files that lead to others are
         refused. It must be a path, and `mode` not "r+". Costs the start of a process, and that all
         that is compressed is decoded once.
+    storage_options : dict, optional
+        Of a URL: what fsspec's file system for it takes, as ``{"anon": True}`` of "s3://".
 
     Returns
     -------
@@ -279,6 +287,8 @@ def open(
         locked, or was changing it.
     StaleFileError
         An `OSError`: `file` was passed in open, and was changed since.
+    RemoteError
+        An `OSError`: the server does not give the parts of the file that are asked for.
 
     See Also
     --------
@@ -296,7 +306,7 @@ def open(
     Read are: h5sparse, AnnData (all versions), binsparse 0.1, MATLAB v7.3, h5io, 10x Genomics v2
     and v3, and untagged groups of three arrays, where `format` and `shape` may be needed.
     """
-    return open_array(file, name, mode, format, shape, spmatrix, untrusted)
+    return open_array(file, name, mode, format, shape, spmatrix, untrusted, storage_options)
 
 
 @takes_storage

@@ -20,6 +20,7 @@ __all__ = [
     "RollbackError",
     "WriteError",
     "MemoryBudgetError",
+    "RemoteError",
     "KernelCacheWarning",
     "raise_if_systems",
 ]
@@ -67,6 +68,10 @@ class WriteError(DiskCSRError, OSError):
 
 class MemoryBudgetError(DiskCSRError, MemoryError):
     """A load that would not fit the memory budget was refused before it began."""
+
+
+class RemoteError(DiskCSRError, OSError):
+    """A server did not give the bytes of a file that it was asked for."""
 
 
 class KernelCacheWarning(UserWarning):

@@ -48,8 +48,8 @@ def indexed(tmp_path):
                 create(file, "d", values, chunk=chunk, steps=steps, growing=growing)
             else:
                 put(file)
-        with h5py.File(path, "r") as file, path.open("rb") as raw:
-            index = index_chunks(file["d"], raw.fileno())
+        with h5py.File(path, "r") as file:
+            index = index_chunks(file["d"])
             return index, path.read_bytes(), file["d"][:]
 
     return indexed
@@ -284,14 +284,14 @@ def test_where_addresses_count_from_is_found_by_comparing(tmp_path):
     with h5py.File(path, "w", userblock_size=512) as file:
         create(file, "d", values, chunk=8)  # 64 bytes each: 512 bytes on, there is another zero
         create(file, "same", np.zeros(10_000, "i8"), chunk=8)
-    with h5py.File(path, "r") as file, path.open("rb") as raw:
-        index = index_chunks(file["d"], raw.fileno())
+    with h5py.File(path, "r") as file:
+        index = index_chunks(file["d"])
         if isinstance(index, ChunkIndex):
             found = values_of(index, path.read_bytes(), "i8")
             assert np.array_equal(found[:1000], values)
         else:
             assert "user block" in index
-        vague = index_chunks(file["same"], raw.fileno())
+        vague = index_chunks(file["same"])
         assert (
             not isinstance(vague, ChunkIndex) or not values_of(vague, path.read_bytes(), "i8").any()
         )
@@ -303,11 +303,11 @@ def test_where_addresses_count_from_is_found_by_comparing(tmp_path):
 def test_many_chunks(tmp_path):
     matrix = count_matrix(3000, 100)
     path = store(tmp_path / "m.h5", matrix, chunk=3)
-    with h5py.File(path, "r") as file, path.open("rb") as raw:
-        index = index_chunks(file["X/data"], raw.fileno())
+    with h5py.File(path, "r") as file:
+        index = index_chunks(file["X/data"])
         assert index.offset.size == -(-matrix.nnz // 3) > 15_000
         told = {first // 3: place for first, _, place, _ in chunks_of(path, "X/indptr")}
-        pointers = index_chunks(file["X/indptr"], raw.fileno())
+        pointers = index_chunks(file["X/indptr"])
         assert pointers.offset.tolist() == [told[i] for i in range(pointers.offset.size)]
     with diskcsr.open(path) as A:
         rows = [2999, 0, 1500, 1]

@@ -31,14 +31,16 @@ ROOMS = {
     "storage.journal": "errors machine",
     "storage.files": "errors machine storage.journal",
     "storage.claims": "errors machine storage.journal storage.files",
-    "storage.formats": "errors axis storage.files storage.claims",
+    "storage.remote": "errors loading machine storage.claims",
+    "storage.formats": "errors axis storage.files storage.claims storage.remote",
     "storage.codecs": "errors breakeven loading kernels",
     "storage.read": "errors axis breakeven kernels machine keys "
-    "storage.files storage.claims storage.formats storage.codecs",
+    "storage.files storage.claims storage.remote storage.formats storage.codecs",
     "storage.write": "errors machine keys streams "
     "storage.journal storage.files storage.claims storage.formats storage.codecs",
     # Whole lines of what an array shows; what edits and checks a file walks over them, too.
-    "blocks": "errors axis kernels machine keys storage.files storage.formats storage.read",
+    "blocks": "errors axis kernels machine keys "
+    "storage.files storage.remote storage.formats storage.read",
     "storage.edit": "errors axis breakeven keys "
     "storage.files storage.claims storage.formats storage.codecs storage.read storage.write "
     "blocks",

@@ -48,8 +48,27 @@ def test_defaults(monkeypatch):
     assert repr(fresh) == (
         "Options(memory_budget=0.5, memory_map=True, map_bytes=67108864, cache_bytes=67108864, "
         f"num_threads={threads}, lock_timeout=1.0, progress=None, "
-        "untrusted_seconds=60.0, untrusted_bytes=1073741824)"
+        "untrusted_seconds=60.0, untrusted_bytes=1073741824, remote_connections=64, "
+        "remote_latency=0.02, remote_bandwidth=100000000.0, remote_timeout=30.0, "
+        "remote_retries=4)"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        *(("remote_connections", bad) for bad in (0, 1.5, "4", None)),
+        *(("remote_retries", bad) for bad in (-1, 2.5)),
+        *(("remote_latency", bad) for bad in (-1, float("nan"), float("inf"), "fast")),
+        *(("remote_bandwidth", bad) for bad in (0, float("inf"))),
+        *(("remote_timeout", bad) for bad in (0, -3, None)),
+    ],
+)
+def test_numbers_of_remote_files_that_make_no_sense(name, bad):
+    before = getattr(options, name)
+    with pytest.raises(ValueError, match=rf"{name} must be an? (integer|number) .* not {bad!r}"):
+        setattr(options, name, bad)
+    assert getattr(options, name) == before
 
 
 def test_the_representation_shows_every_setting():
@@ -59,7 +78,9 @@ def test_the_representation_shows_every_setting():
         assert repr(options) == (
             "Options(memory_budget=1000000000, memory_map=False, map_bytes=67108864, "
             "cache_bytes=0, num_threads=3, lock_timeout=1.0, progress=None, "
-            "untrusted_seconds=60.0, untrusted_bytes=1073741824)"
+            "untrusted_seconds=60.0, untrusted_bytes=1073741824, remote_connections=64, "
+            "remote_latency=0.02, remote_bandwidth=100000000.0, remote_timeout=30.0, "
+            "remote_retries=4)"
         )
 
 

@@ -1,61 +1,75 @@
 """Where a stored matrix is found: opened for the first time, and again by another process."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..errors import StaleFileError
+from ..errors import ReadOnlyError, StaleFileError
 from ..machine.interrupts import deferred
 from ..storage.files.looking import consistently
 from ..storage.files.transactions import close_file
 from ..storage.formats.opening import open_group
 from ..storage.read.source import Source, shared_source
 from ..storage.read.untrusted import open_untrusted
+from ..storage.remote.fileobject import remote_of, telling_cause
+from ..storage.remote.remote import is_url, shown_url
 
 __all__ = ["Address", "open_source"]
+
+_MODES = ("r", "r+", "c")
 
 
 def open_source(
     file: Any,
     name: str | None,
     hints: dict[str, Any],
-    *,
-    write: bool = False,
+    mode: str = "r",
     untrusted: bool = False,
+    storage_options: dict[str, Any] | None = None,
 ) -> Source:
     """Open the stored matrix that `file` holds.
 
     Parameters
     ----------
-    file : path, h5py.File, h5py.Group or Python file object
+    file : path, URL, h5py.File, h5py.Group or Python file object
     name : str or None
     hints : dict
         What the user says of the matrix: "format" and "shape".
-    write : bool
-        Open for writing.
+    mode : {"r", "r+", "c"}
     untrusted : bool
         Have another process look at all of it first. Signals are not kept back meanwhile.
+    storage_options : dict, optional
+        Of a URL.
 
     Raises
     ------
     Exception
         As `diskcsr.open` does; what was opened here is closed then.
     """
+    if mode not in _MODES:
+        raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
+    if mode != "r" and is_url(file):
+        raise ReadOnlyError(f"{shown_url(file)} is on a server: mode must be 'r', not {mode!r}")
+    write = mode == "r+"
     if untrusted:
         return _sourced(*_looked_at(file, name, hints, write), **hints)
 
     def attempt() -> Source:
-        return _sourced(*open_group(file, name, write), **hints)
+        return _sourced(*open_group(file, name, write, storage_options), **hints)
 
-    if not write and isinstance(file, str | bytes | os.PathLike):
+    if not write and not is_url(file) and isinstance(file, str | bytes | os.PathLike):
         return consistently(file, attempt, Source.close)
     with deferred():
         return attempt()
 
 
 def _looked_at(file: Any, name: str | None, hints: dict[str, Any], write: bool) -> tuple:
+    if is_url(file):
+        raise ValueError(
+            f"untrusted=True needs a file on this machine, not {shown_url(file)}: download it first"
+        )
     if not isinstance(file, str | bytes | os.PathLike):
         raise TypeError(f"untrusted=True needs the path of a file, not {type(file).__name__}")
     if write:
@@ -69,7 +83,8 @@ def _looked_at(file: Any, name: str | None, hints: dict[str, Any], write: bool) 
 def _sourced(group: Any, owned: Any, guard: Any = None, **hints: Any) -> Source:
     """Return the matrix in a group; `owned` is closed where there is none."""
     try:
-        return shared_source(group, owned, guard, **hints)
+        with telling_cause(None if owned is None else remote_of(owned)):
+            return shared_source(group, owned, guard, **hints)
     except BaseException:
         if owned is not None:
             close_file(owned)
@@ -86,16 +101,19 @@ class Address:
     format: str
     shape: tuple[int, int]
     dtype: np.dtype
-    state: tuple[int, int] | None
+    state: tuple | None
     untrusted: bool
+    storage_options: dict[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, source: Source) -> "Address | None":
-        """Return the address of a matrix; None where it is in no ordinary file."""
-        if source.path is None:
+        """Return the address of a matrix; None where it is in no file that can be named."""
+        remote = source.remote
+        path = source.path if remote is None else remote.url
+        if path is None:
             return None
         return cls(
-            source.path,
+            path,
             source.name,
             source.hints,
             source.axis.format,
@@ -103,6 +121,7 @@ class Address:
             source.dtype,
             source.freshness.now(),
             source.guard is not None,
+            None if remote is None else remote.storage_options,
         )
 
     def open(self) -> Source:
@@ -113,7 +132,13 @@ class Address:
         StaleFileError
             When it has another format, shape or dtype now.
         """
-        source = open_source(self.path, self.name, self.hints, untrusted=self.untrusted)
+        source = open_source(
+            self.path,
+            self.name,
+            self.hints,
+            untrusted=self.untrusted,
+            storage_options=self.storage_options,
+        )
         found = (source.axis.format, source.shape, source.dtype)
         if found != (self.format, self.shape, self.dtype):
             source.close()

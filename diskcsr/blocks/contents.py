@@ -372,9 +372,8 @@ class Contents:
     def address(self) -> Address | None:
         """Return where to find all this again; None when it is not in a file as it is shown."""
         self.source.check_open()
-        if self.source.path is None or not self.is_as_stored():
-            return None
-        return Address.of(self.source)
+        nameless = self.source.path is None and self.source.remote is None
+        return None if nameless or not self.is_as_stored() else Address.of(self.source)
 
     def __reduce__(self) -> Any:
         address = self.address()
@@ -398,7 +397,7 @@ def _in_memory(arrays: dict[str, np.ndarray], format: str, shape: tuple[int, int
 class _NoFile:
     """Stands for the `Source` of contents all of which are in memory: there is nothing to read."""
 
-    where, path, closed = "a matrix in memory", None, False
+    where, path, remote, closed = "a matrix in memory", None, None, False
     filename = name = ""
 
     def __init__(self, axis: Axis, shape: tuple[int, int], dtype: np.dtype) -> None:

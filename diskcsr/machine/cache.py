@@ -87,6 +87,14 @@ class ChunkCache:
             self._entries.move_to_end(key)
             return entry.chunk
 
+    def holds(self, key: tuple, call: int) -> bool:
+        """Whether a chunk is there; from now on it is in use, and it does not count as found."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries[key] = _Entry(entry.chunk, call)
+            return entry is not None
+
     def admits(self, nbytes: int, call: int) -> bool:
         """Whether a chunk of this size would be kept; a few of them have to fit."""
         if not 0 < nbytes <= options.cache_bytes // 4:

@@ -21,6 +21,21 @@ _USUAL = 1 << 30
 _UNLIMITED = 1 << 60  # cgroup files hold a number about this large for "no limit"
 
 
+def _number(name: str, least: float, kind: Any = Real) -> Any:
+    """Return a property of a number that is checked when it is set."""
+
+    def get(self: Any) -> Any:
+        return getattr(self, f"_{name}")
+
+    def put(self: Any, value: Any) -> None:
+        if not isinstance(value, kind) or not least <= value < _UNLIMITED:
+            what = "an integer" if kind is Integral else "a number"
+            raise ValueError(f"{name} must be {what} of at least {least}, not {value!r}")
+        setattr(self, f"_{name}", value)
+
+    return property(get, put)
+
+
 class Options:
     """The settings; one instance is ``diskcsr.options``.
 
@@ -57,6 +72,17 @@ class Options:
     lock_timeout : float
         Seconds that opening or refreshing waits for other programs which have the file locked or
         are changing it, before it raises `LockedFileError`; default 1, 0 does not wait.
+    remote_connections : int
+        Requests that a file on a server is asked at a time; default 64.
+    remote_latency, remote_bandwidth : float
+        Seconds until a server answers, and bytes a second that come then; default 0.02 and 1e8.
+        Two parts of a file are read by one request where the bytes between them would come in
+        ``remote_latency / remote_connections``, which is what a request costs.
+    remote_timeout : float
+        Seconds after which a request counts as failed; default 30. Long ones have a second more for
+        each 64 KiB.
+    remote_retries : int
+        How often a request that failed is made again, with pauses that grow from 0.1 s; default 4.
 
     Examples
     --------
@@ -71,6 +97,11 @@ class Options:
         "_lock_timeout",
         "_memory_budget",
         "_num_threads",
+        "_remote_bandwidth",
+        "_remote_connections",
+        "_remote_latency",
+        "_remote_retries",
+        "_remote_timeout",
         "cache_bytes",
         "map_bytes",
         "memory_map",
@@ -91,6 +122,15 @@ class Options:
         self._lock_timeout = 1.0
         self.untrusted_seconds = 60.0
         self.untrusted_bytes = 1 << 30
+        self.remote_connections, self.remote_retries = 64, 4
+        self.remote_latency, self.remote_bandwidth = 0.02, 1e8
+        self.remote_timeout = 30.0
+
+    remote_connections = _number("remote_connections", 1, Integral)
+    remote_latency = _number("remote_latency", 0)
+    remote_bandwidth = _number("remote_bandwidth", 1)
+    remote_timeout = _number("remote_timeout", 0.001)
+    remote_retries = _number("remote_retries", 0, Integral)
 
     @property
     def memory_budget(self) -> int | float:
@@ -147,6 +187,11 @@ class Options:
             "progress",
             "untrusted_seconds",
             "untrusted_bytes",
+            "remote_connections",
+            "remote_latency",
+            "remote_bandwidth",
+            "remote_timeout",
+            "remote_retries",
         )
         return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 

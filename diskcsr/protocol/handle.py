@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Handle", "contents_of", "open_array", "use_classes"]
 
-_MODES = ("r", "r+", "c")
-
 
 def use_classes(
     classes: Iterable[Any],
@@ -59,25 +57,12 @@ def open_array(
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
     untrusted: bool = False,
+    storage_options: dict[str, Any] | None = None,
 ) -> "DiskCSR | DiskCSC":
     """Open a stored matrix as the array that it is; see `diskcsr.open`."""
-    source = _open_source(file, name, mode, format, shape, untrusted)
-    return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
-
-
-def _open_source(
-    file: Any,
-    name: str | None,
-    mode: str,
-    format: str | None,
-    shape: tuple[int, int] | None,
-    untrusted: bool,
-) -> Source:
-    """Check the mode and open what `file` holds."""
-    if mode not in _MODES:
-        raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
     hints = {"format": format, "shape": shape}
-    return open_source(file, name, hints, write=mode == "r+", untrusted=untrusted)
+    source = open_source(file, name, hints, mode, untrusted, storage_options)
+    return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
 
 
 class _StoredArray:
@@ -141,8 +126,10 @@ class Handle:
         format: str | None = None,
         shape: tuple[int, int] | None = None,
         untrusted: bool = False,
+        storage_options: dict[str, Any] | None = None,
     ) -> Any:
-        source = _open_source(file, name, mode, format, shape, untrusted)
+        hints = {"format": format, "shape": shape}
+        source = open_source(file, name, hints, mode, untrusted, storage_options)
         if source.axis is not cls._axis:
             source.close()
             raise FormatError(

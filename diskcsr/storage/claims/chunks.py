@@ -4,7 +4,6 @@ What a file says of its chunks is as untrusted as all else in it. One wrong bit 
 outside of its dataset, and HDF5 then reads zeros in its place without a word.
 """
 
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from h5py._objects import phil
 from ...errors import CorruptFileError, raise_if_systems
 from ...machine.alive import alive
 from .headers import tree_nodes
+from .peek import peek
 
 __all__ = [
     "ChunkIndex",
@@ -110,15 +110,13 @@ class ChunkIndex:
         return ChunkIndex(DIVISION, offset, nbytes, np.zeros(offset.size, np.uint32))
 
 
-def index_chunks(dset: h5py.Dataset, fd: int) -> ChunkIndex | str:
+def index_chunks(dset: h5py.Dataset) -> ChunkIndex | str:
     """Build the index of a contiguous or chunked dataset, or say why that cannot be done.
 
     Parameters
     ----------
     dset : h5py.Dataset
         One-dimensional.
-    fd : int
-        A descriptor of its file, to learn how the file's HDF5 counts addresses.
 
     Raises
     ------
@@ -136,7 +134,7 @@ def index_chunks(dset: h5py.Dataset, fd: int) -> ChunkIndex | str:
         one = np.array([start]), np.array([size * itemsize]), np.zeros(1, np.uint32)
         return ChunkIndex(size, *one)
     table, nodes = _checked_table(dset)
-    base = _address_base(dset, table, fd)
+    base = _address_base(dset, table)
     if base is None:
         return "its file has a user block, and what chunk addresses count from is unclear"
     length = dset.chunks[0]
@@ -418,7 +416,7 @@ def _occupied(dset: h5py.Dataset, nodes: Places, base: int) -> Places:
     return _together(_together(superblock, headers), nodes)
 
 
-def _address_base(dset: h5py.Dataset, table: np.ndarray, fd: int) -> int | None:
+def _address_base(dset: h5py.Dataset, table: np.ndarray) -> int | None:
     """What to add to a chunk's address to have its offset in the file.
 
     Some versions of HDF5 leave out a user block before the HDF5 file proper, others count it; so
@@ -427,13 +425,16 @@ def _address_base(dset: h5py.Dataset, table: np.ndarray, fd: int) -> int | None:
     block = dset.file.userblock_size
     if not block or not len(table):
         return 0
+    found = peek(dset.file)
+    if found is None:
+        return None
     room = dset.file.id.get_filesize()
     for (first,), _, address, nbytes in table[:_COMPARED].tolist():
         if nbytes > room or address > room - nbytes:
             continue  # damaged
         with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
             stored = dset.id.read_direct_chunk((first,))[1]
-        fits = [os.pread(fd, nbytes, address + base) == stored for base in (0, block)]
+        fits = [found[0](address + base, nbytes) == stored for base in (0, block)]
         if fits[0] != fits[1]:
             return 0 if fits[0] else block
     return None

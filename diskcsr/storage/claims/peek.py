@@ -12,7 +12,7 @@ from h5py._objects import phil
 from ...errors import CorruptFileError
 from ..files.transactions import journal_of, read_anew_of, serial_of
 
-__all__ = ["note_bytes", "peek"]
+__all__ = ["note_bytes", "noted", "peek"]
 
 #: Python's file objects that HDF5 reads through, by its serial number of the open file. HDF5 holds
 #: the objects themselves.
@@ -26,6 +26,14 @@ def note_bytes(file: h5py.File, through: Any) -> None:
     # Without a note nobody looks past HDF5.
     with contextlib.suppress(TypeError, CorruptFileError):
         _given[serial_of(file.id)] = weakref.ref(through)
+
+
+def noted(file: h5py.File) -> Any:
+    """Return the Python file object that a file was opened through; None where none was noted."""
+    if file.driver != "fileobj":
+        return None
+    known = _given.get(serial_of(file.id))
+    return None if known is None else known()
 
 
 def peek(file: h5py.File) -> tuple[Callable[[int, int], bytes], int] | None:
@@ -46,10 +54,7 @@ def peek(file: h5py.File) -> tuple[Callable[[int, int], bytes], int] | None:
     if file.driver == "sec2":
         fd = file.id.get_vfd_handle()
         return lambda offset, length: os.pread(fd, length, offset), os.fstat(fd).st_size
-    if file.driver != "fileobj":
-        return None
-    known = _given.get(serial_of(file.id))
-    through = read_anew_of(file) or (None if known is None else known())
+    through = read_anew_of(file) or noted(file)
     if through is None:
         return None
 

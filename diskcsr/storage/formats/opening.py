@@ -11,6 +11,8 @@ from ..claims.links import refuse_foreign
 from ..claims.peek import note_bytes
 from ..files.files import open_to_read, open_to_write
 from ..files.transactions import close_file
+from ..remote.fileobject import open_remote, remote_of, telling_cause
+from ..remote.remote import is_url, shown_url
 from . import detect as formats
 from .dense import advice
 from .others import not_hdf5
@@ -26,16 +28,21 @@ def is_file_like(candidate: Any) -> bool:
 
 
 def open_group(
-    file: Any, name: str | None, write: bool = False
+    file: Any,
+    name: str | None,
+    write: bool = False,
+    storage_options: dict[str, Any] | None = None,
 ) -> tuple[h5py.Group, h5py.File | None]:
     """Open what `file` is and find the group of the matrix in it.
 
     Parameters
     ----------
-    file : path, h5py.File, h5py.Group or Python file object
+    file : path, URL, h5py.File, h5py.Group or Python file object
     name : str or None
     write : bool
         Open for writing; a file passed in open must be open for that.
+    storage_options : dict, optional
+        Of a URL; see `diskcsr.open`.
 
     Returns
     -------
@@ -61,6 +68,10 @@ def open_group(
         return find_group(h5py.Group(file.id), name), None
     if isinstance(file, bytes):
         file = os.fsdecode(file)
+    if is_url(file):
+        return _open_url(file, name, write, storage_options)
+    if storage_options is not None:
+        raise ValueError(f"storage_options are for URLs, and {_name_of(file)!r} is none")
     try:
         if hasattr(file, "read"):
             owned = h5py.File(file, "r+" if write else "r")
@@ -73,6 +84,20 @@ def open_group(
         raise
     try:
         return find_group(owned, name), owned
+    except BaseException:
+        close_file(owned)
+        raise
+
+
+def _open_url(
+    url: str, name: str | None, write: bool, storage_options: dict[str, Any] | None
+) -> tuple[h5py.Group, h5py.File]:
+    if write:
+        raise ReadOnlyError(f"{shown_url(url)} is on a server: it can be read, and not written to")
+    owned = open_remote(url, storage_options)
+    try:
+        with telling_cause(remote_of(owned)):
+            return find_group(owned, name), owned
     except BaseException:
         close_file(owned)
         raise

@@ -13,13 +13,17 @@ from .descriptor import Descriptor
 from .direct import DirectReader
 from .filechunks import FileChunks
 from .readers import H5Reader, Reader
+from .remote import RemoteChunks, RemoteDescriptor, RemoteReader, page_bytes
 from .virtual import VirtualReader, find_parts
 
 __all__ = ["choose_reader"]
 
 
 def choose_reader(
-    dset: h5py.Dataset, where: str, descriptor: Descriptor | str, known: bool = False
+    dset: h5py.Dataset,
+    where: str,
+    descriptor: Descriptor | RemoteDescriptor | str,
+    known: bool = False,
 ) -> Reader:
     """Choose a reader; its ``why`` says why it is not a faster one.
 
@@ -31,7 +35,7 @@ def choose_reader(
         One-dimensional.
     where : str
         How messages call it.
-    descriptor : Descriptor or str
+    descriptor : Descriptor, RemoteDescriptor or str
         Our own descriptor of its file, or why there is none.
     known : bool
         Whether its chunks were checked, and only HDF5 itself has written to them since.
@@ -41,7 +45,7 @@ def choose_reader(
     CorruptFileError
         When what the file says of the chunks cannot be.
     """
-    if dset.is_virtual and not isinstance(descriptor, str) and descriptor.covers(dset.file):
+    if dset.is_virtual and isinstance(descriptor, Descriptor) and descriptor.covers(dset.file):
         parts = find_parts(dset, descriptor, choose_reader)
         if isinstance(parts, str):
             return _slow_reader(dset, where, f"virtual, and {parts}", known=True)
@@ -78,12 +82,18 @@ def _names(pipeline: Pipeline) -> str:
 
 
 def _fast_reader(
-    dset: h5py.Dataset, where: str, descriptor: Descriptor, index: ChunkIndex, pipeline: Pipeline
+    dset: h5py.Dataset,
+    where: str,
+    descriptor: Descriptor | RemoteDescriptor,
+    index: ChunkIndex,
+    pipeline: Pipeline,
 ) -> Reader:
     """Choose how bytes are read whose places are known."""
     if not pipeline.filters and pipeline.dtype.isnative:
         extents = index.extents(dset.size, dset.dtype.itemsize)
         if extents is not None:
+            if isinstance(descriptor, RemoteDescriptor):
+                return RemoteReader(dset, where, descriptor, extents)
             return DirectReader(dset, where, descriptor, extents)
     why = f"filtered by {_names(pipeline)}"
     if not pipeline.filters:
@@ -93,13 +103,18 @@ def _fast_reader(
     if not dset.chunks:
         index = index.divided(dset.size, dset.dtype.itemsize)
         pipeline = replace(pipeline, chunk=index.length)
-    chunks = FileChunks(descriptor, index, dset.name, pipeline.nbytes)
-    reader = DecodeReader(dset, where, chunks, pipeline, why)
+    if isinstance(descriptor, RemoteDescriptor):
+        remote = RemoteChunks(descriptor, index, dset.name, pipeline.nbytes)
+        reader = DecodeReader(dset, where, remote, pipeline, f"{why}, on a server")
+        reader.page = page_bytes()
+    else:
+        chunks = FileChunks(descriptor, index, dset.name, pipeline.nbytes)
+        reader = DecodeReader(dset, where, chunks, pipeline, why)
     reader.check_unchanged = descriptor.check_unchanged
     return reader
 
 
-def _find_bytes(dset: h5py.Dataset, descriptor: Descriptor) -> ChunkIndex | str:
+def _find_bytes(dset: h5py.Dataset, descriptor: Descriptor | RemoteDescriptor) -> ChunkIndex | str:
     """Where the bytes lie in the file, or why only HDF5 can tell."""
     if not descriptor.covers(dset.file):
         return "a link leads to it, in another file"
@@ -108,4 +123,4 @@ def _find_bytes(dset: h5py.Dataset, descriptor: Descriptor) -> ChunkIndex | str:
         return "stored in a layout (compact) that only HDF5 resolves"
     if properties.get_external_count():
         return "stored in external files"
-    return index_chunks(dset, descriptor.fd)
+    return index_chunks(dset)

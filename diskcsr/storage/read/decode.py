@@ -2,13 +2,11 @@
 
 from collections import deque
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import h5py
 import numpy as np
 
-from ... import kernels
-from ...breakeven import FEW_PIECES
 from ...errors import CorruptFileError
 from ...keys.plan import Plan
 from ...machine.cache import cache
@@ -16,9 +14,13 @@ from ..claims.heldchunks import HeldChunks, RawChunk
 from ..codecs.codec import Pipeline
 from ..codecs.pipeline import copy_pieces, decode_whole, fill_value, gather_pieces, stages_of
 from .filechunks import FileChunks
-from .readers import Job, Reader, check_indices, native_dtype
+from .readers import Job, Reader, check_pieces, native_dtype
+from .remote import RemoteChunks
 
 __all__ = ["DecodeReader", "chunk_pieces"]
+
+#: Where the stored bytes of chunks come from.
+Chunks: TypeAlias = FileChunks | HeldChunks | RemoteChunks
 
 #: The most chunks a thread takes at a time, and the most elements it then checks at once.
 _MOST_CHUNKS, _MOST_ELEMENTS = 16, 1 << 17
@@ -83,7 +85,7 @@ class DecodeReader(Reader):
     ----------
     dset : h5py.Dataset
     where, why : str
-    chunks : FileChunks or HeldChunks
+    chunks : FileChunks, HeldChunks or RemoteChunks
         Where its stored bytes come from.
     pipeline : Pipeline
         One that is not `unsupported`.
@@ -95,7 +97,7 @@ class DecodeReader(Reader):
         self,
         dset: h5py.Dataset,
         where: str,
-        chunks: FileChunks | HeldChunks,
+        chunks: Chunks,
         pipeline: Pipeline,
         why: str,
     ) -> None:
@@ -111,15 +113,17 @@ class DecodeReader(Reader):
             return []
         pieces = chunk_pieces(plan, self._chunks.length)
         self._count(plan.range_lo.size, 0, pieces.chunks.size)
-        self._chunks.advise(pieces.chunks)
+        call = cache.new_call()
+        chunks = self._chunks.bring(pieces, call)
         group = _chunks_at_a_time(pieces, threads)
         firsts = range(0, pieces.chunks.size, group)
         left = deque((first, min(first + group, pieces.chunks.size)) for first in firsts)
-        work = partial(self._work, pieces, left, out, limit, cache.new_call())
+        work = partial(self._work, chunks, pieces, left, out, limit, call)
         return [work] * min(threads, len(left))
 
     def _work(
         self,
+        source: Chunks,
         pieces: ChunkPieces,
         left: deque[tuple[int, int]],
         out: np.ndarray,
@@ -138,16 +142,17 @@ class DecodeReader(Reader):
                 some = slice(begin, end)
                 lo, hi, at = pieces.lo[some], pieces.hi[some], pieces.at[some]
                 try:
-                    self._gather_chunk(chunk, lo, hi, at, out, call)
+                    self._gather_chunk(source.find(chunk), lo, hi, at, out, call)
                 except CorruptFileError as problem:
                     raise CorruptFileError(f"{self.where}, chunk {chunk}: {problem}") from problem
             if limit is not None:
                 some = slice(ptr[0], ptr[-1])
-                self._check(pieces.lo[some], pieces.hi[some], pieces.at[some], out, limit)
+                wanted = pieces.lo[some], pieces.hi[some], pieces.at[some]
+                check_pieces(*wanted, out, limit, self.where)
 
     def _gather_chunk(
         self,
-        chunk: int,
+        found: RawChunk | None,
         lo: np.ndarray,
         hi: np.ndarray,
         at: np.ndarray,
@@ -156,7 +161,6 @@ class DecodeReader(Reader):
     ) -> None:
         """Write the wanted elements of one chunk to their places."""
         length, pipeline = self._chunks.length, self._pipeline
-        found = self._chunks.find(chunk)
         if found is None:
             fill = fill_value(*self._creation, pipeline)
             for first, last, to in zip(lo, hi, at, strict=True):
@@ -191,15 +195,6 @@ class DecodeReader(Reader):
             # The end of a contiguous dataset.
             return bytes(raw) + bytes(whole - len(raw))
         return raw
-
-    def _check(
-        self, lo: np.ndarray, hi: np.ndarray, at: np.ndarray, out: np.ndarray, limit: int
-    ) -> None:
-        by_kernel = lo.size > FEW_PIECES and out.dtype in (np.int32, np.int64)
-        if by_kernel and kernels.rows.first_bad_piece(lo, hi, at, out, limit) < 0:
-            return
-        for first, last, to in zip(lo, hi, at, strict=True):
-            check_indices(out[to : to + last - first], limit, self.where)
 
 
 def _chunks_at_a_time(pieces: ChunkPieces, threads: int) -> int:

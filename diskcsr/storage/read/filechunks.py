@@ -3,8 +3,7 @@
 import os
 import threading
 from functools import partial
-
-import numpy as np
+from typing import Any
 
 from ...breakeven import KEPT_BYTES
 from ...errors import CorruptFileError
@@ -56,13 +55,21 @@ class FileChunks:
         self._descriptor, self._index, self._whole = descriptor, index, whole
         self._key = (*descriptor.identity, name)
 
-    def advise(self, chunks: np.ndarray) -> None:
-        """Have the kernel begin to read all chunks: a disk serves many requests at a time."""
+    def bring(self, pieces: Any, call: int) -> "FileChunks":
+        """Have the kernel begin to read all chunks: a disk serves many requests at a time.
+
+        Returns
+        -------
+        FileChunks
+            Where to `find` those chunks.
+        """
+        chunks = pieces.chunks
         if chunks.size > 1 and hasattr(os, "posix_fadvise"):
             fd, offset, nbytes = self._descriptor.fd, self._index.offset, self._index.nbytes
             for chunk in chunks.tolist():
                 if offset[chunk] >= 0:
                     os.posix_fadvise(fd, offset[chunk], nbytes[chunk], os.POSIX_FADV_WILLNEED)
+        return self
 
     def find(self, chunk: int) -> RawChunk | None:
         """Find a chunk; None when it was never written.

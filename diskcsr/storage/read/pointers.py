@@ -5,16 +5,13 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from ...errors import CorruptFileError
+from ...errors import CorruptFileError, MemoryBudgetError
 from ...keys.plan import plan_reads, plan_span
 from ...machine.options import require_memory
 from .readers import Reader
 
 __all__ = ["ArrayPointers", "FilePointers", "RowPointers"]
 
-#: Scattered row pointers are read one by one, a page of the file each, until reading all of them
-#: would not have touched more.
-_PAGE = 4096
 #: Rows that are asked for one at a time: after so many of them all are read, of a longer matrix
 #: when so many bytes come to each, which are read and checked in the time of a row alone.
 _ALONE, _BYTES_ALONE = 8, 1 << 16
@@ -113,8 +110,12 @@ class FilePointers:
             pointers = self._consecutive(stored.start, stored.stop)
             return pointers[:-1], pointers[1:]
         if self._worth_all(len(stored)):
-            self.whole()
-            return self.spans(stored)
+            try:
+                self.whole()
+            except MemoryBudgetError:
+                self._read_singly = -(1 << 62)  # they never fit
+            else:
+                return self.spans(stored)
         return self._scattered(np.asarray(stored, dtype=np.int64))
 
     def count(self, n_major: int) -> int:
@@ -138,8 +139,9 @@ class FilePointers:
         return self._last
 
     def _worth_all(self, wanted: int) -> bool:
+        """Whether all may as well be read: one by one, each with its page, touched as much."""
         self._read_singly += wanted
-        return self._read_singly * _PAGE >= 8 * self._n_major
+        return self._read_singly * self._reader().page >= 8 * self._n_major
 
     def _keep_all(self) -> bool:
         """Read all for a row that is asked for alone, if that is worth it and they are sound."""

@@ -31,8 +31,10 @@ __all__ = [
     "Job",
     "Wanted",
     "check_indices",
+    "check_pieces",
     "gather_together",
     "native_dtype",
+    "scatter",
 ]
 
 #: Elements that h5py reads at a time where the dataset has chunks.
@@ -59,7 +61,7 @@ class Reader:
     Attributes
     ----------
     name : str
-        What users see: "direct", "h5py", "memory" or "constant".
+        What users see: "direct", "decode", "virtual", "remote", "h5py", "memory" or "constant".
     why : str
         Why this reader and not a faster one.
     where : str
@@ -80,6 +82,8 @@ class Reader:
 
     copies : bool
         Whether its reading costs no more than copying the bytes.
+    page : int
+        Bytes that are read in the time that it takes to find some; at least a page of the file.
 
     Notes
     -----
@@ -89,6 +93,7 @@ class Reader:
 
     name: ClassVar[str]
     copies: ClassVar[bool] = False
+    page: int = 4096
 
     def __init__(self, where: str, dtype: np.dtype, size: int, stored_bytes: int, why: str) -> None:
         self.where, self.dtype, self.size = where, dtype, size
@@ -231,14 +236,37 @@ def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
         )
 
 
+def check_pieces(
+    lo: np.ndarray, hi: np.ndarray, at: np.ndarray, out: np.ndarray, limit: int, where: str
+) -> None:
+    """Raise `CorruptFileError` unless all indices of some pieces, put to `at`, are in range."""
+    by_kernel = lo.size > FEW_PIECES and out.dtype in (np.int32, np.int64)
+    if by_kernel and kernels.rows.first_bad_piece(lo, hi, at, out, limit) < 0:
+        return
+    for first, last, to in zip(lo, hi, at, strict=True):
+        check_indices(out[to : to + last - first], limit, where)
+
+
 def _scatter(block: np.ndarray, block_lo: int, plan: Plan, out: np.ndarray) -> None:
     """Copy to their places in `out` the wanted elements that lie in `block`."""
-    if plan.piece_lo.size > FEW_PIECES:
-        pieces = (plan.piece_lo, plan.piece_hi, plan.piece_dst)
+    scatter(block, plan.piece_lo, plan.piece_hi, plan.piece_dst, out, block_lo)
+
+
+def scatter(
+    block: np.ndarray,
+    piece_lo: np.ndarray,
+    piece_hi: np.ndarray,
+    piece_dst: np.ndarray,
+    out: np.ndarray,
+    block_lo: int = 0,
+) -> None:
+    """Copy to their places in `out` what of ascending pieces lies in `block`."""
+    if piece_lo.size > FEW_PIECES:
+        pieces = (piece_lo, piece_hi, piece_dst)
         size = out.itemsize
         kernels.rows.scatter(block.view(np.uint8), block_lo, size, *pieces, out.view(np.uint8))
         return
-    for lo, hi, dst in zip(plan.piece_lo, plan.piece_hi, plan.piece_dst, strict=True):
+    for lo, hi, dst in zip(piece_lo, piece_hi, piece_dst, strict=True):
         a, b = max(lo, block_lo), min(hi, block_lo + block.size)
         if a < b:
             out[dst + a - lo : dst + b - lo] = block[a - block_lo : b - block_lo]

@@ -18,6 +18,7 @@ from ...errors import (
     DiskCSRError,
     FormatError,
     LockedFileError,
+    RemoteError,
     StaleFileError,
     raise_if_systems,
 )
@@ -30,6 +31,7 @@ from ..files.transactions import close_file, read_anew_of
 from ..formats.conventions import ARRAYS, Header
 from ..formats.detect import detect
 from ..formats.opening import open_group
+from ..remote.fileobject import RemoteFreshness, open_remote, remote_of
 from .arrays import WholeArrays
 from .choose import choose_reader
 from .descriptor import Descriptor
@@ -40,6 +42,7 @@ from .readers import (
     Readers,
     native_dtype,
 )
+from .remote import RemoteDescriptor
 
 __all__ = ["Source", "shared_source"]
 
@@ -84,8 +87,10 @@ class Source:
         The three arrays, each as a whole.
     elements : int
         Stored elements there are to point to.
-    freshness : Freshness
+    freshness : Freshness or RemoteFreshness
         Which state of the file is shown.
+    remote : Remote or None
+        The file, when a server has it.
 
     Raises
     ------
@@ -127,11 +132,13 @@ class Source:
         file = group.file
         self.group, self._owned, self.header = group, owned, header
         self.shape = header.shape
-        self.freshness = Freshness(file)
+        through = remote_of(file)
+        self.freshness = Freshness(file) if through is None else RemoteFreshness(through)
+        self.remote = None if through is None else through.remote
         self.name: str = group.name
         self.where = f"{self.filename}, group {self.name!r}"
         self._readers: dict[str, Reader] = {}
-        self._descriptor: Descriptor | str | None = None
+        self._descriptor: Descriptor | RemoteDescriptor | str | None = None
         self._check_lengths()
 
     def watch(self, array: Any) -> None:
@@ -160,8 +167,14 @@ class Source:
             When other programs do not let it be read. It can be refreshed again later.
         """
         with self.lock:
+            if self._adrift and self.remote is not None:
+                self._reopen_remote()
+                return
             if not self._adrift:
                 self.check_open()
+                if self.remote is not None and self._owned is not None:
+                    self._reopen_remote()
+                    return
                 # HDF5 goes on showing what it has read; only a file opened anew is as it is now.
                 mine = self._owned is not None or not self.freshness.is_current()
                 if self.group.file.mode != "r" or self.path is None or not mine:
@@ -175,9 +188,22 @@ class Source:
                 raise
             self._adrift = False
 
+    def _reopen_remote(self) -> None:
+        """Do what `refresh` does of a file on a server."""
+        self.close()
+        try:
+            self._open_anew()
+        except RemoteError:
+            self._adrift = True
+            raise
+        self._adrift = False
+
     def _open_anew(self) -> None:
         """Open the file again, and start from what is in it now."""
-        file = self.guard.open() if self.guard else open_to_read(self.path)
+        if self.remote is not None:
+            file = open_remote(self.remote.url, self.remote.storage_options)
+        else:
+            file = self.guard.open() if self.guard else open_to_read(self.path)
         try:
             try:
                 group = open_group(file, self.name)[0]
@@ -348,8 +374,11 @@ class Source:
             if dset != theirs and dset.file.filename == theirs.file.filename == file:
                 refuse_overlap(reader.places, known.places, f"{self.where}: {name!r} and {other!r}")
 
-    def _open_descriptor(self) -> Descriptor | str:
+    def _open_descriptor(self) -> Descriptor | RemoteDescriptor | str:
         file = self.group.file
+        through = remote_of(file)
+        if through is not None:
+            return RemoteDescriptor(through)
         anew = read_anew_of(file)
         if file.driver != "sec2" and anew is None:
             return f"the file is opened by HDF5's driver {file.driver!r}"
