@@ -95,7 +95,7 @@ def _sourced(group: Any, owned: Any, guard: Any = None, **hints: Any) -> Source:
 class Address:
     """Where a stored matrix is to be found again, perhaps by another process, and what it was."""
 
-    path: str
+    path: str = field(repr=False)  # of a URL there are parts that are not to be shown
     name: str
     hints: dict[str, Any]
     format: str

@@ -19,7 +19,7 @@ from ..importing.memory import imported_from
 from ..importing.table import find_kind
 from ..protocol.handle import contents_of, open_array
 from ..storage.formats.dense import is_dense
-from ..storage.formats.opening import is_file_like
+from ..storage.formats.opening import is_file_like, is_url
 from ..storage.journal.names import check_ordinary
 from ..storage.read.source import Source
 from ..streams.stream import as_matrix
@@ -110,7 +110,7 @@ def _importer(
                 f"{', '.join(f'{name}=' for name in reading.given)}: a matrix has them already"
             )
         return None if found is None else nullcontext(found)
-    if isinstance(source, str | bytes | os.PathLike):
+    if isinstance(source, str | bytes | os.PathLike) and not is_url(source):
         if not os.path.isdir(source):  # as those of 10x are
             check_ordinary(source)
         row = find_kind(Path(os.fsdecode(source)), kind, reading)
@@ -138,7 +138,7 @@ def check_apart(matrices: list[Any], file: Any) -> None:
     for matrix in matrices:
         shown = contents_of(matrix)
         source = matrix if shown is None else shown.source.path
-        if path is None or not isinstance(source, str | bytes | os.PathLike):
+        if path is None or is_url(source) or not isinstance(source, str | bytes | os.PathLike):
             continue
         source = os.fsdecode(source)
         if os.path.realpath(source) == path:

@@ -17,7 +17,7 @@ from . import detect as formats
 from .dense import advice
 from .others import not_hdf5
 
-__all__ = ["find_group", "is_file_like", "open_group"]
+__all__ = ["find_group", "is_file_like", "is_url", "open_group"]
 
 
 def is_file_like(candidate: Any) -> bool:

@@ -149,7 +149,7 @@ def open_remote(url: str, storage_options: dict[str, Any] | None = None) -> h5py
     except OSError as problem:
         if _SIGNATURE not in remote.head:
             raise FormatError(f"{remote.shown} is no HDF5 file") from problem
-        raise
+        raise OSError(f"{remote.shown}: {problem}") from problem
     note_bytes(file, through)
     return file
 

@@ -73,6 +73,8 @@ class HttpStore:
     def _state_of(self, answer: Any, lo: int, hi: int, first: bool) -> State:
         """Check what an answer says of itself, and return the state of the file it is of."""
         status = answer.status
+        if status in (404, 410) and not first:
+            raise StaleFileError(f"{self._shown} is no longer there (status {status})")
         if status in (404, 410):
             raise FileNotFoundError(
                 2, f"The server has no such file (status {status})", self._shown

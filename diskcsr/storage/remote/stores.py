@@ -29,11 +29,11 @@ class Store:
         self._fs, self._path, self._shown = fs, path, shown
         self._concurrent, self._one_at_a_time = concurrent, asyncio.Lock()
 
-    async def _call(self, name: str, *args: Any) -> Any:
+    async def _call(self, name: str, *args: Any, **keywords: Any) -> Any:
         if self._concurrent:
-            return await getattr(self._fs, f"_{name}")(*args)
+            return await getattr(self._fs, f"_{name}")(*args, **keywords)
         async with self._one_at_a_time:
-            return await asyncio.to_thread(getattr(self._fs, name), *args)
+            return await asyncio.to_thread(getattr(self._fs, name), *args, **keywords)
 
     async def begin(self, nbytes: int) -> Answer:
         state = await self.look()
@@ -42,7 +42,7 @@ class Store:
 
     async def get(self, lo: int, hi: int, state: State) -> bytes:
         try:
-            raw = await self._call("cat_file", self._path, lo, min(hi, state.size))
+            raw = await self._call("cat_file", self._path, start=lo, end=min(hi, state.size))
         except FileNotFoundError as problem:
             raise StaleFileError(f"{self._shown} is no longer there") from problem
         wanted = min(hi, state.size) - lo
@@ -52,13 +52,23 @@ class Store:
             raise Transient(f"only {len(raw)} bytes came")
         return bytes(raw)
 
+    async def _info_behind(self) -> Any:
+        """Ask the file system behind a cache, which itself asks for a list of all files."""
+        cached = load("fsspec.implementations.cached").CachingFileSystem
+        try:
+            if not issubclass(type(self._fs), cached):
+                raise FileNotFoundError
+            return await asyncio.to_thread(self._fs.fs.info, self._path)
+        except FileNotFoundError:
+            raise FileNotFoundError(2, "There is no such file", self._shown) from None
+
     async def look(self) -> State:
         if hasattr(self._fs, "invalidate_cache"):
             self._fs.invalidate_cache(self._path)
         try:
             info = await self._call("info", self._path)
         except FileNotFoundError:
-            raise FileNotFoundError(2, "There is no such file", self._shown) from None
+            info = await self._info_behind()
         size = info.get("size")
         if not isinstance(size, int) or info.get("type", "file") != "file":
             raise RemoteError(f"{self._shown}: it is no file, or of unknown size")
