@@ -234,6 +234,19 @@ def test_to_open_takes_a_few_requests(server):
 
 
 @web
+def test_an_index_of_many_chunks_is_not_read_with_what_lies_between(server, tmp_path):
+    """Its nodes lie all over the file; they come alone, a level at a time."""
+    X = sp.random_array((400, 4000), density=0.5, rng=np.random.default_rng(2), format="csr")
+    diskcsr.write(tmp_path / "m.h5", X, compression="gzip", chunks=256).close()
+    server.files["m.h5"] = contents = (tmp_path / "m.h5").read_bytes()
+    with diskcsr.open(server.url("m.h5"), "X") as A:
+        _ = A.indptr, A.reader
+        nodes = 2 * 2096 * 2 * X.nnz // 256 // 32
+        assert server.sent < nodes + (1 << 20) < len(contents) // 3
+        assert np.array_equal(A[[7, 300]].toarray(), X[[7, 300]].toarray())
+
+
+@web
 def test_requests_go_out_together(server):
     server.latency = 0.05
     rows = np.arange(0, ROWS, 60)

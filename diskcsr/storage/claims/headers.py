@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import h5py
 
 from ...errors import CorruptFileError
-from .peek import peek
+from .peek import bring, peek
 
 __all__ = ["Asked", "check_strings", "tree_nodes"]
 
@@ -30,6 +30,7 @@ _RECORD = struct.Struct("<HHIQ")
 _NODE, _KEY, _CHILD = struct.Struct("<5sBH16x"), 24, 8
 #: Children that a node has room for, unless the file says otherwise.
 _CHILDREN = 64
+_NODE_BYTES = _NODE.size + _CHILDREN * (_KEY + _CHILD) + _KEY
 
 
 _Found = TypeVar("_Found")
@@ -143,6 +144,7 @@ class _Look:
         if found is None or file.id.get_create_plist().get_sizes() != (8, 8):
             raise _Unknown
         (self._bytes, self._size), self._base = found, file.userblock_size
+        self._file = file
 
     def _read(self, address: int, size: int) -> bytes:
         offset = address + self._base
@@ -194,6 +196,7 @@ class _Look:
         level = [root]
         while level:
             below: list[int] = []
+            bring(self._file, [address + self._base for address in level], _NODE_BYTES)
             for address in level:
                 if address in found:
                     return None

@@ -12,7 +12,7 @@ from h5py._objects import phil
 from ...errors import CorruptFileError
 from ..files.transactions import journal_of, read_anew_of, serial_of
 
-__all__ = ["note_bytes", "noted", "peek"]
+__all__ = ["bring", "note_bytes", "noted", "peek"]
 
 #: Python's file objects that HDF5 reads through, by its serial number of the open file. HDF5 holds
 #: the objects themselves.
@@ -34,6 +34,13 @@ def noted(file: h5py.File) -> Any:
         return None
     known = _given.get(serial_of(file.id))
     return None if known is None else known()
+
+
+def bring(file: h5py.File, offsets: list[int], nbytes: int) -> None:
+    """Have a file that is far away bring some bytes, all at once, that are looked at next."""
+    through = noted(file)
+    if hasattr(through, "bring"):
+        through.bring(offsets, nbytes)
 
 
 def peek(file: h5py.File) -> tuple[Callable[[int, int], bytes], int] | None:

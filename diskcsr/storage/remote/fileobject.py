@@ -1,5 +1,6 @@
 """The file object through which HDF5 reads a remote file: metadata, and what only HDF5 reads."""
 
+import bisect
 import contextlib
 import gc
 import os
@@ -7,18 +8,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import h5py
+import numpy as np
 
 from ...errors import FormatError, RemoteError
 from ...loading import load
 from ...machine.interrupts import protected
 from ..claims.peek import note_bytes, noted
+from .downloads import LONGEST
+from .extents import plan_requests
 from .remote import HEAD, Remote
 from .state import State
 
 __all__ = ["RemoteFile", "RemoteFreshness", "open_remote", "remote_of", "telling_cause"]
 
-#: Blocks of what HDF5 reads that are kept.
-_KEPT = 64
+#: Blocks of what HDF5 reads that are kept, and bytes of what was brought before.
+_KEPT, _KEPT_BROUGHT = 64, 64 << 20
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: No offset in a file can be greater, though an address in a damaged file may be.
 _LAST = (1 << 63) - 1
@@ -39,6 +43,9 @@ class RemoteFile:
         self.problem: Exception | None = None
         self._position = 0
         caching = load("fsspec.caching")
+        #: What was brought, by its offset, and these offsets, ascending.
+        self._brought: dict[int, bytes] = {}
+        self._offsets: list[int] = []
         self._blocks = caching.BlockCache(HEAD, self._fetch, remote.size, _KEPT)
 
     @protected
@@ -51,6 +58,49 @@ class RemoteFile:
             return self.remote.head[lo:hi]
         with _without_collection():
             return self.remote.read(lo, hi)
+
+    def bring(self, offsets: list[int], nbytes: int) -> None:
+        """Read runs of bytes, all at once, that are looked at next, and keep them.
+
+        An offset that cannot be is left to whoever looks there.
+
+        Raises
+        ------
+        StaleFileError, RemoteError
+            As `Remote.read` does.
+        """
+        last = self.remote.size - nbytes
+        new = [
+            at
+            for at in dict.fromkeys(offsets)
+            if len(self.remote.head) - nbytes < at <= last and at not in self._brought
+        ]
+        new = new[: _KEPT_BROUGHT // nbytes]
+        if not new:
+            return
+        if (len(self._brought) + len(new)) * nbytes > _KEPT_BROUGHT:
+            self._brought.clear()
+        plan = plan_requests(np.array(new), np.full(len(new), nbytes), max_gap=0, longest=LONGEST)
+        lo, hi = plan.lo.tolist(), plan.hi.tolist()
+        answers = self.remote.wait(self.remote.begin(list(zip(lo, hi, strict=True))))
+        for at, which in zip(new, plan.request.tolist(), strict=True):
+            self._brought[at] = answers[which][at - lo[which] : at - lo[which] + nbytes]
+        self._offsets = sorted(self._brought)
+
+    def _found(self, lo: int, hi: int) -> bytes | None:
+        """Return bytes that were brought before."""
+        at = bisect.bisect_right(self._offsets, lo) - 1
+        if at < 0:
+            return None
+        begin = self._offsets[at]
+        some = self._brought.get(begin, b"")
+        return some[lo - begin : hi - begin] if hi <= begin + len(some) else None
+
+    def _bytes(self, lo: int, hi: int) -> bytes:
+        found = self._found(lo, hi)
+        if found is None:
+            found = bytes(self._blocks._fetch(lo, hi)) if lo < hi else b""
+        return found
 
     @protected
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -76,7 +126,7 @@ class RemoteFile:
         if hi > _LAST:
             raise OSError(f"{self!r}: nothing can be at offset {lo}")
         try:
-            raw = self._blocks._fetch(lo, min(hi, self.remote.size)) if lo < hi else b""
+            raw = self._bytes(lo, min(hi, self.remote.size))
         except Exception as problem:
             self.problem = problem
             raise
