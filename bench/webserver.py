@@ -51,6 +51,7 @@ class WebServer:
         self.headers = []
         self.etags, self.tagged = {}, True
         self._free = 0.0
+        self._writers, self._ending = set(), False
 
     @property
     def sent(self):
@@ -67,10 +68,15 @@ class WebServer:
     # ------------------------------------------------------------------------------ in its loop
 
     async def _talk(self, reader, writer):
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+        self._writers.add(writer)
+        try:
             while await self._answer(await reader.readuntil(b"\r\n\r\n"), writer):
                 pass
-        writer.close()
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client has gone, or the server ends
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort() if self._ending else writer.close()
 
     async def _answer(self, request, writer):
         """Answer one request; whether the connection stays open."""
@@ -179,15 +185,20 @@ class WebServer:
 
     def __exit__(self, *exc_info):
         def end():
+            self._ending = True
+            for writer in self._writers:
+                writer.transport.abort()
             for task in asyncio.all_tasks(self._loop):
                 task.cancel()
 
         self._loop.call_soon_threadsafe(end)
         self._thread.join()
-        left = asyncio.all_tasks(self._loop)
-        if left:
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.run_until_complete(self._ended(asyncio.all_tasks(self._loop)))
         self._loop.close()
+
+    async def _ended(self, left):
+        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.sleep(0)  # in which connections are closed
 
 
 def main():

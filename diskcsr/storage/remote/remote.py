@@ -91,6 +91,8 @@ class Remote:
         answer: Answer = self._run(self._repeated(lambda store: store.begin(HEAD), 0, HEAD))
         self.head, self.state = answer
         self._looked_after = self.requests
+        assert self._store is not None
+        self._tells_state = self._store.tells_state
 
     @property
     def size(self) -> int:
@@ -137,11 +139,9 @@ class Remote:
 
         Where every answer says which state of the file it is of, this was seen to by then.
         """
-        with self._lock:
-            requests = self.requests
-            store = self._store_here()
-            if requests == self._looked_after or (store is not None and store.tells_state):
-                return
+        requests = self.requests
+        if self._tells_state or requests == self._looked_after:
+            return
         try:
             now = self._run(self._repeated(lambda store: store.look(), 0, 0))
         except FileNotFoundError as problem:
@@ -169,9 +169,6 @@ class Remote:
                 self._places: tuple[int, asyncio.Semaphore] | None = None
                 self._process = os.getpid()
         return asyncio.run_coroutine_threadsafe(work, load("fsspec.asyn").get_loop())
-
-    def _store_here(self) -> HttpStore | Store | None:
-        return self._store if self._process == os.getpid() else None
 
     async def _all(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         tasks = [asyncio.ensure_future(self._range(lo, hi)) for lo, hi in ranges]
