@@ -1,6 +1,6 @@
 """A matrix of a billion rows, on paper: constants that are measured here, and what follows.
 
-``python bench/scale.py`` measures, in a minute and with less than 2 GB of disk: what a stored value
+``python bench/scale.py`` measures, in less than a minute: what a stored value
 takes compressed, what reading the index of a chunk takes, what row pointers cost in a file with so
 many rows (its values are a hole in the file), what an order of rows takes, and what a task of a
 scheduler costs where Dask is installed. Then it multiplies, for ``--rows`` and ``--values``.
@@ -127,8 +127,9 @@ def seconds_a_task(count=1000):
 
     threads = run(lambda *tasks: dask.compute(*tasks, scheduler="threads"))
     with (
+        tempfile.TemporaryDirectory() as folder,
         LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=folder
         ) as cluster,
         Client(cluster),
     ):
@@ -174,30 +175,31 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=float, default=1e9)
     parser.add_argument("--values", type=float, default=1e12)
-    parser.add_argument("--measured-rows", type=float, default=1e8, help="of the file with a hole")
-    parser.add_argument("--measured-chunks", type=int, default=100_000)
+    parser.add_argument("--measured-rows", type=float, default=1e7, help="of the file with a hole")
+    parser.add_argument("--measured-chunks", type=int, default=10_000)
     parser.add_argument("--parts", type=int, default=1000, help="files")
     parser.add_argument("--columns", type=int, default=60_000)
     args = parser.parse_args(argv)
     rows, values, measured = args.rows, args.values, int(args.measured_rows)
+    print("Measured", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         gzip = compressed(folder)
+        show("a stored value of counts, gzip", f"{gzip:.2f} B", "4,000 x 20,000, index included")
         a_chunk, kept, chunks = seconds_a_chunk(folder, args.measured_chunks)
+        show("place of a chunk, learned", f"{a_chunk * 1e6:.2f} us", f"{chunks:,} chunks an array")
+        show("place of a chunk, at the peak", f"{kept:.0f} B")
         opened, first, read, most, whole, later = row_pointers(folder, measured, 10)
-    seconds_a_row, bytes_a_row = order(measured // 10)
-    task = seconds_a_task()
-
-    print("Measured")
-    show("a stored value of counts, gzip", f"{gzip:.2f} B", "4,000 x 20,000, index included")
-    show("place of a chunk, learned", f"{a_chunk * 1e6:.2f} us", f"{chunks:,} chunks an array")
-    show("place of a chunk, at the peak", f"{kept:.0f} B")
-    show(f"open a file of {measured:,} rows", f"{opened * 1e3:.1f} ms")
-    show("first 1,024 random rows of it", f"{first * 1e3:.1f} ms", f"{read:,} B of pointers read")
-    show("memory of that, at the peak", size(most))
-    show("all row pointers, on demand", f"{whole:.2f} s", size(POINTER * measured))
-    show("1,024 random rows then", f"{later * 1e3:.1f} ms")
+        show(f"open a file of {measured:,} rows", f"{opened * 1e3:.1f} ms")
+        show(
+            "first 1,024 random rows of it", f"{first * 1e3:.1f} ms", f"{read:,} B of pointers read"
+        )
+        show("memory of that, at the peak", size(most))
+        show("all row pointers, on demand", f"{whole:.2f} s", size(POINTER * measured))
+        show("1,024 random rows then", f"{later * 1e3:.1f} ms")
+    seconds_a_row, bytes_a_row = order(measured)
     show("a shuffled order, a row", f"{bytes_a_row:.1f} B", f"{seconds_a_row * 1e9:.1f} ns")
+    task = seconds_a_task()
     if task:
         show("a task, threads of one process", f"{task[0] * 1e6:.0f} us", "Dask, does nothing")
         show("a task, a worker process", f"{task[1] * 1e6:.0f} us", "Dask, does nothing")

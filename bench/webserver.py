@@ -36,8 +36,8 @@ class WebServer:
         Is told the number of a request, its first byte and the one past its last, and returns how
         to fail it, or None: a status as 500; "cut" (half of the bytes, then the end), "slow" (half
         of them, then nothing), "whole" (ranges are ignored), "other" (another range), "long" (more
-        bytes than asked for), "endless" (as those, without an end), "encoded" or "untold" (no
-        Content-Range).
+        bytes than asked for), "endless" (as those, without an end), "vast" (a size that cannot be),
+        "encoded" or "untold" (no Content-Range).
 
     Attributes
     ----------
@@ -115,7 +115,8 @@ class WebServer:
             told["ETag"] = self._etag(name, contents)
         if part and fault != "untold":
             shift = int(fault == "other")
-            told["Content-Range"] = f"bytes {lo + shift}-{hi - 1 + shift}/{len(contents)}"
+            size = 10**17 if fault == "vast" else len(contents)
+            told["Content-Range"] = f"bytes {lo + shift}-{hi - 1 + shift}/{size}"
         if fault == "encoded":
             told["Content-Encoding"] = "gzip"
         if fault in ("long", "endless"):

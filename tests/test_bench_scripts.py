@@ -124,13 +124,31 @@ SMALL = {
     "chunks": ("--scale=0.01 --repeats=1", ["65,536", "the default this supports"]),
     "codecs": ("--chunks=1 --repeats=1", ["gzip-4 + shuffle", "scaleoffset"]),
     "convert": ("--scale=0.002", ["CSR to CSC", "concatenation of 4 files", "ratio"]),
+    "remote": (
+        "--shape 300 400 --stored=50 --rows=20 --repeats=1 --latency=0.001",
+        [
+            "lower bound",
+            "diskcsr, again and again",
+            "h5py, blocks of 64 KiB",
+            "gzip, chunks of 8,192",
+        ],
+    ),
+    "scale": (
+        "--measured-rows=1e5 --measured-chunks=500",
+        ["8.0 TB", "15,258,789", "row pointers, each file", "blocks of 64"],
+    ),
     "triplets": ("--largest=1e5 --max-memory=4", ["within 4 MiB", "100,000        keep", "MiB"]),
 }
 
 
+#: What of the libraries each of these needs.
+NEEDED = {"remote": ("aiohttp", "fsspec")}
+
+
 @pytest.mark.parametrize("script", SMALL)
 def test_the_other_scripts_run(script, tmp_path):
-    pytest.importorskip("anndata")
+    for library in NEEDED.get(script, ("anndata",)):
+        pytest.importorskip(library, reason=f"bench/{script}.py needs {library}")
     arguments, words = SMALL[script]
     root = Path(diskcsr.__file__).resolve().parent.parent
     result = subprocess.run(

@@ -435,6 +435,15 @@ def test_no_answer_is_read_further_than_asked_for(server, fault):
 
 
 @web
+def test_a_size_that_cannot_be(server):
+    server.fault = lambda number, lo, hi: "vast"
+    for name in ("raw.h5", "gzip.h5"):
+        with diskcsr.open(server.url(name), "X") as A:
+            assert A._source.remote.size == 10**17
+            assert np.array_equal(A[5:9].toarray(), DENSE[5:9])
+
+
+@web
 def test_a_file_that_is_not_there(server):
     with pytest.raises(FileNotFoundError, match=r"nothing\.h5"):
         diskcsr.open(server.url("nothing.h5"), "X")

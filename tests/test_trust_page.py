@@ -54,6 +54,19 @@ TESTED = {
     "To whoever reads beside a writer: one committed": (
         "test_beside.py:test_whatever_is_read_was_committed",
     ),
+    "A server is trusted as little as a file": (
+        "test_remote.py:test_a_server_that_answers_something_else",
+        "test_remote.py:test_no_answer_is_read_further_than_asked_for",
+    ),
+    "A file that changes between two answers": (
+        "test_remote.py:test_a_change_is_noticed",
+        "test_remote.py:test_a_change_is_noticed_by_the_size",
+    ),
+    "What a server fails to give": (
+        "test_remote.py:test_a_failure_while_hdf5_reads_is_never_called_damage",
+        "test_remote.py:test_damage_is_told_as_of_a_file_at_hand",
+    ),
+    "A URL makes this machine ask": ADVICE,
     "What is not promised: that bytes": (
         "test_untrusted.py:test_an_address_that_leads_to_other_bytes_is_read_as_hdf5_reads_it",
     ),
