@@ -128,9 +128,8 @@ def seconds_a_task(count=1000):
     threads = run(lambda *tasks: dask.compute(*tasks, scheduler="threads"))
     with (
         tempfile.TemporaryDirectory() as folder,
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=folder
-        ) as cluster,
+        dask.config.set(temporary_directory=folder),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster),
     ):
         run(dask.compute)
