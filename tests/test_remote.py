@@ -28,7 +28,8 @@ from diskcsr.storage.claims.chunks import index_chunks
 from diskcsr.storage.remote.downloads import LONGEST, Download
 from diskcsr.storage.remote.extents import plan_requests, waves
 from diskcsr.storage.remote.fileobject import RemoteFile
-from diskcsr.storage.remote.remote import Remote, is_url, shown_url
+from diskcsr.storage.remote.remote import Remote
+from diskcsr.storage.remote.urls import is_url, shown_url
 
 fsspec = pytest.importorskip("fsspec", reason="remote files are read by fsspec (extra 'remote')")
 #: Of what takes a web server.

@@ -39,7 +39,18 @@ def path(tmp_path_factory):
 
 
 LOADED = "import json, sys; print(json.dumps(sorted(sys.modules)))"
-HEAVY = {"numba", "llvmlite", "anndata", "pandas", "sklearn", "torch", "dask", "matplotlib"}
+HEAVY = {
+    "numba",
+    "asyncio",
+    "fsspec",
+    "llvmlite",
+    "anndata",
+    "pandas",
+    "sklearn",
+    "torch",
+    "dask",
+    "matplotlib",
+}
 
 
 def test_importing_loads_nothing_heavy():

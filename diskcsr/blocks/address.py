@@ -14,7 +14,7 @@ from ..storage.formats.opening import open_group
 from ..storage.read.source import Source, shared_source
 from ..storage.read.untrusted import open_untrusted
 from ..storage.remote.fileobject import remote_of, telling_cause
-from ..storage.remote.remote import is_url, shown_url
+from ..storage.remote.urls import is_url, shown_url
 
 __all__ = ["Address", "open_source"]
 

@@ -12,7 +12,7 @@ from ..claims.peek import note_bytes
 from ..files.files import open_to_read, open_to_write
 from ..files.transactions import close_file
 from ..remote.fileobject import open_remote, remote_of, telling_cause
-from ..remote.remote import is_url, shown_url
+from ..remote.urls import is_url, shown_url
 from . import detect as formats
 from .dense import advice
 from .others import not_hdf5

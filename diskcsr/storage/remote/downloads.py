@@ -3,12 +3,15 @@
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...machine.options import options
 from .extents import Requests, plan_requests, waves
-from .remote import Remote
+
+if TYPE_CHECKING:
+    from .remote import Remote
 
 __all__ = ["LONGEST", "Download"]
 
@@ -46,7 +49,7 @@ class Download:
     Peak memory: about 40 MiB beside what is given out, however much is read in all.
     """
 
-    def __init__(self, remote: Remote, offset: np.ndarray, nbytes: np.ndarray) -> None:
+    def __init__(self, remote: "Remote", offset: np.ndarray, nbytes: np.ndarray) -> None:
         self._remote = remote
         self._offset, self._sizes = offset, nbytes
         self._edges = waves(nbytes, _WAVE)

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -16,8 +16,10 @@ from ...machine.interrupts import protected
 from ..claims.peek import note_bytes, noted
 from .downloads import LONGEST
 from .extents import plan_requests
-from .remote import HEAD, Remote
-from .state import State
+from .state import HEAD, State
+
+if TYPE_CHECKING:
+    from .remote import Remote
 
 __all__ = ["RemoteFile", "RemoteFreshness", "open_remote", "remote_of", "telling_cause"]
 
@@ -38,7 +40,7 @@ class RemoteFile:
         What went wrong when HDF5 last wanted to read: it tells as damage what was none.
     """
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: "Remote") -> None:
         self.remote = remote
         self.problem: Exception | None = None
         self._position = 0
@@ -189,6 +191,8 @@ def open_remote(url: str, storage_options: dict[str, Any] | None = None) -> h5py
     FileNotFoundError, PermissionError, RemoteError, ImportError
         As `Remote` does.
     """
+    from .remote import Remote  # and with it asyncio: to open a file at hand stays instant
+
     remote = Remote(url, storage_options)
     through = RemoteFile(remote)
     try:

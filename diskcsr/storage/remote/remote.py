@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import re
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
@@ -15,40 +14,20 @@ from ...loading import load
 from ...machine.interrupts import check
 from ...machine.options import options
 from .http import HttpStore
-from .state import Answer, Transient
+from .state import HEAD, Answer, Transient
 from .stores import Store, store_of
+from .urls import shown_url
 
-__all__ = ["Remote", "is_url", "shown_url"]
+__all__ = ["Remote"]
 
 T = TypeVar("T")
 
-_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-#: Bytes read when a file is opened, and at a time of what HDF5 reads.
-HEAD = 1 << 18
 #: Seconds before a request is repeated, at first; twice as many each time.
 _PAUSE = 0.1
 #: Bytes a second below which a server counts as not answering.
 _SLOWEST = 1 << 16
 #: Seconds after which who waits looks after signals.
 _PATIENCE = 0.05
-
-
-def is_url(file: Any) -> bool:
-    """Whether something is a URL, as fsspec has them, also behind caches: ``cache::https://...``.
-
-    >>> is_url("s3://bucket/m.h5"), is_url("simplecache::https://host/m.h5"), is_url("m.h5")
-    (True, True, False)
-    """
-    return isinstance(file, str) and _URL.match(file) is not None
-
-
-def shown_url(url: str) -> str:
-    """Return a URL as it may be shown: passwords and signatures are left out.
-
-    >>> shown_url("https://me:secret@host/m.h5?signature=12")
-    'https://host/m.h5'
-    """
-    return re.sub(r"://[^/@]*@", "://", url.partition("?")[0])
 
 
 class Remote:

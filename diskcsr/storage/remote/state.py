@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
-__all__ = ["Answer", "State", "Transient"]
+__all__ = ["HEAD", "Answer", "State", "Transient"]
+
+#: Bytes read when a file is opened, and at a time of what HDF5 reads.
+HEAD = 1 << 18
 
 
 class State(NamedTuple):

@@ -1,0 +1,26 @@
+"""What is a URL, and what of one may be shown."""
+
+import re
+from typing import Any
+
+__all__ = ["is_url", "shown_url"]
+
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def is_url(file: Any) -> bool:
+    """Whether something is a URL, as fsspec has them, also behind caches: ``cache::https://...``.
+
+    >>> is_url("s3://bucket/m.h5"), is_url("simplecache::https://host/m.h5"), is_url("m.h5")
+    (True, True, False)
+    """
+    return isinstance(file, str) and _URL.match(file) is not None
+
+
+def shown_url(url: str) -> str:
+    """Return a URL as it may be shown: passwords and signatures are left out.
+
+    >>> shown_url("https://me:secret@host/m.h5?signature=12")
+    'https://host/m.h5'
+    """
+    return re.sub(r"://[^/@]*@", "://", url.partition("?")[0])
