@@ -348,6 +348,38 @@ def test_little_is_on_its_way_at_a_time():
     assert 8 << 20 < remote.most <= 40 << 20
 
 
+def test_all_threads_are_told_why_a_download_ended():
+    """One meets the failure, the others only that nothing more comes."""
+    futures = []
+
+    class Failing:
+        def begin(self, ranges):
+            futures.append(Future())
+            return futures[-1]
+
+        def wait(self, future):
+            return future.result(10)
+
+    size = 4 << 20
+    download = Download(Failing(), np.arange(2) * 2 * size, np.full(2, size))
+    assert len(futures) == 2
+    told = []
+
+    def read():
+        try:
+            download.read(0)
+        except Exception as problem:
+            told.append(problem)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    futures[1].set_exception(diskcsr.RemoteError("no more"))
+    with pytest.raises(diskcsr.RemoteError, match="no more"):
+        download.read(1)
+    thread.join(10)
+    assert [str(problem) for problem in told] == ["no more"]
+
+
 # --------------------------------------------------------------------------- answers that are wrong
 
 PASSING = [500, 503, 429, 408, "cut", "slow"]

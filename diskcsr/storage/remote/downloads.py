@@ -1,7 +1,7 @@
 """Extents of a remote file on their way: asked for ahead, some at a time, and given out in turn."""
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,8 @@ class Download:
         self._under_way: dict[int, _Wave] = {}
         self._begun = 0  # waves
         self.requests = self.nbytes = 0
+        #: What ended it.
+        self._problem: BaseException | None = None
         # Requests cost their share of the latency: the others go on meanwhile.
         seconds = options.remote_latency / options.remote_connections
         self._max_gap = int(options.remote_bandwidth * seconds)
@@ -97,8 +99,12 @@ class Download:
             wave = self._under_way[number]
         try:
             answers = self._remote.wait(wave.future)
-        except BaseException:
+        except BaseException as problem:
+            with self._lock:
+                cause = self._problem = self._problem or problem
             self.cancel()
+            if isinstance(problem, CancelledError):  # by another thread, which found out why
+                raise cause from None
             raise
         which = int(wave.requests.request[extent - self._edges[number]])
         at = int(self._offset[extent] - wave.requests.lo[which])

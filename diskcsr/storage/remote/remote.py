@@ -30,6 +30,19 @@ _SLOWEST = 1 << 16
 _PATIENCE = 0.05
 
 
+#: Held while what belongs to a process is made.
+_starting = threading.Lock()
+
+
+def _after_fork() -> None:
+    """In a forked child: a thread of the parent may have held the lock."""
+    global _starting
+    _starting = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Remote:
     """A file on a server, in the state that it was in when it was opened.
 
@@ -62,7 +75,6 @@ class Remote:
     def __init__(self, url: str, storage_options: dict[str, Any] | None = None) -> None:
         self.url, self.storage_options = url, dict(storage_options or {})
         self.shown = shown_url(url)
-        self._lock = threading.Lock()
         self._process: int | None = None
         self.requests = self.bytes_read = 0
         #: How many requests had been answered when the state was looked at.
@@ -127,8 +139,7 @@ class Remote:
             raise StaleFileError(f"{self.shown} is no longer there") from problem
         if now != self.state:
             raise StaleFileError(f"{self.shown} was changed on the server after it was opened")
-        with self._lock:
-            self._looked_after = max(self._looked_after, requests)
+        self._looked_after = max(self._looked_after, requests)
 
     # ------------------------------------------------------------------------ in fsspec's loop
 
@@ -136,7 +147,7 @@ class Remote:
         return self.wait(self._submit(work))
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        with self._lock:
+        with _starting:
             if self._process != os.getpid():
                 # Neither connections nor the thread of fsspec's loop come along with a fork.
                 try:
