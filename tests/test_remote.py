@@ -526,6 +526,23 @@ def test_damage_is_told_as_of_a_file_at_hand(server, stored):
 
 
 @web
+def test_an_array_that_ends_behind_the_file(server):
+    """HDF5 before 2.0 does not look whether what lies in one piece is there."""
+    ends = r"\.h5, .*'data'.*the file ends (after 0 of its \d+ bytes|before element \d+ of \d+)"
+    for name in ("raw.h5", "big-endian.h5", "gzip.h5"):
+        with diskcsr.open(server.url(name), "X") as A:
+            reader = A.reader["data"]
+            places = getattr(reader, "_extent_offset", None)
+            if places is None:
+                places = reader._chunks._index.offset
+            places += 10**9
+            server.clear()
+            with pytest.raises(diskcsr.CorruptFileError, match=ends):
+                A[ROWS - 9 :]
+            assert all(hi <= len(server.files[name]) for _, _, hi in server.requests)
+
+
+@web
 def test_an_index_out_of_range(server, tmp_path):
     X = sp.csr_array(DENSE)
     with h5py.File(tmp_path / "m.h5", "w") as file:

@@ -18,7 +18,7 @@ from ...errors import CorruptFileError, raise_if_systems
 from ...machine.interrupts import deferred
 from .chunks import written_chunks
 
-__all__ = ["HeldChunks", "RawChunk", "check_claim"]
+__all__ = ["HeldChunks", "RawChunk", "check_claim", "most_claimed"]
 
 
 class RawChunk(NamedTuple):
@@ -106,7 +106,12 @@ class HeldChunks:
         return hashlib.blake2b(raw, digest_size=16).digest(), mask, self._encoding
 
 
+def most_claimed(whole: int) -> int:
+    """Return the most bytes a chunk may take that is `whole` bytes long when it is decoded."""
+    return 2 * whole + (1 << 16)
+
+
 def check_claim(nbytes: int, whole: int) -> None:
     """Raise `CorruptFileError` when a chunk takes more bytes than its elements can need."""
-    if nbytes > 2 * whole + (1 << 16):
+    if nbytes > most_claimed(whole):
         raise CorruptFileError(f"claims {nbytes} stored bytes for {whole}")

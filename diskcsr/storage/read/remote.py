@@ -13,7 +13,7 @@ from ...keys.plan import Plan
 from ...machine.cache import cache
 from ...machine.options import options
 from ..claims.chunks import ChunkIndex
-from ..claims.heldchunks import RawChunk, check_claim
+from ..claims.heldchunks import RawChunk, check_claim, most_claimed
 from ..remote.downloads import LONGEST, Download
 from ..remote.extents import waves
 from ..remote.fileobject import RemoteFile, remote_of
@@ -64,16 +64,16 @@ class RemoteChunks:
     def bring(self, pieces: Any, call: int) -> "RemoteChunks":
         """Ask for all chunks that one call wants and the cache has not."""
         chunks, index = pieces.chunks, self._index
-        there = (index.offset[chunks] >= 0) & (index.nbytes[chunks] > 0)
+        offset, nbytes = index.offset[chunks], index.nbytes[chunks]
+        there = (offset >= 0) & (nbytes > 0) & (offset + nbytes <= self._remote.size)
+        there &= nbytes <= most_claimed(self._whole)  # whoever finds the others says so
         # Of a chunk that is wanted whole the cache is not asked.
         counts, first = np.diff(pieces.ptr), pieces.ptr[:-1]
         whole = (counts == 1) & (pieces.hi[first] - pieces.lo[first] == self.length)
         for at in np.flatnonzero(there).tolist():
             chunk = int(chunks[at])
-            if chunk in index.damage or (not whole[at] and cache.holds((*self._key, chunk), call)):
-                there[at] = False
-            else:
-                check_claim(int(index.nbytes[chunk]), self._whole)
+            held = not whole[at] and cache.holds((*self._key, chunk), call)
+            there[at] = not held and chunk not in index.damage
         return _Brought(self, chunks[there]) if there.any() else self
 
     def find(self, chunk: int) -> RawChunk | None:
@@ -89,6 +89,9 @@ class RemoteChunks:
     def _read(self, chunk: int) -> Any:
         offset, nbytes = int(self._index.offset[chunk]), int(self._index.nbytes[chunk])
         check_claim(nbytes, self._whole)
+        found = max(0, self._remote.size - offset)
+        if found < nbytes:
+            raise CorruptFileError(f"the file ends after {found} of its {nbytes} bytes")
         return self._remote.read(offset, offset + nbytes)
 
 
@@ -154,6 +157,7 @@ class RemoteReader(Reader):
         size = self.dtype.itemsize
         nbytes = (segments.hi - segments.lo) * size
         call = cache.new_call()
+        self._refuse_beyond(segments, nbytes)
         held = self._held(segments.offset, nbytes, call)
         missing = np.array([part is None for part in held])
         download = Download(self._remote, segments.offset[missing], nbytes[missing])
@@ -203,6 +207,15 @@ class RemoteReader(Reader):
             scatter(block.view(self.dtype), piece_lo, piece_hi, to, out)
             if limit is not None:
                 check_pieces(piece_lo, piece_hi, to, out, limit, self.where)
+
+    def _refuse_beyond(self, segments: _Segments, nbytes: np.ndarray) -> None:
+        """Raise `CorruptFileError` where elements cannot be: the file is not as long."""
+        beyond = (segments.offset < 0) | (segments.offset + nbytes > self._remote.size)
+        for at in np.flatnonzero(beyond)[:1].tolist():
+            raise CorruptFileError(
+                f"{self.where}: the file ends before element {segments.hi[at] - 1} of {self.size} "
+                "that it claims to hold"
+            )
 
     def _segments(self, plan: Plan) -> _Segments:
         """Say which elements are to be read, each once, and where they lie in the file."""
