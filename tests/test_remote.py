@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import signal
 import threading
 from concurrent.futures import Future
 from itertools import pairwise
@@ -390,7 +391,7 @@ PASSING = [500, 503, 429, 408, "cut", "slow"]
 @web
 @pytest.mark.parametrize("fault", PASSING)
 @pytest.mark.parametrize("name", ["raw.h5", "gzip.h5"])
-def test_what_fails_once_is_asked_for_again(server, impatient, name, fault):
+def test_what_fails_once_is_asked_for_again(server, name, fault):
     failed = set()
 
     def once(number, lo, hi):
@@ -399,7 +400,10 @@ def test_what_fails_once_is_asked_for_again(server, impatient, name, fault):
         return fault if first and number % 5 == 3 else None
 
     server.fault = once
-    with diskcsr.open(server.url(name), "X") as A:
+    with (
+        diskcsr.options.set(remote_timeout=1.0),
+        diskcsr.open(server.url(name), "X") as A,
+    ):
         assert np.array_equal(A[::100].toarray(), DENSE[::100])
     assert server.asked > 5
 
@@ -706,6 +710,21 @@ def test_threads(server):
             thread.join(60)
         assert not wrong
         assert not any(thread.is_alive() for thread in threads)
+
+
+@web
+def test_who_waits_can_be_interrupted(server):
+    """A server that says nothing more does not keep Ctrl-C from being heard."""
+    with diskcsr.open(server.url("gzip.h5"), "X") as A:
+        _ = A.indptr, A.reader
+        server.fault = lambda number, lo, hi: "slow"
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            A[5:9]
+        timer.join()
+        server.fault = None
+        assert np.array_equal(A[5:9].toarray(), DENSE[5:9])
 
 
 @web

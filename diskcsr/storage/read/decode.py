@@ -14,8 +14,9 @@ from ..claims.heldchunks import HeldChunks, RawChunk
 from ..codecs.codec import Pipeline
 from ..codecs.pipeline import copy_pieces, decode_whole, fill_value, gather_pieces, stages_of
 from .filechunks import FileChunks
-from .readers import Job, Reader, check_pieces, native_dtype
-from .remote import RemoteChunks
+from .jobs import EndingJob, Job
+from .readers import Reader, check_pieces, native_dtype
+from .remote import BroughtChunks, RemoteChunks
 
 __all__ = ["DecodeReader", "chunk_pieces"]
 
@@ -118,7 +119,9 @@ class DecodeReader(Reader):
         group = _chunks_at_a_time(pieces, threads)
         firsts = range(0, pieces.chunks.size, group)
         left = deque((first, min(first + group, pieces.chunks.size)) for first in firsts)
-        work = partial(self._work, chunks, pieces, left, out, limit, call)
+        work: Job = partial(self._work, chunks, pieces, left, out, limit, call)
+        if isinstance(chunks, BroughtChunks):
+            work = EndingJob(work, chunks.end)
         return [work] * min(threads, len(left))
 
     def _work(

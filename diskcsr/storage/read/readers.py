@@ -8,7 +8,7 @@ decoded here in `diskcsr.storage.read.decode`.
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple
 
 import h5py
 import numpy as np
@@ -21,6 +21,7 @@ from ...machine.interrupts import deferred
 from ...machine.options import format_bytes, options
 from ...machine.threads import share
 from ..codecs.pipeline import lacking_in_hdf5
+from .jobs import Job, ended_together
 
 __all__ = [
     "ArrayReader",
@@ -50,9 +51,6 @@ def native_dtype(dtype: np.dtype) -> np.dtype:
     if dtype.names is not None and len(dtype.names) == 2:
         return np.result_type(dtype[0], np.complex64)
     return np.dtype(dtype.newbyteorder("=").str)
-
-
-Job: TypeAlias = Callable[[], None]
 
 
 class Reader:
@@ -201,6 +199,7 @@ def gather_together(wanted: Sequence[Wanted]) -> None:
     try:
         for reader, plan, out, limit in wanted:
             jobs += reader.jobs(plan, out, limit, threads)
+        jobs = ended_together(jobs)
         if threads == 1:
             for job in jobs:
                 job()

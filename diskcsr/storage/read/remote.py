@@ -17,9 +17,10 @@ from ..claims.heldchunks import RawChunk, check_claim, most_claimed
 from ..remote.downloads import LONGEST, Download
 from ..remote.extents import waves
 from ..remote.fileobject import RemoteFile, remote_of
-from .readers import Job, Reader, check_pieces, native_dtype, scatter
+from .jobs import EndingJob, Job
+from .readers import Reader, check_pieces, native_dtype, scatter
 
-__all__ = ["RemoteChunks", "RemoteDescriptor", "RemoteReader", "page_bytes"]
+__all__ = ["BroughtChunks", "RemoteChunks", "RemoteDescriptor", "RemoteReader", "page_bytes"]
 
 #: Bytes that are put to their places at a time.
 _BLOCK = 4 << 20
@@ -74,7 +75,7 @@ class RemoteChunks:
             chunk = int(chunks[at])
             held = not whole[at] and cache.holds((*self._key, chunk), call)
             there[at] = not held and chunk not in index.damage
-        return _Brought(self, chunks[there]) if there.any() else self
+        return BroughtChunks(self, chunks[there]) if there.any() else self
 
     def find(self, chunk: int) -> RawChunk | None:
         """Find a chunk; None when it was never written. Raises as `FileChunks.find` does."""
@@ -95,7 +96,7 @@ class RemoteChunks:
         return self._remote.read(offset, offset + nbytes)
 
 
-class _Brought(RemoteChunks):
+class BroughtChunks(RemoteChunks):
     """Chunks that one call asked for."""
 
     def __init__(self, all_chunks: RemoteChunks, chunks: np.ndarray) -> None:
@@ -103,6 +104,10 @@ class _Brought(RemoteChunks):
         self._places = {chunk: at for at, chunk in enumerate(chunks.tolist())}
         index = self._index
         self._download = Download(self._remote, index.offset[chunks], index.nbytes[chunks])
+
+    def end(self, problem: BaseException) -> None:
+        """Wait for no chunk any more; see `EndingJob`."""
+        self._download.cancel(problem)
 
     def _read(self, chunk: int) -> Any:
         at = self._places.pop(chunk, None)
@@ -174,7 +179,7 @@ class RemoteReader(Reader):
             return found
 
         work = partial(self._work, segments, edges, left, bytes_of, out, limit)
-        return [work] * min(threads, len(left))
+        return [EndingJob(work, download.cancel)] * min(threads, len(left))
 
     def _work(
         self,

@@ -92,11 +92,9 @@ class Download:
         try:
             answers = self._remote.wait(wave.future)
         except BaseException as problem:
-            with self._lock:
-                cause = self._problem = self._problem or problem
-            self.cancel()
-            if isinstance(problem, CancelledError):  # by another thread, which found out why
-                raise cause from None
+            self.cancel(problem)
+            if isinstance(problem, CancelledError) and self._problem is not None:
+                raise self._problem from None  # by another thread, which found out why
             raise
         which = int(wave.requests.request[extent - self._edges[number]])
         at = int(self._offset[extent] - wave.requests.lo[which])
@@ -110,8 +108,9 @@ class Download:
     def __del__(self) -> None:
         self.cancel()  # what nobody waits for any more, as when what came first was damaged
 
-    def cancel(self) -> None:
-        """Ask for nothing more."""
+    def cancel(self, problem: BaseException | None = None) -> None:
+        """Ask for nothing more; who still waits is told of the first `problem` there was."""
         with self._lock:
+            self._problem = self._problem or problem
             for wave in self._under_way.values():
                 wave.future.cancel()
