@@ -217,7 +217,7 @@ def main(argv=None):
         show("  their places: memory, both arrays", size(2 * count * kept))
         show("  their places, each file", f"{2 * count * a_chunk / args.parts:,.2f} s")
     show("a shuffled order of all rows", size(bytes_a_row * rows), f"{seconds_a_row * rows:,.0f} s")
-    show("a shuffled order of blocks of 64", size(bytes_a_row * rows / 64))
+    show("a shuffled order of blocks of 64, were it that", size(bytes_a_row * rows / 64))
     tasks = STORED * values / BLOCK
     show(f"tasks a pass, blocks of {BLOCK >> 20} MiB", f"{tasks:,.0f}")
     if task:
