@@ -28,6 +28,7 @@ class DirectReader(Reader):
 
     name = "direct"
     copies = True
+    shares = True
 
     def __init__(
         self, dset: h5py.Dataset, where: str, descriptor: Descriptor, extents: tuple

@@ -7,6 +7,7 @@ decoded here in `diskcsr.storage.read.decode`.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -24,6 +25,7 @@ from ..codecs.pipeline import lacking_in_hdf5
 
 __all__ = [
     "ArrayReader",
+    "CastReader",
     "ConstantReader",
     "H5Reader",
     "Reader",
@@ -80,6 +82,9 @@ class Reader:
 
     copies : bool
         Whether its reading costs no more than copying the bytes.
+    shares : bool
+        Whether it writes to, and checks, its own places in `out` alone: others may read to the rest
+        at the same time.
 
     Notes
     -----
@@ -89,12 +94,15 @@ class Reader:
 
     name: ClassVar[str]
     copies: ClassVar[bool] = False
+    shares: ClassVar[bool] = False
 
     def __init__(self, where: str, dtype: np.dtype, size: int, stored_bytes: int, why: str) -> None:
         self.where, self.dtype, self.size = where, dtype, size
         self.stored_bytes, self.why = stored_bytes, why
         self.places: tuple[np.ndarray, np.ndarray] | None = None
         self.check_unchanged: Callable[[], None] | None = None
+        #: The same for its own file alone, where its parts are in others.
+        self.check_itself: Callable[[], None] | None = None
         #: Ranges, chunks and bytes; several threads read at a time.
         self._counts, self._counting = [0, 0, 0], threading.Lock()
 
@@ -128,6 +136,18 @@ class Reader:
     def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         """Split a `gather` into at most `threads` calls; when all are done, `finish` it."""
         return [partial(self._gather, plan, out, limit)] if plan.size else []
+
+    def split(self, wanted: "Wanted", cuts: dict[Any, Any]) -> "list[Wanted]":
+        """Say which readers read what is wanted of this one: itself, or those of its parts.
+
+        Parameters
+        ----------
+        wanted : Wanted
+            Of this reader.
+        cuts : dict
+            Plans that were cut already, for arrays that lie in the same parts.
+        """
+        return [wanted]
 
     def view(self, lo: int, hi: int) -> np.ndarray | None:
         """Return elements ``lo:hi`` where they are, unchecked; None where they have to be read.
@@ -191,20 +211,23 @@ def gather_together(wanted: Sequence[Wanted]) -> None:
     StaleFileError
         When the file was changed since it was opened: what was read may be of several states.
     """
-    threads = options.num_threads if _worth_sharing(wanted) else 1
+    cuts: dict[Any, Any] = {}
+    parts = [part for one in wanted for part in one.reader.split(one, cuts)]
+    threads = options.num_threads if _worth_sharing(parts) else 1
+    each = -(-threads * len(wanted) // max(1, len(parts)))  # several parts are work for several
     jobs: list[Job] = []
     try:
-        for reader, plan, out, limit in wanted:
-            jobs += reader.jobs(plan, out, limit, threads)
+        for reader, plan, out, limit in parts:
+            jobs += reader.jobs(plan, out, limit, each)
         if threads == 1:
             for job in jobs:
                 job()
         else:
             share(jobs)
     except CorruptFileError:
-        _check_unchanged(wanted)  # what looks like damage in a file that changes is none
+        _check_unchanged(wanted, parts)  # what looks like damage in a file that changes is none
         raise
-    _check_unchanged(wanted)
+    _check_unchanged(wanted, parts)
     for reader, _, out, _ in wanted:
         reader.finish(out)
 
@@ -216,10 +239,13 @@ def _worth_sharing(wanted: Sequence[Wanted]) -> bool:
     return sum(plan.size * reader.dtype.itemsize for reader, plan, *_ in wanted) >= SHARED_BYTES
 
 
-def _check_unchanged(wanted: Sequence[Wanted]) -> None:
-    for reader, *_ in wanted:
-        if reader.check_unchanged is not None:
-            reader.check_unchanged()
+def _check_unchanged(wanted: Sequence[Wanted], parts: Sequence[Wanted]) -> None:
+    """Check each file that was read once: that of an array and those of its parts that were."""
+    checks = [one.reader.check_itself for one in wanted]
+    checks += [part.reader.check_unchanged for part in parts]
+    for check in dict.fromkeys(checks):
+        if check is not None:
+            check()
 
 
 def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
@@ -261,6 +287,41 @@ class ArrayReader(Reader):
         _scatter(self._array, 0, plan, out)
         if limit is not None:
             check_indices(out, limit, self.where)
+
+
+class CastReader(Reader):
+    """Reads what another reader gives, and stores it as values of another type, or among others'.
+
+    Takes memory for what it reads, a second time.
+
+    Parameters
+    ----------
+    reader : Reader
+    dtype : numpy.dtype
+        Of the result.
+    through : numpy.dtype, optional
+        What the values are before they become those of `dtype`.
+    """
+
+    shares = True
+
+    def __init__(self, reader: Reader, dtype: np.dtype, through: np.dtype | None = None) -> None:
+        super().__init__(reader.where, dtype, reader.size, reader.stored_bytes, reader.why)
+        self._inner, self._through = reader, through or dtype
+        self.name, self.copies = reader.name, reader.copies  # type: ignore[misc]
+        self.check_unchanged = reader.check_unchanged
+
+    def count_for(self, whole: Reader) -> None:
+        self._inner.count_for(whole)
+
+    def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
+        counts = plan.piece_hi - plan.piece_lo
+        at = counts.cumsum() - counts
+        own = replace(plan, piece_dst=at)
+        values = np.empty(plan.size, self._inner.dtype)
+        self._inner.gather(own, values, limit)
+        values = values.astype(self._through, copy=False).astype(self.dtype, copy=False)
+        _scatter(values, 0, replace(plan, piece_lo=at, piece_hi=at + counts), out)
 
 
 class ConstantReader(Reader):
