@@ -105,6 +105,14 @@ class Address:
             source.guard is not None,
         )
 
+    def find(self) -> Source:
+        """Open what is there now for reading."""
+        return open_source(self.path, self.name, self.hints, untrusted=self.untrusted)
+
+    def is_unchanged(self, source: Source) -> bool:
+        """Whether a matrix that was opened here is in the state that it was in."""
+        return source.freshness.now() == self.state
+
     def open(self) -> Source:
         """Open the matrix for reading.
 
@@ -113,7 +121,7 @@ class Address:
         StaleFileError
             When it has another format, shape or dtype now.
         """
-        source = open_source(self.path, self.name, self.hints, untrusted=self.untrusted)
+        source = self.find()
         found = (source.axis.format, source.shape, source.dtype)
         if found != (self.format, self.shape, self.dtype):
             source.close()

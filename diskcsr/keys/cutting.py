@@ -55,13 +55,13 @@ def cut_plan(
     sizes = np.add.reduceat(hi - lo, pieces[:-1]).tolist()
     numbers = part[pieces[:-1]].tolist()
     ranges = begins.searchsorted(pieces).tolist()
-    pieces = pieces.tolist()
+    bounds = pieces.tolist()
     cut = []
     for i, number in enumerate(numbers):
-        a, b, r, s = pieces[i], pieces[i + 1], ranges[i], ranges[i + 1]
+        a, b, r, s = bounds[i], bounds[i + 1], ranges[i], ranges[i + 1]
         indptr = np.array([0, sizes[i]])
         own = (range_lo[r:s], range_hi[r:s], begins[r : s + 1] - a, lo[a:b], hi[a:b], dst[a:b])
-        cut.append((number, Plan(*own, indptr)))
+        cut.append((number, Plan(*own, indptr, plan.piece_lo.size)))
     return cut
 
 

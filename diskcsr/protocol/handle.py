@@ -7,8 +7,9 @@ import numpy as np
 
 from .. import interop
 from ..axis import Axis, matrix_of
-from ..blocks.address import Address, open_source
+from ..blocks.address import Address
 from ..blocks.contents import Contents
+from ..blocks.joined import JoinedAddress, open_any
 from ..blocks.whole import load
 from ..errors import FormatError
 from ..keys.widths import index_dtype
@@ -77,7 +78,7 @@ def _open_source(
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
     hints = {"format": format, "shape": shape}
-    return open_source(file, name, hints, write=mode == "r+", untrusted=untrusted)
+    return open_any(file, name, hints, write=mode == "r+", untrusted=untrusted)
 
 
 class _StoredArray:
@@ -179,7 +180,7 @@ class Handle:
 
     @property
     def filename(self) -> str:
-        """Name of the file, as it was opened."""
+        """Name of the file, as it was opened; of several, the first."""
         return self._source.filename
 
     @property
@@ -439,9 +440,11 @@ class Handle:
         return _reopen, (stored_as, address, mode, self._flipped, flags)
 
 
-def _reopen(cls: Any, address: Address, mode: str, flipped: bool, flags: dict[str, Any]) -> Any:
+def _reopen(
+    cls: Any, address: Address | JoinedAddress, mode: str, flipped: bool, flags: dict[str, Any]
+) -> Any:
     array = cls._over(address.open(), mode, {})
     array = array.transpose() if flipped else array
-    if array._source.freshness.now() == address.state:
+    if address.is_unchanged(array._source):
         array.__dict__.update(flags)
     return array

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from ...blocks.contents import Contents
+from ...blocks.joined import Joined
 from ...errors import FormatError
 from ...keys.widths import INT32_MAX
 from ...machine.options import options
@@ -203,8 +204,8 @@ def _ratio(memory: int, stored: int) -> float | None:
 
 def array_facts(source: Source, part: str) -> dict[str, Any]:
     """Collect what is known of one of the three arrays, without reading it."""
-    name = getattr(source.header, part)
-    reader = source.reader(part)
+    reader = source.readers()[part] if isinstance(source, Joined) else source.reader(part)
+    name = None if isinstance(source, Joined) else getattr(source.header, part)
     facts: dict[str, Any] = {
         "dataset": name,
         "dtype": str(reader.dtype),
@@ -219,6 +220,10 @@ def array_facts(source: Source, part: str) -> dict[str, Any]:
         "why": reader.why,
         "extents": None,
     }
+    if isinstance(source, Joined):
+        memory, stored = reader.size * reader.dtype.itemsize, reader.stored_bytes
+        sizes = {"size": reader.size, "stored_bytes": stored, "memory_bytes": memory}
+        return facts | sizes | {"ratio": _ratio(memory, stored)}
     if name is None:
         return facts
     dset = source.group[name]

@@ -1,14 +1,16 @@
 """Arrays that lie in parts, each read where it lies, by the reader that it has of its own."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...keys.cutting import cut_plan
-from .readers import Reader, Wanted
+from ...keys.plan import Plan
+from .readers import Reader, Wanted, scatter
 
-__all__ = ["PartsReader"]
+__all__ = ["CastReader", "PartsReader"]
 
 
 class PartsReader(Reader):
@@ -41,7 +43,8 @@ class PartsReader(Reader):
 
     def split(self, wanted: Wanted, cuts: dict[Any, Any]) -> list[Wanted]:
         _, plan, out, limit = wanted
-        key = id(plan), self._edges.tobytes(), None if self.firsts is None else self.firsts.tobytes()
+        firsts = b"" if self.firsts is None else self.firsts.tobytes()
+        key = id(plan), self._edges.tobytes(), firsts
         cut = cuts.get(key)
         if cut is None:
             cut = cuts[key] = cut_plan(plan, self._edges, self.firsts)
@@ -58,8 +61,52 @@ class PartsReader(Reader):
         begin = int(self._edges[first]) - (0 if self.firsts is None else int(self.firsts[first]))
         return self.part(int(first)).view(lo - begin, hi - begin)
 
+    def edges_within(self, lo: int, hi: int) -> np.ndarray:
+        first, last = self._edges.searchsorted([lo, hi], side="right")
+        within = self._edges[first:last]
+        return within[within < hi]
+
     def describe(self, readers: Sequence[Reader]) -> None:
         """Say what reads the parts, and how many bytes they take."""
         kinds = ", ".join(dict.fromkeys(reader.name for reader in readers))
         self.why = f"{len(readers)} parts, each read by itself: {kinds}"
         self.stored_bytes = sum({one.where: one.stored_bytes for one in readers}.values())
+
+
+class CastReader(Reader):
+    """Reads what another reader gives, and stores it as values of another type, or among others'.
+
+    Takes memory for what it reads, a second time.
+
+    Parameters
+    ----------
+    reader : Reader
+    dtype : numpy.dtype
+        Of the result.
+    through : numpy.dtype, optional
+        What the values are before they become those of `dtype`.
+    owner : object, optional
+        What must be there as long as this reader is.
+    """
+
+    shares = True
+
+    def __init__(
+        self, reader: Reader, dtype: np.dtype, through: np.dtype | None = None, owner: Any = None
+    ) -> None:
+        super().__init__(reader.where, dtype, reader.size, reader.stored_bytes, reader.why)
+        self._inner, self._through, self._owner = reader, through or dtype, owner
+        self.name, self.copies = reader.name, reader.copies  # type: ignore[misc]
+        self.check_unchanged = reader.check_unchanged
+
+    def count_for(self, whole: Reader) -> None:
+        self._inner.count_for(whole)
+
+    def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
+        counts = plan.piece_hi - plan.piece_lo
+        at = counts.cumsum() - counts
+        own = replace(plan, piece_dst=at)
+        values = np.empty(plan.size, self._inner.dtype)
+        self._inner.gather(own, values, limit)
+        values = values.astype(self._through, copy=False).astype(self.dtype, copy=False)
+        scatter(values, 0, replace(plan, piece_lo=at, piece_hi=at + counts), out)

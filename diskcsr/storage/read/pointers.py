@@ -10,7 +10,7 @@ from ...keys.plan import plan_reads, plan_span
 from ...machine.options import require_memory
 from .readers import Reader
 
-__all__ = ["ArrayPointers", "FilePointers", "RowPointers"]
+__all__ = ["ArrayPointers", "FilePointers", "RowPointers", "worth_all"]
 
 #: Scattered row pointers are read one by one, a page of the file each, until reading all of them
 #: would not have touched more.
@@ -40,6 +40,11 @@ class RowPointers(Protocol):
 
     def count(self, n_major: int) -> int:
         """Return the number of stored elements of the first `n_major` rows."""
+
+
+def worth_all(singly: int, n_major: int) -> bool:
+    """Whether reading all costs no more than so many that are read singly."""
+    return singly * _PAGE >= 8 * n_major
 
 
 class ArrayPointers:
@@ -100,6 +105,10 @@ class FilePointers:
     def _keep(self, pointers: np.ndarray) -> None:
         self._array, self._all = pointers, ArrayPointers(pointers)
 
+    def forget(self) -> None:
+        """Give back the memory of what was read."""
+        self._array = self._all = None
+
     def are_surely(self, array: np.ndarray) -> bool:
         """Whether these are known to be the row pointers that the file holds."""
         return self._array is not None and np.array_equal(array, self._array)
@@ -139,7 +148,7 @@ class FilePointers:
 
     def _worth_all(self, wanted: int) -> bool:
         self._read_singly += wanted
-        return self._read_singly * _PAGE >= 8 * self._n_major
+        return worth_all(self._read_singly, self._n_major)
 
     def _keep_all(self) -> bool:
         """Read all for a row that is asked for alone, if that is worth it and they are sound."""

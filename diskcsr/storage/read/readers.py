@@ -7,7 +7,6 @@ decoded here in `diskcsr.storage.read.decode`.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -25,7 +24,6 @@ from ..codecs.pipeline import lacking_in_hdf5
 
 __all__ = [
     "ArrayReader",
-    "CastReader",
     "ConstantReader",
     "H5Reader",
     "Reader",
@@ -35,6 +33,7 @@ __all__ = [
     "check_indices",
     "gather_together",
     "native_dtype",
+    "scatter",
 ]
 
 #: Elements that h5py reads at a time where the dataset has chunks.
@@ -160,6 +159,14 @@ class Reader:
         """Where the array lies in the file, when it lies there in one aligned piece."""
         return None
 
+    def lies_in_one(self) -> bool:
+        """Whether the array, or each of its parts, lies in its file in one aligned piece."""
+        return self.contiguous_offset() is not None
+
+    def edges_within(self, lo: int, hi: int) -> np.ndarray:
+        """Return the elements behind `lo` and before `hi` at which another part begins."""
+        return np.zeros(0, np.int64)
+
     def finish(self, out: np.ndarray) -> None:
         """Put right what the bytes of the file may have got wrong."""
         if out.dtype == np.bool_:
@@ -257,7 +264,7 @@ def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
         )
 
 
-def _scatter(block: np.ndarray, block_lo: int, plan: Plan, out: np.ndarray) -> None:
+def scatter(block: np.ndarray, block_lo: int, plan: Plan, out: np.ndarray) -> None:
     """Copy to their places in `out` the wanted elements that lie in `block`."""
     if plan.piece_lo.size > FEW_PIECES:
         pieces = (plan.piece_lo, plan.piece_hi, plan.piece_dst)
@@ -284,44 +291,9 @@ class ArrayReader(Reader):
         return self._array[lo:hi]
 
     def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
-        _scatter(self._array, 0, plan, out)
+        scatter(self._array, 0, plan, out)
         if limit is not None:
             check_indices(out, limit, self.where)
-
-
-class CastReader(Reader):
-    """Reads what another reader gives, and stores it as values of another type, or among others'.
-
-    Takes memory for what it reads, a second time.
-
-    Parameters
-    ----------
-    reader : Reader
-    dtype : numpy.dtype
-        Of the result.
-    through : numpy.dtype, optional
-        What the values are before they become those of `dtype`.
-    """
-
-    shares = True
-
-    def __init__(self, reader: Reader, dtype: np.dtype, through: np.dtype | None = None) -> None:
-        super().__init__(reader.where, dtype, reader.size, reader.stored_bytes, reader.why)
-        self._inner, self._through = reader, through or dtype
-        self.name, self.copies = reader.name, reader.copies  # type: ignore[misc]
-        self.check_unchanged = reader.check_unchanged
-
-    def count_for(self, whole: Reader) -> None:
-        self._inner.count_for(whole)
-
-    def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
-        counts = plan.piece_hi - plan.piece_lo
-        at = counts.cumsum() - counts
-        own = replace(plan, piece_dst=at)
-        values = np.empty(plan.size, self._inner.dtype)
-        self._inner.gather(own, values, limit)
-        values = values.astype(self._through, copy=False).astype(self.dtype, copy=False)
-        _scatter(values, 0, replace(plan, piece_lo=at, piece_hi=at + counts), out)
 
 
 class ConstantReader(Reader):
@@ -356,7 +328,7 @@ class H5Reader(Reader):
             runs = list(zip(plan.range_lo.tolist(), plan.range_hi.tolist(), strict=True))
             self._count(len(runs), plan.elements_read * self.dtype.itemsize)
         for lo, hi in runs:
-            _scatter(self._read(lo, hi), lo, plan, out)
+            scatter(self._read(lo, hi), lo, plan, out)
         if limit is not None:
             check_indices(out, limit, self.where)
 

@@ -95,6 +95,9 @@ class VirtualReader(PartsReader):
         for part in self._parts:
             part.reader.count_for(whole)
 
+    def lies_in_one(self) -> bool:
+        return all(part.reader.lies_in_one() for part in self._parts)
+
     @property
     def open_to_hdf5(self) -> bool:
         """Whether HDF5 can read all parts."""

@@ -1,0 +1,336 @@
+"""Many stored matrices that are one, below each other or side by side; nothing of them is copied.
+
+What is read goes to the parts' own readers. The files are opened when they are read, so that an
+array of any number of them can be sent to another process at once.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..axis import axis_of
+from ..errors import ClosedFileError, FormatError, StaleFileError
+from ..storage.formats.conventions import ARRAYS
+from ..storage.formats.fields import MAX_LENGTH
+from ..storage.read.arrays import WholeArrays
+from ..storage.read.readers import Reader, Readers
+from ..storage.read.source import Source
+from .address import Address, open_source
+from .parts import (
+    Files,
+    JoinedPointers,
+    JoinedReader,
+    Part,
+    PointersReader,
+    index_dtype_of,
+    most_open,
+)
+
+__all__ = ["Joined", "JoinedAddress", "address_of", "open_any", "parts_of", "places_of"]
+
+
+class Joined(Source):
+    """Several stored matrices as one; for those who read it, a `Source` like any other.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        At least one, of one axis and as long along the minor one.
+    sources : dict of int to Source
+        Those that are open already; they are closed with this.
+    """
+
+    def __init__(self, parts: Sequence[Part], sources: dict[int, Source]) -> None:
+        self.hints, self.guard = {"format": None, "shape": None}, None
+        self.lock = threading.RLock()
+        self._arrays = weakref.WeakValueDictionary()
+        self._closed = self._adrift = False
+        self.axis = axis_of(parts[0].address.format)
+        self._start(parts, sources)
+
+    def _start(self, parts: Sequence[Part], sources: dict[int, Source]) -> None:
+        """Show these parts from now on."""
+        first = parts[0].address
+        self.files = Files(parts, sources)
+        self.filename, self.name = first.path, first.name
+        others = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
+        self.where = f"{parts[0].where}{others}"
+        self.lines = np.cumsum([0, *(part.n_major for part in parts)], dtype=np.int64)
+        edges = np.cumsum([0, *(part.nnz for part in parts)], dtype=np.int64)
+        n_minor = self.axis.swap(first.shape)[1]
+        self.shape = self.axis.swap((int(self.lines[-1]), n_minor))
+        self.dtype = np.result_type(*(part.address.dtype for part in parts))
+        self.elements = int(edges[-1])
+        pointers: Any = JoinedPointers(self.where, self.files, self.lines, edges)
+        self.pointers = pointers
+        dtypes = {"data": self.dtype, "indices": index_dtype_of(parts)}
+        readers: dict[str, Any] = {
+            name: JoinedReader(f"{self.where}, {name!r}", name, self.files, edges, dtype)
+            for name, dtype in dtypes.items()
+        }
+        readers["indptr"] = PointersReader(f"{self.where}, 'indptr'", pointers, self.files)
+        self._readers = readers
+        self.arrays = WholeArrays(
+            self.where, self.axis.swap(self.shape), self.dtype, pointers, readers.__getitem__
+        )
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """Where each is, and what it was when it was looked at."""
+        return self.files.parts
+
+    @property
+    def path(self) -> str | None:
+        """None: there are several; see `Joined.parts`."""
+        return None
+
+    @property
+    def group(self) -> Any:
+        """There is none."""
+        self._has_no("group")
+
+    @property
+    def header(self) -> Any:  # type: ignore[override]
+        """There is none."""
+        self._has_no("header")
+
+    def _has_no(self, what: str) -> NoReturn:
+        raise ValueError(
+            f"{self.where}: a matrix of {len(self.parts)} files has no {what} of its own; open "
+            "the one that is wanted, or write the matrix to one file (save)"
+        )
+
+    def dataset(self, name: str) -> Any:
+        """There is none."""
+        self._has_no(f"dataset {name!r}")
+
+    # ------------------------------------------------------------------------------ the files
+
+    def check_open(self) -> None:
+        if self._closed or self._adrift:
+            raise _refusal(self.where, self._adrift)
+
+    def close(self) -> None:
+        """Close the files. Closing twice does nothing."""
+        self._closed, self._adrift = True, False
+        self.files.close(partial(_refusal, self.where, False))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the files are closed."""
+        return self._closed
+
+    def refresh(self) -> None:
+        """Look at all files again, which others may have written to.
+
+        Raises
+        ------
+        StaleFileError
+            When one is no longer there, or no longer fits the others. It can be tried again.
+        LockedFileError
+            When other programs do not let one be read. It can be refreshed again later.
+        """
+        with self.lock:
+            if not self._adrift:
+                self.check_open()
+            self._adrift = True
+            self.files.close(partial(_refusal, self.where, True))
+            try:
+                parts, sources = _open_all([part.address.find for part in self.parts])
+                if axis_of(parts[0].address.format) is not self.axis:
+                    _close_all(sources)
+                    raise FormatError(f"they were {self.axis.format} matrices and are none now")
+            except (KeyError, FormatError, FileNotFoundError) as problem:
+                raise StaleFileError(f"{self.where}: {problem}") from problem
+            self._start(parts, sources)
+            self._adrift = False
+            self._have_forgotten()
+
+    # ----------------------------------------------------------------------------- its readers
+
+    def reader(self, name: str) -> Reader:
+        self.check_open()
+        return self._readers[name]
+
+    def readers(self) -> Readers:
+        """Return all three readers, having looked at all parts."""
+        self.check_open()
+        readers: dict[str, Any] = self._readers
+        for name in ARRAYS:
+            readers[name].look()
+        return Readers(readers)
+
+    def check_indices_there(self, nnz: int) -> None:
+        """Check each part; see `Source.check_indices_there`."""
+        for number, part in enumerate(self.parts):
+            self.files.source(number).check_indices_there(part.nnz)
+
+    # --------------------------------------------------------------------------- its addresses
+
+    def address(self, lines: range | None = None) -> "JoinedAddress":
+        """Return where to find it again; of some lines, the parts that these are in.
+
+        The lines of that address begin with the first of its first part.
+        """
+        if lines is None or not len(lines):
+            return JoinedAddress(tuple(self.parts))
+        first, last = self.lines.searchsorted([lines[0], lines[-1]], side="right") - 1
+        return JoinedAddress(tuple(self.parts[int(first) : int(last) + 1]))
+
+
+def _refusal(where: str, adrift: bool) -> Exception:
+    """Say why nothing can be read."""
+    if adrift:
+        return StaleFileError(f"{where}: refresh() was not possible; try it again")
+    return ClosedFileError(f"{where}: the files are closed")
+
+
+@dataclass(frozen=True)
+class JoinedAddress:
+    """Where the parts of a matrix are to be found again, and what they were; see `Address`."""
+
+    parts: tuple[Part, ...]
+
+    def open(self) -> Joined:
+        """Open the matrix; no file is opened that is in the state it was in.
+
+        Raises
+        ------
+        StaleFileError
+            When a part has another format, shape or dtype now.
+        OSError
+            When a part is not there any more.
+        """
+        parts, sources = list(self.parts), {}
+        try:
+            for number, part in enumerate(parts):
+                found = os.stat(part.address.path)
+                if (found.st_size, found.st_mtime_ns) != part.address.state:
+                    sources[number] = part.address.open()
+                    parts[number] = Part.of(sources[number])
+        except BaseException:
+            _close_all(sources)
+            raise
+        return Joined(parts, sources)
+
+    def is_unchanged(self, source: Source) -> bool:
+        """Whether a matrix that was opened here shows the states that the files were in."""
+        then = [part.address.state for part in self.parts]
+        return isinstance(source, Joined) and [part.address.state for part in source.parts] == then
+
+
+def address_of(source: Source) -> Address | JoinedAddress | None:
+    """Return where a matrix is to be found again; None where it is in no ordinary file."""
+    return source.address() if isinstance(source, Joined) else Address.of(source)
+
+
+def parts_of(source: Source) -> list[Source]:
+    """Return the stored matrices that a matrix consists of: as a rule, itself."""
+    if not isinstance(source, Joined):
+        return [source]
+    return [source.files.source(number) for number in range(len(source.parts))]
+
+
+def places_of(source: Source) -> list[tuple[str, str]]:
+    """Return the (path, group) of each of them; no file is opened."""
+    if not isinstance(source, Joined):
+        return [(source.path or source.filename, source.name)]
+    return [(part.address.path, part.address.name) for part in source.parts]
+
+
+def open_any(
+    file: Any, name: str | None, hints: dict[str, Any], *, write: bool, untrusted: bool
+) -> Source:
+    """Open the matrix that a file holds, or that a list of files holds together."""
+    if not isinstance(file, list | tuple):
+        return open_source(file, name, hints, write=write, untrusted=untrusted)
+    if write:
+        raise ValueError("mode 'r+' changes one file: several are opened with 'r' or 'c'")
+    return open_joined(file, name, hints, untrusted=untrusted)
+
+
+def open_joined(
+    files: Iterable[Any], name: str | None, hints: dict[str, Any], *, untrusted: bool = False
+) -> Joined:
+    """Open the matrices in several files as one.
+
+    Parameters
+    ----------
+    files : iterable of path or (path, name)
+    name : str or None
+        Of the matrix in those files that are given by their path alone.
+    hints, untrusted
+        See `open_source`.
+
+    Raises
+    ------
+    ValueError
+        When there is none.
+    FormatError
+        When they do not fit together.
+    Exception
+        As of `open_source`, of each.
+    """
+    places = [_place(given, name) for given in files]
+    if not places:
+        raise ValueError("there is nothing to open: give at least one file")
+    if hints["shape"] is not None:
+        raise ValueError("shape= is said of one file: several have one each")
+    opening = partial(open_source, untrusted=untrusted)
+    return Joined(*_open_all([partial(opening, *place, dict(hints)) for place in places]))
+
+
+def _place(given: Any, name: str | None) -> tuple[str, str | None]:
+    path, own = given if isinstance(given, tuple) and len(given) == 2 else (given, name)
+    if not isinstance(path, str | bytes | os.PathLike) or not isinstance(own, str | None):
+        raise TypeError(
+            f"several files are given by their paths, or as (path, name): not {given!r}"
+        )
+    return os.fsdecode(path), own
+
+
+def _open_all(
+    openings: Sequence[Callable[[], Source]],
+) -> tuple[list[Part], dict[int, Source]]:
+    """Open all, keep as many of them open as may be, and check that they fit together."""
+    parts: list[Part] = []
+    sources: dict[int, Source] = {}
+    try:
+        for number, opening in enumerate(openings):
+            sources[number] = opening()
+            parts.append(Part.of(sources[number]))
+            _check_fit(parts)
+            if number >= most_open():
+                sources.pop(number).close()
+    except BaseException:
+        _close_all(sources)
+        raise
+    return parts, sources
+
+
+def _close_all(sources: dict[int, Source]) -> None:
+    for source in sources.values():
+        source.close()
+
+
+def _check_fit(parts: list[Part]) -> None:
+    """Check that the last part fits the first."""
+    first, last = parts[0], parts[-1]
+    axis = axis_of(first.address.format)
+    if last.address.format != first.address.format:
+        raise FormatError(
+            f"{last.where} holds a {last.address.format} matrix, {first.where} a "
+            f"{first.address.format} one: convert one of them"
+        )
+    minors, of_first = (axis.swap(part.address.shape)[1] for part in (last, first))
+    if minors != of_first:
+        what = axis.transposed.majors
+        raise FormatError(f"{last.where} has {minors} {what}, {first.where} has {of_first}")
+    if sum(part.n_major for part in parts) > MAX_LENGTH:
+        raise FormatError(f"together they have more than {MAX_LENGTH} {axis.majors}")
