@@ -173,15 +173,14 @@ class Joined(Source):
 
     # --------------------------------------------------------------------------- its addresses
 
-    def address(self, lines: range | None = None) -> "JoinedAddress":
-        """Return where to find it again; of some lines, the parts that these are in.
+    def address(self) -> "JoinedAddress":
+        """Return where to find it again."""
+        return JoinedAddress(tuple(self.parts))
 
-        The lines of that address begin with the first of its first part.
-        """
-        if lines is None or not len(lines):
-            return JoinedAddress(tuple(self.parts))
-        first, last = self.lines.searchsorted([lines[0], lines[-1]], side="right") - 1
-        return JoinedAddress(tuple(self.parts[int(first) : int(last) + 1]))
+    def of_lines(self, least: int, largest: int) -> "tuple[Joined, int]":
+        """Return the matrix of those parts that lines are in, none open; and its first line."""
+        first, last = (self.lines.searchsorted([least, largest], side="right") - 1).tolist()
+        return Joined(self.parts[first : last + 1], {}), int(self.lines[first])
 
 
 def _refusal(where: str, adrift: bool) -> Exception:
