@@ -59,7 +59,10 @@ class Piece:
         if isinstance(shown, View):
             some = shown.select(lines, range(shown.n_minor))
             base, first = _narrowed(some.base, some.majors)
-            return Piece, (replace(some, base=base, majors=_less(some.majors, first)), range(len(lines)))
+            return Piece, (
+                replace(some, base=base, majors=_less(some.majors, first)),
+                range(len(lines)),
+            )
         base, first = _narrowed(shown, lines)
         return Piece, (base, _less(lines, first))
 

@@ -26,7 +26,7 @@ _OPERATORS = {
     np.greater: ("__gt__", "__lt__"),
     np.greater_equal: ("__ge__", "__le__"),
 }
-_METHODS = {np.absolute: "__abs__", np.negative: "__neg__"}
+_METHODS: dict[Any, str] = {np.absolute: "__abs__", np.negative: "__neg__"}
 
 
 class _Block:
@@ -42,7 +42,8 @@ class _Block:
         other = inputs[1] if first else inputs[0]
         if ufunc is np.matmul:
             # Dask gives the result one more dimension, so that it has to be a dense one.
-            result = self.__matmul__(other) if first else self.__rmatmul__(other)  # type: ignore[attr-defined]
+            block: Any = self
+            result = block.__matmul__(other) if first else block.__rmatmul__(other)
             return result.toarray() if issparse(result) else result
         if ufunc not in _OPERATORS:
             return NotImplemented
@@ -54,21 +55,26 @@ class _Block:
 
     @property
     def size(self) -> int:
-        """Number of elements, as of numpy's arrays: of blocks without any, Dask finds no largest."""
+        """Number of elements, as of numpy's arrays: without any there is no largest for Dask."""
         rows, columns = self.shape  # type: ignore[attr-defined]
         return int(rows) * int(columns)
 
-    def sum(self, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = None) -> Any:
+    def sum(
+        self, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False
+    ) -> Any:
         """Sum up; `keepdims` as numpy has it."""
-        return _kept(self, super().sum(axis=_one(axis), dtype=dtype, out=out), axis, keepdims)  # type: ignore[misc]
+        result = super().sum(axis=_one(axis), dtype=dtype, out=out)  # type: ignore[misc]
+        return _kept(self, result, axis, keepdims)
 
-    def max(self, axis: Any = None, out: Any = None, keepdims: Any = None) -> Any:
+    def max(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> Any:
         """Return the largest; `keepdims` as numpy has it, and the result is dense then."""
-        return _kept(self, super().max(axis=_one(axis), out=out), axis, keepdims)  # type: ignore[misc]
+        result = super().max(axis=_one(axis), out=out)  # type: ignore[misc]
+        return _kept(self, result, axis, keepdims)
 
-    def min(self, axis: Any = None, out: Any = None, keepdims: Any = None) -> Any:
+    def min(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> Any:
         """Return the least; `keepdims` as numpy has it, and the result is dense then."""
-        return _kept(self, super().min(axis=_one(axis), out=out), axis, keepdims)  # type: ignore[misc]
+        result = super().min(axis=_one(axis), out=out)  # type: ignore[misc]
+        return _kept(self, result, axis, keepdims)
 
     # ------------------------------------------------------------------ what stays such a block
 
@@ -85,7 +91,8 @@ class _Block:
 
     def __sub__(self, other: Any) -> Any:
         if isinstance(other, np.ndarray) and other.ndim == 2:
-            return self.toarray() - other  # type: ignore[attr-defined]  # with one row or column, too
+            # Of one row or column, too: what Dask's variance takes away from a block is its mean.
+            return self.toarray() - other  # type: ignore[attr-defined]
         return _block(super().__sub__(other))  # type: ignore[misc]
 
     def multiply(self, other: Any) -> Any:

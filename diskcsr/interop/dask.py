@@ -5,6 +5,7 @@ know how to put csr_array blocks together: it is told here.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def to_dask(shown: Any, container: Any, chunks: Any) -> "da.Array":
     name = f"diskcsr-{tokenize(address, _told(shown), sizes, blocks.__name__)}"
     tasks = {
         (name, *axis.swap((number, 0))): (_load, Piece(shown, range(lo, hi)), blocks)
-        for number, (lo, hi) in enumerate(zip(ends[:-1], ends[1:], strict=True))
+        for number, (lo, hi) in enumerate(pairwise(ends))
     }
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=[])
     return array.Array(graph, name, sizes, meta=blocks((0, 0), dtype=shown.dtype))
@@ -135,7 +136,7 @@ def blocks_along(darray: Any, axis: int) -> Any:
     return darray.rechunk({1 - axis: -1}) if darray.numblocks[1 - axis] > 1 else darray
 
 
-def work_on(darray: Any, axis: int, work: Callable[[Any, int], Any]) -> list[Any]:
+def work_on(darray: Any, work: Callable[[Any, int], Any]) -> list[Any]:
     """Compute ``work(block, number)`` of each block where the block is, and gather the results."""
     dask = _dask("dask", "from_dask()")
     blocks = darray.to_delayed().reshape(-1)
