@@ -12,7 +12,7 @@ from .compute.statistics import stored_of
 from .protocol.arithmetic import Arithmetic
 from .protocol.batching import Batching
 from .protocol.handle import open_array, use_classes
-from .protocol.lazy import HasLazy, Lazy, use_lazy_classes
+from .protocol.lazy import HasLazy, Lazy, common_columns, use_lazy_classes
 from .protocol.multiplying import Multiplying
 from .protocol.reducing import describe
 from .protocol.whole import Whole
@@ -210,6 +210,8 @@ def open(
     shape: tuple[int, int] | None = None,
     spmatrix: Literal[False] = False,
     untrusted: bool = False,
+    columns: Any = None,
+    join: Literal["inner", "outer"] | None = None,
 ) -> DiskCSR | DiskCSC: ...
 @overload
 def open(
@@ -221,6 +223,8 @@ def open(
     shape: tuple[int, int] | None = None,
     spmatrix: Literal[True],
     untrusted: bool = False,
+    columns: Any = None,
+    join: Literal["inner", "outer"] | None = None,
 ) -> DiskCSRMatrix | DiskCSCMatrix: ...
 def open(
     file: Any,
@@ -231,13 +235,17 @@ def open(
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
     untrusted: bool = False,
+    columns: Any = None,
+    join: Literal["inner", "outer"] | None = None,
 ) -> DiskCSR | DiskCSC | DiskCSRMatrix | DiskCSCMatrix:
-    """Open a stored sparse matrix; nothing but attributes is read.
+    """Open a stored sparse matrix, or several as one; nothing but attributes is read.
 
     Parameters
     ----------
-    file : path, h5py.File, h5py.Group or Python file object
-        What to open. A file passed in open stays open when the array is closed.
+    file : path, h5py.File, h5py.Group, Python file object, or list of paths
+        What to open. A file passed in open stays open when the array is closed. The matrices of a
+        list are one array, rows below rows (of CSC: columns beside columns); nothing is copied, and
+        the array is for reading. An item may be (path, name).
     name : str, optional
         The group, as ``"X"`` or ``"layers/counts"``. Without it the only sparse matrix in `file`.
     mode : {"r", "r+", "c"}
@@ -257,6 +265,15 @@ def open(
         whenever it is opened anew: by `refresh`, and for a pickle. Files that lead to others are
         refused. It must be a path, and `mode` not "r+". Costs the start of a process, and that all
         that is compressed is decoded once.
+    columns : str or list of sequences of str, optional
+        Of a list of files with different columns: what these are called. A dataset of names in
+        each file, the group of a table of AnnData ("var", which is the default), or the names
+        themselves, for each file.
+    join : {"inner", "outer"}, optional
+        Which columns there are: "inner", the default where `columns` is given, those that all files
+        have, in the order of the first; "outer" all, in the order in which they appear.
+        ``A.column_names`` tells them. With "inner" the array is a lazy one (``A.lazy``) where
+        columns are left out.
 
     Returns
     -------
@@ -293,10 +310,19 @@ def open(
     keep readers out by its lock (`LockedFileError`); where its locks are turned off, or do not
     work, nothing is promised beside such a writer.
 
+    Of a list of files one row pointer each is read at once. They must be of one format, and without
+    `join` of one width; the dtype is what `numpy.result_type` gives. Where they differ, reading a
+    part of another type takes its share of the result once more, and so does bringing columns
+    together. No more files are open than an eighth of those that may be (``ulimit -n``): the others
+    are opened when they are read. A pickle holds their paths, and a file that changed or is
+    missing is named (`StaleFileError`, `FileNotFoundError`).
+
     Read are: h5sparse, AnnData (all versions), binsparse 0.1, MATLAB v7.3, h5io, 10x Genomics v2
     and v3, and untagged groups of three arrays, where `format` and `shape` may be needed.
     """
-    return open_array(file, name, mode, format, shape, spmatrix, untrusted)
+    how = (mode, format, shape, spmatrix, untrusted)
+    array = open_array(file, name, *how, columns=columns, join=join)
+    return common_columns(array)
 
 
 @takes_storage

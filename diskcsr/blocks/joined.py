@@ -22,6 +22,7 @@ from ..storage.read.arrays import WholeArrays
 from ..storage.read.readers import Reader, Readers
 from ..storage.read.source import Source
 from .address import Address, open_source
+from .columns import Columns, Naming, joined_columns, naming_of
 from .parts import (
     Files,
     JoinedPointers,
@@ -32,7 +33,16 @@ from .parts import (
     most_open,
 )
 
-__all__ = ["Joined", "JoinedAddress", "address_of", "open_any", "parts_of", "places_of"]
+__all__ = [
+    "Joined",
+    "JoinedAddress",
+    "address_of",
+    "lacks_columns",
+    "names_of",
+    "open_any",
+    "parts_of",
+    "places_of",
+]
 
 
 class Joined(Source):
@@ -44,35 +54,52 @@ class Joined(Source):
         At least one, of one axis and as long along the minor one.
     sources : dict of int to Source
         Those that are open already; they are closed with this.
+    columns : Columns, optional
+        Where columns are brought together by their names.
+    naming : Naming, optional
+        Where these are found again.
     """
 
-    def __init__(self, parts: Sequence[Part], sources: dict[int, Source]) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        sources: dict[int, Source],
+        columns: Columns | None = None,
+        naming: Naming | None = None,
+    ) -> None:
         self.hints, self.guard = {"format": None, "shape": None}, None
         self.lock = threading.RLock()
         self._arrays = weakref.WeakValueDictionary()
         self._closed = self._adrift = False
         self.axis = axis_of(parts[0].address.format)
-        self._start(parts, sources)
+        self.naming = naming
+        self._start(parts, sources, columns)
 
-    def _start(self, parts: Sequence[Part], sources: dict[int, Source]) -> None:
+    def _start(
+        self, parts: Sequence[Part], sources: dict[int, Source], columns: Columns | None
+    ) -> None:
         """Show these parts from now on."""
         first = parts[0].address
+        self.columns = columns
         self.files = Files(parts, sources)
         self.filename, self.name = first.path, first.name
         others = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
         self.where = f"{parts[0].where}{others}"
         self.lines = np.cumsum([0, *(part.n_major for part in parts)], dtype=np.int64)
         edges = np.cumsum([0, *(part.nnz for part in parts)], dtype=np.int64)
-        n_minor = self.axis.swap(first.shape)[1]
+        n_minor = self.axis.swap(first.shape)[1] if columns is None else columns.count
         self.shape = self.axis.swap((int(self.lines[-1]), n_minor))
         self.dtype = np.result_type(*(part.address.dtype for part in parts))
         self.elements = int(edges[-1])
         pointers: Any = JoinedPointers(self.where, self.files, self.lines, edges)
         self.pointers = pointers
-        dtypes = {"data": self.dtype, "indices": index_dtype_of(parts)}
+        how: dict[str, tuple[Any, ...]] = {
+            "data": (self.dtype,),
+            "indices": (index_dtype_of(parts, n_minor), () if columns is None else columns.maps),
+        }
         readers: dict[str, Any] = {
-            name: JoinedReader(f"{self.where}, {name!r}", name, self.files, edges, dtype)
-            for name, dtype in dtypes.items()
+            name: JoinedReader(f"{self.where}, {name!r}", name, self.files, edges, *of_it)
+            for name, of_it in how.items()
         }
         readers["indptr"] = PointersReader(f"{self.where}, 'indptr'", pointers, self.files)
         self._readers = readers
@@ -142,13 +169,14 @@ class Joined(Source):
             self._adrift = True
             self.files.close(partial(_refusal, self.where, True))
             try:
-                parts, sources = _open_all([part.address.find for part in self.parts])
+                openings = [part.address.find for part in self.parts]
+                parts, sources, columns = _open_all(openings, self.naming)
                 if axis_of(parts[0].address.format) is not self.axis:
                     _close_all(sources)
                     raise FormatError(f"they were {self.axis.format} matrices and are none now")
             except (KeyError, FormatError, FileNotFoundError) as problem:
                 raise StaleFileError(f"{self.where}: {problem}") from problem
-            self._start(parts, sources)
+            self._start(parts, sources, columns)
             self._adrift = False
             self._have_forgotten()
 
@@ -175,12 +203,13 @@ class Joined(Source):
 
     def address(self) -> "JoinedAddress":
         """Return where to find it again."""
-        return JoinedAddress(tuple(self.parts))
+        return JoinedAddress(tuple(self.parts), self.columns, self.naming)
 
     def of_lines(self, least: int, largest: int) -> "tuple[Joined, int]":
         """Return the matrix of those parts that lines are in, none open; and its first line."""
         first, last = (self.lines.searchsorted([least, largest], side="right") - 1).tolist()
-        return Joined(self.parts[first : last + 1], {}), int(self.lines[first])
+        columns = None if self.columns is None else self.columns.of_some(first, last + 1)
+        return Joined(self.parts[first : last + 1], {}, columns), int(self.lines[first])
 
 
 def _refusal(where: str, adrift: bool) -> Exception:
@@ -195,6 +224,8 @@ class JoinedAddress:
     """Where the parts of a matrix are to be found again, and what they were; see `Address`."""
 
     parts: tuple[Part, ...]
+    columns: Columns | None
+    naming: Naming | None
 
     def open(self) -> Joined:
         """Open the matrix; no file is opened that is in the state it was in.
@@ -213,10 +244,21 @@ class JoinedAddress:
                 if (found.st_size, found.st_mtime_ns) != part.address.state:
                     sources[number] = part.address.open()
                     parts[number] = Part.of(sources[number])
+                    self._check_names(number, sources[number])
         except BaseException:
             _close_all(sources)
             raise
-        return Joined(parts, sources)
+        return Joined(parts, sources, self.columns, self.naming)
+
+    def _check_names(self, number: int, source: Source) -> None:
+        """Check that the columns of a part which changed still are what they were."""
+        if self.columns is None or self.columns.names is None or self.naming is None:
+            return
+        table = self.columns.maps[number]
+        names = self.naming.of(number, source)
+        before = self.columns.names[: names.size] if table is None else self.columns.names[table]
+        if not np.array_equal(names, before):
+            raise StaleFileError(f"{source.where}: its columns have other names now; open it again")
 
     def is_unchanged(self, source: Source) -> bool:
         """Whether a matrix that was opened here shows the states that the files were in."""
@@ -231,7 +273,7 @@ def address_of(source: Source) -> Address | JoinedAddress | None:
 
 def parts_of(source: Source) -> list[Source]:
     """Return the stored matrices that a matrix consists of: as a rule, itself."""
-    if not isinstance(source, Joined):
+    if not isinstance(source, Joined) or source.columns is not None:
         return [source]
     return [source.files.source(number) for number in range(len(source.parts))]
 
@@ -243,19 +285,53 @@ def places_of(source: Source) -> list[tuple[str, str]]:
     return [(part.address.path, part.address.name) for part in source.parts]
 
 
+def names_of(shown: Any) -> np.ndarray | None:
+    """Return the names of the columns that contents or a view show; None where there are none."""
+    source, view = shown.source, shown if hasattr(shown, "minors") else None
+    base = shown if view is None else view.base
+    columns = source.columns if isinstance(source, Joined) else None
+    if columns is None or columns.names is None or base.axis is not source.axis:
+        return None
+    names = columns.names if view is None or view.minors is None else columns.names[view.minors]
+    return names if names.size == shown.n_minor else None
+
+
+def lacks_columns(source: Source) -> int | None:
+    """Return how many columns all matrices have, where others are to be left out."""
+    if not isinstance(source, Joined) or source.columns is None or source.naming is None:
+        return None
+    few = source.naming.inner and source.columns.common < source.columns.count
+    return source.columns.common if few else None
+
+
 def open_any(
-    file: Any, name: str | None, hints: dict[str, Any], *, write: bool, untrusted: bool
+    file: Any,
+    name: str | None,
+    hints: dict[str, Any],
+    *,
+    write: bool,
+    untrusted: bool,
+    columns: Any = None,
+    join: str | None = None,
 ) -> Source:
     """Open the matrix that a file holds, or that a list of files holds together."""
     if not isinstance(file, list | tuple):
+        if columns is not None or join is not None:
+            raise ValueError("columns=, join=: these are said of a list of files")
         return open_source(file, name, hints, write=write, untrusted=untrusted)
     if write:
         raise ValueError("mode 'r+' changes one file: several are opened with 'r' or 'c'")
-    return open_joined(file, name, hints, untrusted=untrusted)
+    naming = naming_of(columns, join, len(file))
+    return open_joined(file, name, hints, naming, untrusted=untrusted)
 
 
 def open_joined(
-    files: Iterable[Any], name: str | None, hints: dict[str, Any], *, untrusted: bool = False
+    files: Iterable[Any],
+    name: str | None,
+    hints: dict[str, Any],
+    naming: Naming | None = None,
+    *,
+    untrusted: bool = False,
 ) -> Joined:
     """Open the matrices in several files as one.
 
@@ -282,7 +358,8 @@ def open_joined(
     if hints["shape"] is not None:
         raise ValueError("shape= is said of one file: several have one each")
     opening = partial(open_source, untrusted=untrusted)
-    return Joined(*_open_all([partial(opening, *place, dict(hints)) for place in places]))
+    openings = [partial(opening, *place, dict(hints)) for place in places]
+    return Joined(*_open_all(openings, naming), naming)
 
 
 def _place(given: Any, name: str | None) -> tuple[str, str | None]:
@@ -295,22 +372,25 @@ def _place(given: Any, name: str | None) -> tuple[str, str | None]:
 
 
 def _open_all(
-    openings: Sequence[Callable[[], Source]],
-) -> tuple[list[Part], dict[int, Source]]:
+    openings: Sequence[Callable[[], Source]], naming: Naming | None
+) -> tuple[list[Part], dict[int, Source], Columns | None]:
     """Open all, keep as many of them open as may be, and check that they fit together."""
     parts: list[Part] = []
+    names: list[np.ndarray] = []
     sources: dict[int, Source] = {}
     try:
         for number, opening in enumerate(openings):
             sources[number] = opening()
             parts.append(Part.of(sources[number]))
-            _check_fit(parts)
+            _check_fit(parts, naming)
+            if naming is not None:
+                names.append(naming.of(number, sources[number]))
             if number >= most_open():
                 sources.pop(number).close()
     except BaseException:
         _close_all(sources)
         raise
-    return parts, sources
+    return parts, sources, joined_columns(names, naming.inner) if naming else None
 
 
 def _close_all(sources: dict[int, Source]) -> None:
@@ -318,7 +398,7 @@ def _close_all(sources: dict[int, Source]) -> None:
         source.close()
 
 
-def _check_fit(parts: list[Part]) -> None:
+def _check_fit(parts: list[Part], naming: Naming | None) -> None:
     """Check that the last part fits the first."""
     first, last = parts[0], parts[-1]
     axis = axis_of(first.address.format)
@@ -328,8 +408,17 @@ def _check_fit(parts: list[Part]) -> None:
             f"{first.address.format} one: convert one of them"
         )
     minors, of_first = (axis.swap(part.address.shape)[1] for part in (last, first))
-    if minors != of_first:
+    if naming is not None:
+        if not axis.keeps_rows:
+            raise FormatError(
+                f"{last.where} holds a {axis.format} matrix: columns are brought together by their "
+                "names of matrices that are below each other, which keep rows together"
+            )
+    elif minors != of_first:
         what = axis.transposed.majors
-        raise FormatError(f"{last.where} has {minors} {what}, {first.where} has {of_first}")
+        by_name = "; join= brings columns together by their names" if axis.keeps_rows else ""
+        raise FormatError(
+            f"{last.where} has {minors} {what}, {first.where} has {of_first}{by_name}"
+        )
     if sum(part.n_major for part in parts) > MAX_LENGTH:
         raise FormatError(f"together they have more than {MAX_LENGTH} {axis.majors}")

@@ -189,15 +189,24 @@ class JoinedReader(PartsReader):
         Where the elements of each part begin.
     dtype : numpy.dtype
         Of the values in memory; what is read is of the parts' own type where they have one.
+    tables : sequence, optional
+        Of indices: what becomes of those of each part; see `Columns.maps`.
     """
 
     name = "joined"
 
     def __init__(
-        self, where: str, name: str, files: Files, edges: np.ndarray, dtype: np.dtype
+        self,
+        where: str,
+        name: str,
+        files: Files,
+        edges: np.ndarray,
+        dtype: np.dtype,
+        tables: Sequence[np.ndarray | None] = (),
     ) -> None:
         stored = {part.stored[name] for part in files.parts}
-        self._casts = len(stored) > 1
+        self._tables = tables if any(table is not None for table in tables) else ()
+        self._casts = len(stored) > 1 or bool(self._tables)
         super().__init__(where, dtype if self._casts else stored.pop(), edges)
         self._array, self._files = name, files
         self.check_unchanged = files.check_unchanged
@@ -207,15 +216,18 @@ class JoinedReader(PartsReader):
     def part(self, number: int) -> Reader:
         source = self._files.source(number)
         reader = self._files.reader(number, self._array)
-        if reader.shares and reader.dtype == self.dtype:
+        table = self._tables[number] if self._tables else None
+        if reader.shares and reader.dtype == self.dtype and table is None:
             return reader
         through = source.dtype if self._array == "data" and self._casts else None
-        return CastReader(reader, self.dtype, through, source)
+        return CastReader(reader, self.dtype, through, source, table)
 
     def lies_in_one(self) -> bool:
         # Of those that are not open yet it is not known, and walking finds out.
         opened = self._files.opened()
-        return all(source.reader(self._array).lies_in_one() for source in opened)
+        return not self._tables and all(
+            source.reader(self._array).lies_in_one() for source in opened
+        )
 
     def look(self) -> None:
         """Look at all parts, to say what reads them and how many bytes they take."""
@@ -346,8 +358,8 @@ class JoinedPointers:
         return int(self._edges[-1])
 
 
-def index_dtype_of(parts: Sequence[Part]) -> np.dtype:
+def index_dtype_of(parts: Sequence[Part], n_minor: int) -> np.dtype:
     """Return a signed type that holds the indices of all parts."""
     small = all(part.stored["indices"].itemsize <= 4 for part in parts)
-    longest = max(max(part.address.shape) for part in parts)
+    longest = max(n_minor, *(max(part.address.shape) for part in parts))
     return np.dtype(np.int32 if small and longest <= INT32_MAX else np.int64)

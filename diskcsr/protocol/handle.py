@@ -7,9 +7,8 @@ import numpy as np
 
 from .. import interop
 from ..axis import Axis, matrix_of
-from ..blocks.address import Address
 from ..blocks.contents import Contents
-from ..blocks.joined import JoinedAddress, open_any
+from ..blocks.joined import open_any
 from ..blocks.whole import load
 from ..errors import FormatError
 from ..keys.widths import index_dtype
@@ -60,9 +59,10 @@ def open_array(
     shape: tuple[int, int] | None = None,
     spmatrix: bool = False,
     untrusted: bool = False,
+    **joining: Any,
 ) -> "DiskCSR | DiskCSC":
     """Open a stored matrix as the array that it is; see `diskcsr.open`."""
-    source = _open_source(file, name, mode, format, shape, untrusted)
+    source = _open_source(file, name, mode, format, shape, untrusted, **joining)
     return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
 
 
@@ -73,12 +73,13 @@ def _open_source(
     format: str | None,
     shape: tuple[int, int] | None,
     untrusted: bool,
+    **joining: Any,
 ) -> Source:
     """Check the mode and open what `file` holds."""
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
-    hints = {"format": format, "shape": shape}
-    return open_any(file, name, hints, write=mode == "r+", untrusted=untrusted)
+    how = {"write": mode == "r+", "untrusted": untrusted, **joining}
+    return open_any(file, name, {"format": format, "shape": shape}, **how)
 
 
 class _StoredArray:
@@ -440,9 +441,7 @@ class Handle:
         return _reopen, (stored_as, address, mode, self._flipped, flags)
 
 
-def _reopen(
-    cls: Any, address: Address | JoinedAddress, mode: str, flipped: bool, flags: dict[str, Any]
-) -> Any:
+def _reopen(cls: Any, address: Any, mode: str, flipped: bool, flags: dict[str, Any]) -> Any:
     array = cls._over(address.open(), mode, {})
     array = array.transpose() if flipped else array
     if address.is_unchanged(array._source):

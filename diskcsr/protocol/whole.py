@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..axis import axis_of
-from ..blocks.joined import places_of
+from ..blocks.joined import names_of, places_of
 from ..compute import conversions
 from ..compute.answers import empty
 from ..compute.elementwise import elementwise
@@ -23,6 +23,14 @@ class Whole(Handle):
     def files(self) -> list[tuple[str, str]]:
         """The (path, group) of each stored matrix that this one consists of: as a rule, of one."""
         return places_of(self._source)
+
+    @property
+    def column_names(self) -> np.ndarray | None:
+        """Names of the columns where they were brought together by them, else None.
+
+        See ``columns=`` and ``join=`` of `diskcsr.open`.
+        """
+        return names_of(self._contents())
 
     def __repr__(self) -> str:
         """Return what scipy says of it, and of how many files it is."""

@@ -87,15 +87,23 @@ class CastReader(Reader):
         What the values are before they become those of `dtype`.
     owner : object, optional
         What must be there as long as this reader is.
+    table : (n,) array, optional
+        Values are places in it, and become what is there; n is their limit then.
     """
 
     shares = True
 
     def __init__(
-        self, reader: Reader, dtype: np.dtype, through: np.dtype | None = None, owner: Any = None
+        self,
+        reader: Reader,
+        dtype: np.dtype,
+        through: np.dtype | None = None,
+        owner: Any = None,
+        table: np.ndarray | None = None,
     ) -> None:
         super().__init__(reader.where, dtype, reader.size, reader.stored_bytes, reader.why)
         self._inner, self._through, self._owner = reader, through or dtype, owner
+        self._table = table
         self.name, self.copies = reader.name, reader.copies  # type: ignore[misc]
         self.check_unchanged = reader.check_unchanged
 
@@ -107,6 +115,10 @@ class CastReader(Reader):
         at = counts.cumsum() - counts
         own = replace(plan, piece_dst=at)
         values = np.empty(plan.size, self._inner.dtype)
+        if self._table is not None:
+            limit = None if limit is None else self._table.size
         self._inner.gather(own, values, limit)
+        if self._table is not None:
+            values = self._table[values]
         values = values.astype(self._through, copy=False).astype(self.dtype, copy=False)
         scatter(values, 0, replace(plan, piece_lo=at, piece_hi=at + counts), out)
