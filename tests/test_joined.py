@@ -201,6 +201,15 @@ def test_what_it_shows(paths):
             A.group  # noqa: B018
 
 
+def test_info_of_several_files(paths):
+    found = diskcsr.info([*paths[:2], (paths[2], "X")])
+    assert found["file"] == list(map(str, paths[:3]))
+    assert found["bytes"] == sum(path.stat().st_size for path in paths[:3])
+    assert [one["shape"][0] for one in found["matrices"]] == [11, 0, 29]
+    assert [one["file"] for one in found["matrices"]] == found["file"]
+    assert found["instead"] is None
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_any_number_of_threads(paths, threads):
     rows = np.random.default_rng(threads).integers(0, PLAIN.shape[0], 300)

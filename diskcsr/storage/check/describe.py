@@ -49,8 +49,8 @@ def info(
 
     Parameters
     ----------
-    file : path
-        An HDF5 file.
+    file : path, or list of path or (path, name)
+        An HDF5 file; of several, what is said of each of their matrices.
     name : str, optional
         One group only.
     deep : bool
@@ -94,6 +94,9 @@ def info(
     >>> matrix["name"], matrix["shape"], matrix["nnz"], matrix["arrays"]["data"]["reader"]
     ('/X', [3, 3], 3, 'direct')
     """
+    if isinstance(file, list | tuple):
+        how: dict[str, Any] = {"deep": deep, "untrusted": untrusted, "progress": progress}
+        return _of_several(file, name, how)
     path = os.fsdecode(os.fspath(file))
     check_ordinary(path)
     with open(path, "rb"):
@@ -109,6 +112,17 @@ def info(
         )
         return found
     return _facts(path, name, deep, progress=progress)
+
+
+def _of_several(files: Any, name: str | None, how: dict[str, Any]) -> dict[str, Any]:
+    """Say of each file what `info` says of it."""
+    places = [given if isinstance(given, tuple) else (given, name) for given in files]
+    found = [info(path, own, **how) for path, own in places]
+    matrices = [{"file": one["file"], **matrix} for one in found for matrix in one["matrices"]]
+    instead = next((one["instead"] for one in found if one["instead"] is not None), None)
+    total = sum(one["bytes"] for one in found)
+    files = [one["file"] for one in found]
+    return {"file": files, "bytes": total, "matrices": matrices, "instead": instead}
 
 
 def info_apart(
