@@ -56,13 +56,22 @@ def cut_plan(
     numbers = part[pieces[:-1]].tolist()
     ranges = begins.searchsorted(pieces).tolist()
     bounds = pieces.tolist()
+    kind = Plan if plan.few else _PartPlan
     cut = []
     for i, number in enumerate(numbers):
         a, b, r, s = bounds[i], bounds[i + 1], ranges[i], ranges[i + 1]
         indptr = np.array([0, sizes[i]])
         own = (range_lo[r:s], range_hi[r:s], begins[r : s + 1] - a, lo[a:b], hi[a:b], dst[a:b])
-        cut.append((number, Plan(*own, indptr, plan.piece_lo.size)))
+        cut.append((number, kind(*own, indptr)))
     return cut
+
+
+class _PartPlan(Plan):
+    """A part of a plan that compiled code carries out: it is there for few pieces, too."""
+
+    @property
+    def few(self) -> bool:
+        return False
 
 
 def _shifted(plan: Plan, shift: int) -> Plan:

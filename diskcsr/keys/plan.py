@@ -36,8 +36,6 @@ class Plan:
         What is wanted of the ranges, ascending, and its place in the result.
     indptr : (k + 1,) int64 array
         Row pointers of the block that results.
-    of : int
-        Pieces of the plan that this is a part of, where it is one.
     """
 
     range_lo: np.ndarray
@@ -47,12 +45,11 @@ class Plan:
     piece_hi: np.ndarray
     piece_dst: np.ndarray
     indptr: np.ndarray
-    of: int = 0
 
     @property
     def few(self) -> bool:
         """Whether it is sooner carried out without compiled code, which may not be loaded yet."""
-        return self.piece_lo.size <= FEW_PIECES >= self.of
+        return self.piece_lo.size <= FEW_PIECES
 
     @property
     def size(self) -> int:
