@@ -385,7 +385,8 @@ class Contents:
     def address(self) -> Address | JoinedAddress | None:
         """Return where to find all this again; None when it is not in a file as it is shown."""
         self.source.check_open()
-        return address_of(self.source) if self.is_as_stored() else None
+        found = address_of(self.source)
+        return found if found is not None and self.is_as_stored() else None
 
     def __reduce__(self) -> Any:
         address = self.address()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -102,6 +103,8 @@ def from_dask(
     finally:
         if not virtual:
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # others have theirs beside it
+                os.rmdir(os.path.dirname(folder))
 
 
 def _folder_for(file: str | os.PathLike, name: str, virtual: bool, overwrite: bool) -> str:

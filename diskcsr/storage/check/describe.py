@@ -66,9 +66,10 @@ def info(
     dict
         Plain data: "file", "bytes", "matrices" (a list of dictionaries) and "instead": what there
         is where no sparse matrix is. Of several files "file" is a list, and each matrix has one. Of
-        each matrix "name", "format", "convention", "shape", "nnz", "density", "dtype", "sorted", "stored_bytes", "memory_bytes", "ratio", "arrays" (what is
-        known of each of the three, "reader" and "filters" among it) and "hints" at what would make
-        it faster to read. A matrix that cannot be opened has an "error".
+        each matrix "name", "format", "convention", "shape", "nnz", "density", "dtype", "sorted",
+        "stored_bytes", "memory_bytes", "ratio", "arrays" (what is known of each of the three,
+        "reader" and "filters" among it) and "hints" at what would make it faster to read. A matrix
+        that cannot be opened has an "error".
 
     Raises
     ------
