@@ -449,6 +449,9 @@ def test_a_part_that_is_changed_is_named(paths):
         sevens(paths[2])
         with pytest.raises(StaleFileError, match=r"part2\.h5 was changed"):
             A[[0, 12]]
+        for work in (lambda: A.sum(0), lambda: A @ np.ones(A.shape[1]), lambda: A[:]):
+            with pytest.raises(StaleFileError, match=r"part2\.h5 was changed"):
+                work()
         equal(A[[0, -1]], PLAIN[[0, -1]])  # of parts as they were
         A.refresh()
         assert (A[12:40].data == 7).all()

@@ -237,7 +237,8 @@ class Contents:
             seen = self._seen(place, plan, only, not straight)
             if seen is not None:
                 yield seen
-                self._check_unchanged()  # others may have changed it while it was looked at
+                # Others may have changed it while it was looked at.
+                self._check_unchanged(*((plan.range_lo[0], plan.range_hi[-1]) if plan.size else ()))
             elif larger > max_bytes:  # it reaches from one part of the matrix into the next
                 runs = self._runs(place, plan)
                 for run in runs:
@@ -272,10 +273,11 @@ class Contents:
             f"{majors.stop} was out of range, and is not any more"
         )
 
-    def _check_unchanged(self) -> None:
-        for name in ("data", "indices"):
-            check = self.reader(name).check_unchanged
-            if check is not None:
+    def _check_unchanged(self, lo: int = 0, hi: int | None = None) -> None:
+        """Raise `StaleFileError` when a file that elements ``lo:hi`` are in was changed."""
+        readers = [self.reader(name) for name in ("data", "indices")]
+        for reader in readers:
+            for check in reader.checks_within(lo, reader.size if hi is None else hi):
                 check()
 
     def _seen(self, first: int, plan: Plan, only: str | None, check: bool) -> Block | None:

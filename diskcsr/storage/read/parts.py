@@ -1,6 +1,6 @@
 """Arrays that lie in parts, each read where it lies, by the reader that it has of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +60,14 @@ class PartsReader(Reader):
             return None
         begin = int(self._edges[first]) - (0 if self.firsts is None else int(self.firsts[first]))
         return self.part(int(first)).view(lo - begin, hi - begin)
+
+    def checks_within(self, lo: int, hi: int) -> list[Callable[[], None]]:
+        first, last = self._edges.searchsorted([lo, max(lo, hi - 1)], side="right") - 1
+        own = [] if self.check_itself is None else [self.check_itself]
+        for number in range(int(first), min(int(last) + 1, self._edges.size - 1)):
+            begin = int(self._edges[number])
+            own += self.part(number).checks_within(lo - begin, hi - begin)
+        return own
 
     def edges_within(self, lo: int, hi: int) -> np.ndarray:
         first, last = self._edges.searchsorted([lo, hi], side="right")

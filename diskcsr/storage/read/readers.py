@@ -159,6 +159,10 @@ class Reader:
         """Where the array lies in the file, when it lies there in one aligned piece."""
         return None
 
+    def checks_within(self, lo: int, hi: int) -> list[Callable[[], None]]:
+        """Return what raises `StaleFileError` when a file with elements ``lo:hi`` was changed."""
+        return [] if self.check_unchanged is None else [self.check_unchanged]
+
     def lies_in_one(self) -> bool:
         """Whether the array, or each of its parts, lies in its file in one aligned piece."""
         return self.contiguous_offset() is not None
