@@ -3,6 +3,8 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 import warnings
 
@@ -139,6 +141,19 @@ def test_blocks_without_an_entry(tmp_path):
             assert_array_equal(D.sum(axis).compute(), plain.toarray().sum(axis))
 
 
+def test_a_worker_that_is_sent_blocks_knows_them(tmp_path):
+    program = (
+        "import dask, pickle, sys\n"
+        "block = pickle.load(sys.stdin.buffer)\n"
+        "from dask.array import dispatch\n"
+        "both = dispatch.concatenate_lookup.dispatch(type(block))([block, block], axis=0)\n"
+        "print(type(both).__name__, both.shape, int(dispatch.numel_lookup(both, axis=0)[0]))\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, input=pickle.dumps(CSRBlock(PLAIN)), capture_output=True)
+    assert done.stdout.decode().split() == ["CSRBlock", "(240,", "40)", "240"], done.stderr
+
+
 # ------------------------------------------------------------------------------------------ tasks
 
 
@@ -191,6 +206,23 @@ def test_lazy_arrays_are_computed_in_the_tasks(disk):
     assert D.dtype == lazy.dtype
     assert_allclose(D.compute().toarray(), expected, 1e-4)
     assert_allclose(D[[100, 3]].sum(0).compute(), expected[[100, 3]].sum(0), 1e-4)
+
+
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_columns_brought_together_by_their_names(tmp_path, join):
+    paths = write_parts(tmp_path, PLAIN, [50])
+    names = [list(range(40)), list(range(5, 45))]
+    with diskcsr.open(paths, columns=names, join=join) as A:
+        expected = A.toarray()
+        assert expected.shape == (120, 35 if join == "inner" else 45)
+        D = A.to_dask(chunks=20)
+        for task in dict(D.dask).values():
+            assert len(pickle.dumps(task)) < 2600
+            load, piece, container = pickle.loads(pickle.dumps(task))
+            rows = slice(piece.lines.start, piece.lines.stop)
+            assert load(piece, container).shape == (rows.stop - rows.start, A.shape[1])
+        assert_array_equal(D.compute().toarray(), expected)
+        assert_allclose(D.sum(0).compute(), expected.sum(0), 1e-5)
 
 
 def test_what_was_handed_out_is_refused(tmp_path):

@@ -81,6 +81,12 @@ class _Block:
     def __getitem__(self, key: Any) -> Any:
         return _block(super().__getitem__(key))  # type: ignore[misc]
 
+    def take(self, indices: Any, axis: Any = None, out: Any = None, mode: str = "raise") -> Any:
+        """Return rows (axis 0) or columns (1); ``numpy.take`` comes here."""
+        if axis not in (0, 1):
+            raise ValueError(f"rows (axis=0) or columns (1) are taken, not axis={axis!r}")
+        return self[indices] if axis == 0 else self[:, indices]
+
     def __mul__(self, other: Any) -> Any:
         return self.multiply(other)
 

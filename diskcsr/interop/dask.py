@@ -1,10 +1,12 @@
 """Dask: arrays of blocks that are read where they are computed.
 
-Tasks hold where lines are, and no data. Found alike in Dask 2025.1 to 2026.8. An older one does not
-know how to put csr_array blocks together: it is told here.
+Tasks hold where lines are, and no data. Dask 2025.1 and 2026.8 do all that is tested of them. How
+blocks of csr_array are put together it is told here where it does not know.
 """
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +128,12 @@ def _register() -> None:
         if known in (None, np.concatenate, dispatch.concatenate_lookup.dispatch(object)):
             dispatch.concatenate_lookup.register(scipys, concatenate)
     _registered = True
+
+
+if "dask" in sys.modules:
+    # A worker may be sent blocks, which imports this package, before it reads any of its own.
+    with suppress(ImportError):  # of a Dask without arrays
+        _register()
 
 
 # ---------------------------------------------------------------------------- from Dask to files

@@ -162,10 +162,11 @@ class Reading(Reducing):
 
         Notes
         -----
-        A task carries the path, the name and the state of the file, and no data: some 500 bytes.
-        Workers must find the file under the same path. What ``A.lazy`` is to do is done in the
-        tasks. A block takes its values and indices in memory, and with a lazy array as much again.
-        Each task reads in its own thread; Dask runs several.
+        A task carries the path, the name and the state of the file, and no data: some 500 bytes; of
+        a lazy array what its rows are multiplied by, too. Workers must find the file under the same
+        path. What ``A.lazy`` is to do is done in the tasks. A block takes its values and indices in
+        memory, and with a lazy array as much again. Each task reads in its own thread; Dask runs
+        several.
 
         Examples
         --------
