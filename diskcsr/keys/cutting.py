@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..breakeven import FEW_PIECES
 from .plan import Plan
 
 __all__ = ["cut_plan"]
@@ -56,7 +57,7 @@ def cut_plan(
     numbers = part[pieces[:-1]].tolist()
     ranges = begins.searchsorted(pieces).tolist()
     bounds = pieces.tolist()
-    kind = Plan if plan.few else _PartPlan
+    kind = Plan if plan.piece_lo.size <= FEW_PIECES and not plan.of_many else _PartPlan
     cut = []
     for i, number in enumerate(numbers):
         a, b, r, s = bounds[i], bounds[i + 1], ranges[i], ranges[i + 1]
@@ -67,11 +68,11 @@ def cut_plan(
 
 
 class _PartPlan(Plan):
-    """A part of a plan that compiled code carries out: it is there for few pieces, too."""
+    """A part of a plan of many pieces."""
 
     @property
-    def few(self) -> bool:
-        return False
+    def of_many(self) -> bool:
+        return True
 
 
 def _shifted(plan: Plan, shift: int) -> Plan:

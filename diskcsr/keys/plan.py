@@ -47,9 +47,9 @@ class Plan:
     indptr: np.ndarray
 
     @property
-    def few(self) -> bool:
-        """Whether it is sooner carried out without compiled code, which may not be loaded yet."""
-        return self.piece_lo.size <= FEW_PIECES
+    def of_many(self) -> bool:
+        """Whether it is a part of one of many pieces: compiled code is there for few, too, then."""
+        return False
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from ... import kernels
-from ...breakeven import LONG_RANGE
+from ...breakeven import FEW_PIECES, LONG_RANGE
 from ...errors import CorruptFileError
 from ...keys.plan import Plan
 from ...machine.options import options
@@ -59,7 +59,7 @@ class DirectReader(Reader):
     def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         self._descriptor.check_unchanged()
         self._count(plan.range_lo.size, plan.elements_read * self.dtype.itemsize)
-        if plan.few:
+        if plan.piece_lo.size <= FEW_PIECES and not plan.of_many:
             return [partial(self._read_few, plan, out, limit)] if plan.size else []
         # Rows are read from two arrays at once: of as many parts each, the threads that are sooner
         # done with one take more.
