@@ -1,10 +1,11 @@
-"""What it costs that a matrix lies in many files: one file, and its parts joined without copying.
+"""What it costs that a matrix lies in many files: one file, and its parts as one array.
 
     python bench/joined.py [--parts N] [--repeats N] [--threads N] [--scale S] [--json OUT]
 
 The rows of one matrix are written to one file and, in order, to `--parts` files, which
-``diskcsr.concat(virtual=True)`` joins. Both are read in turns, with the same rows, and so is the
-joined file by HDF5 alone, as every other program reads it. Files are in the page cache.
+``diskcsr.open([...])`` opens as one array and ``diskcsr.concat(virtual=True)`` joins. All are read
+in turns, with the same rows, and so is the joined file by HDF5 alone, as every other program reads
+it. Files are in the page cache.
 """
 
 import statistics
@@ -43,13 +44,31 @@ LAYOUTS = {"raw": {}, "gzip": {"compression": "gzip"}}
 
 
 def operations(n_rows, rng):
-    """Return {operation: (what makes rows, whether h5py alone can be asked for them)}."""
+    """Return {operation: (what makes rows, what reads them, whether h5py alone can be asked)}."""
+    ones = np.ones(COLUMNS, np.float32)
     return {
-        "64 random rows": (lambda: rng.integers(0, n_rows, 64), False),
-        "1,024 random rows": (lambda: rng.integers(0, n_rows, 1024), False),
-        "1,024 rows side by side": (lambda: _run(int(rng.integers(0, n_rows)), n_rows), True),
-        "all": (lambda: slice(0, n_rows), True),
+        "64 random rows": (lambda: rng.integers(0, n_rows, 64), _take, False),
+        "1,024 random rows": (lambda: rng.integers(0, n_rows, 1024), _take, False),
+        "1,024 rows side by side": (
+            lambda: _run(int(rng.integers(0, n_rows)), n_rows),
+            _take,
+            True,
+        ),
+        "all": (lambda: slice(0, n_rows), _take, True),
+        "an epoch, blocks of 32": (lambda: int(rng.integers(1 << 30)), _epoch, False),
+        "sums of columns": (lambda: 0, lambda A, axis: A.sum(axis), False),
+        "product with a vector": (lambda: ones, lambda A, x: A @ x, False),
     }
+
+
+def _take(A, rows):
+    return A[rows] if hasattr(A, "shape") else A(rows)
+
+
+def _epoch(A, seed):
+    """Go through all batches; return how many rows there were."""
+    batches = A.batches(512, shuffle=True, rng=seed, block_size=32)
+    return sum(batch.shape[0] for batch in batches)
 
 
 def _run(first, n_rows):
@@ -72,7 +91,7 @@ def by_h5py(group):
 
 
 def store(folder, X, parts, layout):
-    """Write the matrix to one file and to several, and join those; return both paths."""
+    """Write the matrix to one file and to several, and join those; return all paths."""
     one, joined = folder / f"{layout}.h5", folder / f"{layout}-joined.h5"
     diskcsr.write(one, X, **LAYOUTS[layout]).close()
     edges = np.linspace(0, X.shape[0], parts + 1).astype(int)
@@ -83,34 +102,45 @@ def store(folder, X, parts, layout):
     diskcsr.concat(files, joined, virtual=True).close()
     for file in (one, *files):
         read_through(file)
-    return one, joined
+    return one, files, joined
 
 
-def measure(X, one, joined, repeats, rng):
+def measure(X, one, files, joined, repeats, rng):
     """Return {operation: {who: median ms}}; the first repeat is not counted."""
     found = {}
-    with diskcsr.open(one) as A, diskcsr.open(joined) as B, h5py.File(joined) as file:
-        readers = {
-            "one file": A.__getitem__,
-            "joined": B.__getitem__,
-            "joined, by h5py": by_h5py(file["X"]),
-        }
-        for name, (make, runs) in operations(X.shape[0], rng).items():
-            chosen = list(readers) if runs else list(readers)[:2]
+    with (
+        diskcsr.open(one) as A,
+        diskcsr.open(files) as B,
+        diskcsr.open(joined) as C,
+        h5py.File(joined) as file,
+    ):
+        readers = {"one file": A, "listed": B, "joined": C, "joined, by h5py": by_h5py(file["X"])}
+        for name, (make, read, by_hand) in operations(X.shape[0], rng).items():
+            chosen = list(readers) if by_hand else list(readers)[:3]
             times = {who: [] for who in chosen}
             for repeat in range(-1, repeats):
                 rows = make()
                 for who in turn(chosen, repeat, repeats, repeats):
                     start = time.perf_counter()
-                    got = readers[who](rows)
+                    got = read(readers[who], rows)
                     taken = time.perf_counter() - start
                     if repeat < 0:
-                        check(who, name, got, X[rows])
+                        _check(who, name, read, rows, got, X)
                     else:
                         times[who].append(1e3 * taken)
                     del got
             found[name] = {who: statistics.median(some) for who, some in times.items()}
     return found
+
+
+def _check(who, name, read, rows, got, X):
+    """Compare an answer with what scipy makes of the matrix in memory."""
+    if read is _take:
+        check(who, name, got, X[rows])
+    elif read is _epoch:
+        assert got == X.shape[0], (who, name)
+    else:
+        np.testing.assert_allclose(got, read(X, rows), rtol=1e-3, err_msg=f"{who}: {name}")
 
 
 def run(args, folder):
@@ -126,9 +156,9 @@ def run(args, folder):
     print(f"{diskcsr.options.num_threads} threads, warm; ms, in brackets x one file")
     others, results = Others(), {}
     for layout in LAYOUTS:
-        one, joined = store(Path(folder), X, args.parts, layout)
-        results[layout] = measure(X, one, joined, args.repeats, rng)
-        print(f"\n{layout:<28}{'one file':>10}{'joined':>18}{'joined, by h5py':>18}")
+        one, files, joined = store(Path(folder), X, args.parts, layout)
+        results[layout] = measure(X, one, files, joined, args.repeats, rng)
+        print(f"\n{layout:<28}{'one file':>10}{'listed':>18}{'joined':>18}{'joined, by h5py':>18}")
         for name, found in results[layout].items():
             base = found["one file"]
             cells = [f"{found[who]:.2f} ({found[who] / base:.2f})" for who in list(found)[1:]]

@@ -30,6 +30,7 @@ from .storage.check.check import Problem, Report, check
 from .storage.check.describe import info
 from .writing.concat import concat
 from .writing.convert import convert
+from .writing.parallel import from_dask
 from .writing.triplets import from_triplets
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ __all__ = [
     "open",
     "write",
     "from_triplets",
+    "from_dask",
     "check",
     "info",
     "describe",

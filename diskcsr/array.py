@@ -12,7 +12,7 @@ from .compute.statistics import stored_of
 from .protocol.arithmetic import Arithmetic
 from .protocol.batching import Batching
 from .protocol.handle import open_array, use_classes
-from .protocol.lazy import HasLazy, Lazy, use_lazy_classes
+from .protocol.lazy import HasLazy, Lazy, common_columns, use_lazy_classes
 from .protocol.multiplying import Multiplying
 from .protocol.reducing import describe
 from .protocol.whole import Whole
@@ -212,6 +212,8 @@ def open(
     spmatrix: Literal[False] = False,
     untrusted: bool = False,
     storage_options: dict[str, Any] | None = None,
+    columns: Any = None,
+    join: Literal["inner", "outer"] | None = None,
 ) -> DiskCSR | DiskCSC: ...
 @overload
 def open(
@@ -224,6 +226,8 @@ def open(
     spmatrix: Literal[True],
     untrusted: bool = False,
     storage_options: dict[str, Any] | None = None,
+    columns: Any = None,
+    join: Literal["inner", "outer"] | None = None,
 ) -> DiskCSRMatrix | DiskCSCMatrix: ...
 def open(
     file: Any,
@@ -235,15 +239,18 @@ def open(
     spmatrix: bool = False,
     untrusted: bool = False,
     storage_options: dict[str, Any] | None = None,
+    columns: Any = None,
+    join: Literal["inner", "outer"] | None = None,
 ) -> DiskCSR | DiskCSC | DiskCSRMatrix | DiskCSCMatrix:
-    """Open a stored sparse matrix; nothing but attributes is read.
+    """Open a stored sparse matrix, or several as one; nothing but attributes is read.
 
     Parameters
     ----------
-    file : path, URL, h5py.File, h5py.Group or Python file object
+    file : path, URL, h5py.File, h5py.Group, Python file object, or list of paths
         What to open. A file passed in open stays open when the array is closed. A URL as
         "https://host/cells.h5ad" or "s3://bucket/cells.h5ad" is read by fsspec (extra "remote"),
-        in mode "r".
+        in mode "r". The matrices of a list are one array, rows below rows (of CSC: columns beside
+        columns); nothing is copied, and the array is for reading. An item may be (path, name).
     name : str, optional
         The group, as ``"X"`` or ``"layers/counts"``. Without it the only sparse matrix in `file`.
     mode : {"r", "r+", "c"}
@@ -265,6 +272,15 @@ def open(
         that is compressed is decoded once.
     storage_options : dict, optional
         Of a URL: what fsspec's file system for it takes, as ``{"anon": True}`` of "s3://".
+    columns : str or list of sequences of str, optional
+        Of a list of files with different columns: what these are called. A dataset of names in
+        each file, the group of a table of AnnData ("var", which is the default), or the names
+        themselves, for each file.
+    join : {"inner", "outer"}, optional
+        Which columns there are: "inner", the default where `columns` is given, those that all files
+        have, in the order of the first; "outer" all, in the order in which they appear.
+        ``A.column_names`` tells them. With "inner" the array is a lazy one (``A.lazy``) where
+        columns are left out.
 
     Returns
     -------
@@ -303,10 +319,19 @@ def open(
     keep readers out by its lock (`LockedFileError`); where its locks are turned off, or do not
     work, nothing is promised beside such a writer.
 
+    Of a list of files one row pointer each is read at once. They must be of one format, and without
+    `join` of one width; the dtype is what `numpy.result_type` gives. Where they differ, reading a
+    part of another type takes its share of the result once more, and so does bringing columns
+    together. No more files are open than an eighth of those that may be (``ulimit -n``): the others
+    are opened when they are read. A pickle holds their paths, and a file that changed or is
+    missing is named (`StaleFileError`, `FileNotFoundError`).
+
     Read are: h5sparse, AnnData (all versions), binsparse 0.1, MATLAB v7.3, h5io, 10x Genomics v2
     and v3, and untagged groups of three arrays, where `format` and `shape` may be needed.
     """
-    return open_array(file, name, mode, format, shape, spmatrix, untrusted, storage_options)
+    how = (mode, format, shape, spmatrix, untrusted, storage_options)
+    array = open_array(file, name, *how, columns=columns, join=join)
+    return common_columns(array)
 
 
 @takes_storage

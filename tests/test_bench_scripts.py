@@ -203,7 +203,7 @@ def test_joined(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
     assert list(found["results"]) == ["raw", "gzip"]
     for results in found["results"].values():
-        assert list(map(len, results.values())) == [2, 2, 3, 3]
+        assert list(map(len, results.values())) == [3, 3, 4, 4, 3, 3, 3]
         for name, times in results.items():
             assert name in stdout
             assert all(map(math.isfinite, times.values()))

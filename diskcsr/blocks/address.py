@@ -16,7 +16,7 @@ from ..storage.read.untrusted import open_untrusted
 from ..storage.remote.fileobject import remote_of, telling_cause
 from ..storage.remote.urls import is_url, shown_url
 
-__all__ = ["Address", "open_source"]
+__all__ = ["Address", "check_mode", "open_source"]
 
 _MODES = ("r", "r+", "c")
 
@@ -48,8 +48,7 @@ def open_source(
     Exception
         As `diskcsr.open` does; what was opened here is closed then.
     """
-    if mode not in _MODES:
-        raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
+    check_mode(mode)
     if mode != "r" and is_url(file):
         raise ReadOnlyError(f"{shown_url(file)} is on a server: mode must be 'r', not {mode!r}")
     write = mode == "r+"
@@ -63,6 +62,12 @@ def open_source(
         return consistently(file, attempt, Source.close)
     with deferred():
         return attempt()
+
+
+def check_mode(mode: str) -> None:
+    """Raise `ValueError` unless arrays are opened in such a mode."""
+    if mode not in _MODES:
+        raise ValueError(f"mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}")
 
 
 def _looked_at(file: Any, name: str | None, hints: dict[str, Any], write: bool) -> tuple:
@@ -124,6 +129,20 @@ class Address:
             None if remote is None else remote.storage_options,
         )
 
+    def find(self) -> Source:
+        """Open what is there now for reading."""
+        return open_source(
+            self.path,
+            self.name,
+            self.hints,
+            untrusted=self.untrusted,
+            storage_options=self.storage_options,
+        )
+
+    def is_unchanged(self, source: Source) -> bool:
+        """Whether a matrix that was opened here is in the state that it was in."""
+        return source.freshness.now() == self.state
+
     def open(self) -> Source:
         """Open the matrix for reading.
 
@@ -132,13 +151,7 @@ class Address:
         StaleFileError
             When it has another format, shape or dtype now.
         """
-        source = open_source(
-            self.path,
-            self.name,
-            self.hints,
-            untrusted=self.untrusted,
-            storage_options=self.storage_options,
-        )
+        source = self.find()
         found = (source.axis.format, source.shape, source.dtype)
         if found != (self.format, self.shape, self.dtype):
             source.close()

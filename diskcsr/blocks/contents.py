@@ -4,7 +4,6 @@ Arrays that were handed out may have been changed by who holds them, so they are
 on; all else is read from the file. Nothing but `Contents` knows which is which.
 """
 
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +24,8 @@ from ..storage.read.pointers import ArrayPointers, RowPointers
 from ..storage.read.readers import ArrayReader, Reader, Wanted, gather_together
 from ..storage.read.source import Source
 from .address import Address
+from .joined import JoinedAddress, address_of
+from .nofile import NoFile
 from .walk import Block
 
 __all__ = ["Contents"]
@@ -71,7 +72,7 @@ class Contents:
         cls, arrays: Mapping[str, np.ndarray], axis: Axis, shape: tuple[int, int]
     ) -> "Contents":
         """Return what three arrays hold; there is no file."""
-        source: Any = _NoFile(axis, shape, arrays["data"].dtype)
+        source: Any = NoFile(axis, shape, arrays["data"].dtype)
         return cls(source, arrays, axis, shape)
 
     @property
@@ -230,19 +231,32 @@ class Contents:
             Its `first` is a major index.
         """
         self.source.check_open()
-        if straight and self._can_be_seen():
-            max_bytes *= SEEN
-        for first, plan in self.plans(majors, max_bytes):
+        larger = max_bytes * SEEN if straight and self._can_be_seen() else max_bytes
+        for first, plan in self.plans(majors, larger):
             place = majors.start + first
             seen = self._seen(place, plan, only, not straight)
-            yield seen or self.block(place, plan, buffers, only)
-            if seen is not None:  # it was looked at where it lies, while others may have changed it
-                self._check_unchanged()
+            if seen is not None:
+                yield seen
+                # Others may have changed it while it was looked at.
+                self._check_unchanged(*((plan.range_lo[0], plan.range_hi[-1]) if plan.size else ()))
+            elif larger > max_bytes:  # it reaches from one part of the matrix into the next
+                runs = self._runs(place, plan)
+                for run in runs:
+                    yield from self.walk(run, max_bytes, buffers, only, len(runs) > 1)
+            else:
+                yield self.block(place, plan, buffers, only)
+
+    def _runs(self, first: int, plan: Plan) -> list[range]:
+        """Cut the lines of a plan, from `first` on, where parts of the matrix end."""
+        lo = int(plan.range_lo[0]) if plan.size else 0
+        ends = self.reader("data").edges_within(lo, lo + plan.size) - lo
+        n = plan.indptr.size - 1
+        lines = np.unique(np.concatenate(([0], plan.indptr.searchsorted(ends), [n]))).tolist()
+        return [range(first + a, first + b) for a, b in pairwise(lines)]
 
     def _can_be_seen(self) -> bool:
-        """Whether both arrays lie in the file in one piece each, and can be looked at there."""
-        arrays = ("data", "indices")
-        in_one = all(self.reader(name).contiguous_offset() is not None for name in arrays)
+        """Whether both arrays lie in their file in one piece each, and can be looked at there."""
+        in_one = all(self.reader(name).lies_in_one() for name in ("data", "indices"))
         return in_one and options.memory_map
 
     def refuse(self, majors: range) -> NoReturn:
@@ -259,10 +273,11 @@ class Contents:
             f"{majors.stop} was out of range, and is not any more"
         )
 
-    def _check_unchanged(self) -> None:
-        for name in ("data", "indices"):
-            check = self.reader(name).check_unchanged
-            if check is not None:
+    def _check_unchanged(self, lo: int = 0, hi: int | None = None) -> None:
+        """Raise `StaleFileError` when a file that elements ``lo:hi`` are in was changed."""
+        readers = [self.reader(name) for name in ("data", "indices")]
+        for reader in readers:
+            for check in reader.checks_within(lo, reader.size if hi is None else hi):
                 check()
 
     def _seen(self, first: int, plan: Plan, only: str | None, check: bool) -> Block | None:
@@ -369,11 +384,11 @@ class Contents:
         if not self.held:
             self.source.check_indices_there(self.nnz)
 
-    def address(self) -> Address | None:
+    def address(self) -> Address | JoinedAddress | None:
         """Return where to find all this again; None when it is not in a file as it is shown."""
         self.source.check_open()
-        nameless = self.source.path is None and self.source.remote is None
-        return None if nameless or not self.is_as_stored() else Address.of(self.source)
+        found = address_of(self.source)
+        return found if found is not None and self.is_as_stored() else None
 
     def __reduce__(self) -> Any:
         address = self.address()
@@ -386,32 +401,12 @@ class Contents:
         return _in_memory, (dict(arrays), self.axis.format, self.shape)
 
 
-def _found(address: Address, format: str, shape: tuple[int, int]) -> Contents:
+def _found(address: Address | JoinedAddress, format: str, shape: tuple[int, int]) -> Contents:
     return Contents(address.open(), {}, axis_of(format), shape)
 
 
 def _in_memory(arrays: dict[str, np.ndarray], format: str, shape: tuple[int, int]) -> Contents:
     return Contents.in_memory(arrays, axis_of(format), shape)
-
-
-class _NoFile:
-    """Stands for the `Source` of contents all of which are in memory: there is nothing to read."""
-
-    where, path, remote, closed = "a matrix in memory", None, None, False
-    filename = name = ""
-
-    def __init__(self, axis: Axis, shape: tuple[int, int], dtype: np.dtype) -> None:
-        self.axis, self.shape, self.dtype = axis, shape, dtype
-        self.lock = threading.RLock()
-
-    def watch(self, array: Any) -> None:
-        """Do nothing: no other handle and no other process changes it."""
-
-    def close(self) -> None:
-        """Do nothing: there is no file."""
-
-    def check_open(self) -> None:
-        """Do nothing: memory is always open."""
 
 
 def _check_reach(reader: Reader, lo: int, hi: int) -> None:

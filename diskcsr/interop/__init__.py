@@ -3,6 +3,7 @@
 import sys
 from contextvars import ContextVar
 
+from .blocks import BLOCKS
 from .handed import HANDED
 
 __all__ = ["HANDED", "register_loaded", "sizing"]
@@ -24,6 +25,7 @@ def register_loaded() -> None:
 
         _registered.add("anndata")
         anndata.register(HANDED.classes, HANDED.store)
+        anndata.register_alike({block: block.__mro__[2] for block in BLOCKS.values()})
         anndata.size_without_loading(sizing)
     # The package itself may be imported by what never asks for its functions.
     if "fast_array_utils.stats" in sys.modules and "fast_array_utils" not in _registered:

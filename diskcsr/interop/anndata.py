@@ -26,7 +26,7 @@ from .handed import HANDED
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["read_h5ad", "register", "size_without_loading", "write_h5ad"]
+__all__ = ["read_h5ad", "register", "register_alike", "size_without_loading", "write_h5ad"]
 
 #: What an element is of which we open the matrix.
 _SPARSE = ("csr_matrix", "csc_matrix")
@@ -247,6 +247,28 @@ def register(classes: dict[type, type], store: Callable[..., None]) -> None:
         warnings.warn(
             f"this version of anndata keeps its writers elsewhere ({problem!r}): write_h5ad will "
             "refuse a DiskCSR; use A.to_memory()",
+            stacklevel=2,
+        )
+
+
+def register_alike(classes: dict[type, type]) -> None:
+    """Have some types written as others are, and arrays of Dask of which they are the blocks."""
+    try:
+        from anndata._io.specs.registry import _REGISTRY as registry
+        from anndata.compat import DaskArray
+
+        for ours, theirs in classes.items():
+            alike: dict[Any, Any] = {theirs: ours, (DaskArray, theirs): (DaskArray, ours)}
+            for destination, element, modifiers in list(registry.write):
+                if element in alike:
+                    usual = registry.write[destination, element, modifiers]
+                    registry.write[destination, alike[element], modifiers] = usual
+            for element in filter(alike.__contains__, list(registry.write_specs)):
+                registry.write_specs[alike[element]] = registry.write_specs[element]
+    except (ImportError, AttributeError, TypeError, ValueError) as problem:
+        warnings.warn(
+            f"this version of anndata keeps its writers elsewhere ({problem!r}): write_h5ad will "
+            "refuse what A.to_dask() gives",
             stacklevel=2,
         )
 

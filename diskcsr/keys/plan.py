@@ -47,6 +47,11 @@ class Plan:
     indptr: np.ndarray
 
     @property
+    def of_many(self) -> bool:
+        """Whether it is a part of one of many pieces: compiled code is there for few, too, then."""
+        return False
+
+    @property
     def size(self) -> int:
         """Elements of the result."""
         return int(self.indptr[-1])

@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import chain, islice
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from .interrupts import allowing, check, deferred
 from .options import options
 
-__all__ = ["ordered_map", "run_in_steps", "set_num_threads", "share"]
+__all__ = ["in_this_thread", "ordered_map", "run_in_steps", "set_num_threads", "share"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -155,6 +155,17 @@ def _await(futures: "list[Future[Any]]") -> None:
     # In a frame of its own: a name for a future would keep alive what it raised.
     for future in futures:
         future.exception()
+
+
+@contextmanager
+def in_this_thread() -> Iterator[None]:
+    """Have all that is done in the ``with`` block done by the thread that it runs in."""
+    before = getattr(_inside, "pool", False)
+    _inside.pool = True
+    try:
+        yield
+    finally:
+        _inside.pool = before
 
 
 def share(jobs: Iterable[Callable[[], Any]]) -> None:

@@ -7,10 +7,12 @@ import numpy as np
 from scipy.sparse import coo_array
 
 from ..blocks.contents import Contents
+from ..blocks.joined import Joined
 from ..errors import DiskCSRError
 from ..machine.options import format_bytes
 from ..storage.check.describe import array_facts
 from ..storage.formats.conventions import ARRAYS
+from ..storage.read.source import Source
 
 __all__ = ["to_html", "to_text"]
 
@@ -61,11 +63,17 @@ def _facts(mode: str, contents: Contents) -> dict[str, str]:
         # Row pointers say how many there are; in all but torn files the datasets are that long.
         "stored values": f"{count:,}" + (" (length of the datasets)" if known is None else ""),
         "density": f"{count / (rows * columns):.3g}" if rows and columns else "0",
-        "file": source.filename,
-        "group": source.name,
-        "convention": source.header.convention,
+        **_place(source),
         "mode": mode,
     }
+
+
+def _place(source: Source) -> dict[str, str]:
+    """Say where a matrix is stored."""
+    if isinstance(source, Joined):
+        return {"files": f"{len(source.parts)}: {source.where}"}
+    found = source.filename, source.name, source.header.convention
+    return dict(zip(("file", "group", "convention"), found, strict=True))
 
 
 def _array(contents: Contents, part: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import numpy as np
 
 from .. import interop
 from ..axis import Axis, matrix_of
-from ..blocks.address import Address, open_source
 from ..blocks.contents import Contents
+from ..blocks.joined import open_any
 from ..blocks.whole import load
 from ..errors import FormatError
 from ..keys.widths import index_dtype
@@ -58,10 +58,11 @@ def open_array(
     spmatrix: bool = False,
     untrusted: bool = False,
     storage_options: dict[str, Any] | None = None,
+    **joining: Any,
 ) -> "DiskCSR | DiskCSC":
     """Open a stored matrix as the array that it is; see `diskcsr.open`."""
     hints = {"format": format, "shape": shape}
-    source = open_source(file, name, hints, mode, untrusted, storage_options)
+    source = open_any(file, name, hints, mode, untrusted, storage_options, **joining)
     return Handle._classes[source.axis, spmatrix]._over(source, mode, {})
 
 
@@ -129,7 +130,7 @@ class Handle:
         storage_options: dict[str, Any] | None = None,
     ) -> Any:
         hints = {"format": format, "shape": shape}
-        source = open_source(file, name, hints, mode, untrusted, storage_options)
+        source = open_any(file, name, hints, mode, untrusted, storage_options)
         if source.axis is not cls._axis:
             source.close()
             raise FormatError(
@@ -166,7 +167,7 @@ class Handle:
 
     @property
     def filename(self) -> str:
-        """Name of the file, as it was opened."""
+        """Name of the file, as it was opened; of several, the first."""
         return self._source.filename
 
     @property
@@ -426,9 +427,9 @@ class Handle:
         return _reopen, (stored_as, address, mode, self._flipped, flags)
 
 
-def _reopen(cls: Any, address: Address, mode: str, flipped: bool, flags: dict[str, Any]) -> Any:
+def _reopen(cls: Any, address: Any, mode: str, flipped: bool, flags: dict[str, Any]) -> Any:
     array = cls._over(address.open(), mode, {})
     array = array.transpose() if flipped else array
-    if array._source.freshness.now() == address.state:
+    if address.is_unchanged(array._source):
         array.__dict__.update(flags)
     return array

@@ -9,13 +9,14 @@ from scipy.sparse import issparse
 from .. import interop
 from ..axis import Axis
 from ..blocks.contents import Contents
+from ..blocks.joined import lacks_columns
 from ..blocks.steps import Step, cast_step, function_step, ufunc_step
 from ..blocks.view import View, view_of
 from ..keys.selection import grid_of, normalize, outer
 from ..storage.formats.conventions import ARRAYS
 from .handle import Handle
 
-__all__ = ["HasLazy", "Lazy", "lazy_array", "use_lazy_classes"]
+__all__ = ["HasLazy", "Lazy", "common_columns", "lazy_array", "use_lazy_classes"]
 
 #: What numpy calls when the other operand is an array of its own, and scipy's method for it.
 _REFLECTED = {
@@ -47,6 +48,20 @@ def lazy_array(view: View) -> Any:
     self = Lazy._lazy_classes[view.axis]._over(view.source, "r", {})
     self._view = view
     return self
+
+
+def common_columns(array: Any) -> Any:
+    """Return an array of many files without the columns that not all of them have, if so opened."""
+    count = lacks_columns(array._source)
+    if count is None:
+        return array
+    if type(array) is not Handle._classes[array._axis, False] or array.mode != "r":
+        array.close()
+        raise ValueError(
+            "join='inner' leaves out columns, which gives a lazy array: neither of the older "
+            "flavour (spmatrix=True) nor of mode 'c'. join='outer' has them all"
+        )
+    return array.lazy[:, :count]
 
 
 class HasLazy(Handle):

@@ -1,12 +1,13 @@
 """Reading: indexing, blocks, and whole rows."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..blocks.walk import Block, blocks
 from ..breakeven import BLOCK_ELEMENTS
+from ..interop.dask import to_dask
 from ..keys.keep import Keep
 from ..keys.selection import Selection, normalize, outer
 from ..keys.widths import index_dtype
@@ -14,6 +15,9 @@ from ..machine.buffers import Buffers
 from ..machine.options import options
 from ..machine.progress import Progress
 from .reducing import Reducing
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = ["Reading"]
 
@@ -131,6 +135,46 @@ class Reading(Reducing):
                 f"{majors} are given by their numbers, a mask or a slice, and there are "
                 f"{self._n_major} {majors}: not {rows!r}"
             ) from None
+
+    def to_dask(self, chunks: Any = "auto") -> "da.Array":
+        """Return this matrix as an array of Dask, whose tasks read it where they run.
+
+        Parameters
+        ----------
+        chunks : int, sequence of int, -1 or "auto"
+            Rows a block (of a DiskCSC: columns); of each block where it is a sequence; -1: one
+            block. "auto": blocks of the size that Dask's setting ``array.chunk-size`` says, by the
+            bytes that are stored.
+
+        Returns
+        -------
+        dask.array.Array
+            Of `CSRBlock` or `CSCBlock` (`diskcsr.interop.blocks`), a csr_array or csc_array that
+            Dask can reduce and multiply; ``compute()`` gives one. Of the older flavour
+            (``spmatrix=True``) of scipy's csr_matrix or csc_matrix, which Dask cannot reduce.
+
+        Raises
+        ------
+        ImportError
+            When Dask is not installed: ``pip install "diskcsr[dask]"``.
+        ValueError
+            When the matrix is in no ordinary file, or arrays of it were handed out (`release`).
+
+        Notes
+        -----
+        A task carries the path, the name and the state of the file, and no data: some 500 bytes; of
+        a lazy array what its rows are multiplied by, too. Workers must find the file under the same
+        path. What ``A.lazy`` is to do is done in the tasks. A block takes its values and indices in
+        memory, and with a lazy array as much again. Each task reads in its own thread; Dask runs
+        several.
+
+        Examples
+        --------
+        >>> D = A.to_dask(chunks=10_000)  # doctest: +SKIP
+        >>> D.sum(axis=0).compute()  # doctest: +SKIP
+        >>> np.log1p(A.lazy / size).to_dask().map_blocks(f).compute()  # doctest: +SKIP
+        """
+        return to_dask(self._contents(), self._scipy_class, chunks)
 
     def _blocks(
         self, selection: Selection, max_bytes: int, progress: Progress = None

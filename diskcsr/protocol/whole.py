@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..axis import axis_of
+from ..blocks.joined import names_of, places_of
 from ..compute import conversions
 from ..compute.answers import empty
 from ..compute.elementwise import elementwise
@@ -17,6 +18,25 @@ __all__ = ["Whole"]
 
 class Whole(Handle):
     """The part of a disk array that comes into memory as a whole, or is shown in part."""
+
+    @property
+    def files(self) -> list[tuple[str, str]]:
+        """The (path, group) of each stored matrix that this one consists of: as a rule, of one."""
+        return places_of(self._source)
+
+    @property
+    def column_names(self) -> np.ndarray | None:
+        """Names of the columns where they were brought together by them, else None.
+
+        See ``columns=`` and ``join=`` of `diskcsr.open`.
+        """
+        return names_of(self._contents())
+
+    def __repr__(self) -> str:
+        """Return what scipy says of it, and of how many files it is."""
+        text = super().__repr__()
+        count = len(self.files)
+        return text if count == 1 else f"{text.removesuffix('>')} in {count} files>"
 
     def __str__(self) -> str:
         """Return what scipy prints: the first and the last elements; no others are read."""

@@ -11,6 +11,8 @@ import numpy as np
 from scipy.sparse import hstack, issparse, vstack
 
 from ..axis import Axis
+from ..blocks.contents import Contents
+from ..blocks.joined import parts_of
 from ..importing.imported import SourceOptions
 from ..keys.plan import plan_batches
 from ..machine.progress import reporting
@@ -97,7 +99,7 @@ def concat(
         target = _check_parts(parts, axis, format)
         check_apart(parts, file)
         if virtual:
-            write_joined(file, name, how, target, list(map(contents_of, parts)), axis)
+            write_joined(file, name, how, target, _in_files(parts), axis)
             return open_array(file, name)
         memory = memory_of(how.max_memory, max(target.swap(part.shape)[0] for part in parts))
         with reporting(how.progress, sum(map(nbytes_of, parts))) as advance:
@@ -121,6 +123,15 @@ def _part(source: Any, name: str | None, folder: Path, stack: ExitStack) -> Any:
         path = _temporary(folder, stack)
         store_imported(path, found, "X", None, Storage())
     return stack.enter_context(open_array(path, "X"))
+
+
+def _in_files(parts: list[Any]) -> list[Contents | None]:
+    """Return what each part shows; one that lies in several files itself, file by file."""
+    found: list[Contents | None] = []
+    for shown in map(contents_of, parts):
+        several = isinstance(shown, Contents) and not shown.held and shown.axis is shown.source.axis
+        found += map(Contents.stored, parts_of(shown.source)) if several else [shown]  # type: ignore[union-attr]
+    return found
 
 
 def _temporary(folder: Path, stack: ExitStack) -> str:

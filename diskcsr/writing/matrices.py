@@ -12,6 +12,7 @@ from scipy.sparse import issparse
 
 from ..axis import CSR, Axis, axis_of
 from ..blocks.contents import Contents
+from ..blocks.joined import places_of
 from ..errors import FormatError
 from ..importing.dense import imported_dense
 from ..importing.imported import Imported, SourceOptions
@@ -137,14 +138,16 @@ def check_apart(matrices: list[Any], file: Any) -> None:
     path = None if hasattr(file, "file") else os.path.realpath(_checked_path(file))
     for matrix in matrices:
         shown = contents_of(matrix)
-        source = matrix if shown is None else shown.source.path
-        if path is None or is_url(source) or not isinstance(source, str | bytes | os.PathLike):
-            continue
-        source = os.fsdecode(source)
-        if os.path.realpath(source) == path:
-            raise ValueError(
-                f"{source} is open for reading as a source: write to another file, and rename it"
-            )
+        sources = [matrix] if shown is None else [place for place, _ in places_of(shown.source)]
+        for source in sources:
+            if path is None or is_url(source) or not isinstance(source, str | bytes | os.PathLike):
+                continue
+            source = os.fsdecode(source)
+            if os.path.realpath(source) == path:
+                raise ValueError(
+                    f"{source} is open for reading as a source: write to another file, and rename "
+                    "it"
+                )
 
 
 # ------------------------------------------------------------------------------------------ blocks

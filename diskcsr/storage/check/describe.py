@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from ...blocks.contents import Contents
+from ...blocks.joined import Joined
 from ...errors import FormatError
 from ...keys.widths import INT32_MAX
 from ...machine.options import options
@@ -48,8 +49,8 @@ def info(
 
     Parameters
     ----------
-    file : path
-        An HDF5 file.
+    file : path, or list of path or (path, name)
+        An HDF5 file; of several, what is said of each of their matrices.
     name : str, optional
         One group only.
     deep : bool
@@ -64,10 +65,11 @@ def info(
     -------
     dict
         Plain data: "file", "bytes", "matrices" (a list of dictionaries) and "instead": what there
-        is where no sparse matrix is. Of each matrix "name", "format", "convention", "shape", "nnz",
-        "density", "dtype", "sorted", "stored_bytes", "memory_bytes", "ratio", "arrays" (what is
-        known of each of the three, "reader" and "filters" among it) and "hints" at what would make
-        it faster to read. A matrix that cannot be opened has an "error".
+        is where no sparse matrix is. Of several files "file" is a list, and each matrix has one. Of
+        each matrix "name", "format", "convention", "shape", "nnz", "density", "dtype", "sorted",
+        "stored_bytes", "memory_bytes", "ratio", "arrays" (what is known of each of the three,
+        "reader" and "filters" among it) and "hints" at what would make it faster to read. A matrix
+        that cannot be opened has an "error".
 
     Raises
     ------
@@ -93,6 +95,9 @@ def info(
     >>> matrix["name"], matrix["shape"], matrix["nnz"], matrix["arrays"]["data"]["reader"]
     ('/X', [3, 3], 3, 'direct')
     """
+    if isinstance(file, list | tuple):
+        how: dict[str, Any] = {"deep": deep, "untrusted": untrusted, "progress": progress}
+        return _of_several(file, name, how)
     path = os.fsdecode(os.fspath(file))
     check_ordinary(path)
     with open(path, "rb"):
@@ -108,6 +113,17 @@ def info(
         )
         return found
     return _facts(path, name, deep, progress=progress)
+
+
+def _of_several(files: Any, name: str | None, how: dict[str, Any]) -> dict[str, Any]:
+    """Say of each file what `info` says of it."""
+    places = [given if isinstance(given, tuple) else (given, name) for given in files]
+    found = [info(path, own, **how) for path, own in places]
+    matrices = [{"file": one["file"], **matrix} for one in found for matrix in one["matrices"]]
+    instead = next((one["instead"] for one in found if one["instead"] is not None), None)
+    total = sum(one["bytes"] for one in found)
+    files = [one["file"] for one in found]
+    return {"file": files, "bytes": total, "matrices": matrices, "instead": instead}
 
 
 def info_apart(
@@ -203,8 +219,8 @@ def _ratio(memory: int, stored: int) -> float | None:
 
 def array_facts(source: Source, part: str) -> dict[str, Any]:
     """Collect what is known of one of the three arrays, without reading it."""
-    name = getattr(source.header, part)
-    reader = source.reader(part)
+    reader = source.readers()[part] if isinstance(source, Joined) else source.reader(part)
+    name = None if isinstance(source, Joined) else getattr(source.header, part)
     facts: dict[str, Any] = {
         "dataset": name,
         "dtype": str(reader.dtype),
@@ -219,6 +235,10 @@ def array_facts(source: Source, part: str) -> dict[str, Any]:
         "why": reader.why,
         "extents": None,
     }
+    if isinstance(source, Joined):
+        memory, stored = reader.size * reader.dtype.itemsize, reader.stored_bytes
+        sizes = {"size": reader.size, "stored_bytes": stored, "memory_bytes": memory}
+        return facts | sizes | {"ratio": _ratio(memory, stored)}
     if name is None:
         return facts
     dset = source.group[name]

@@ -114,5 +114,6 @@ def _dataset(part: Contents, name: str) -> h5py.Dataset:
 def _place(path: str, folder: str) -> str:
     """How the virtual dataset names a file: HDF5 looks beside the file first, and formats names."""
     real = os.path.realpath(path)
-    name = os.path.basename(real) if os.path.dirname(real) == folder else real
+    below = os.path.commonpath([real, folder]) == folder
+    name = os.path.relpath(real, folder) if below else real
     return name.replace("%", "%%")

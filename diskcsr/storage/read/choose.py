@@ -48,7 +48,7 @@ def choose_reader(
     if dset.is_virtual and isinstance(descriptor, Descriptor) and descriptor.covers(dset.file):
         parts = find_parts(dset, descriptor, choose_reader)
         if isinstance(parts, str):
-            return _slow_reader(dset, where, f"virtual, and {parts}", known=True)
+            return _slow_reader(dset, where, f"virtual, and {parts}", known)
         return VirtualReader(dset, where, parts, descriptor.check_unchanged)
     index = descriptor if isinstance(descriptor, str) else _find_bytes(dset, descriptor)
     if isinstance(index, str) or isinstance(descriptor, str):

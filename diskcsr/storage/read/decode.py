@@ -93,6 +93,7 @@ class DecodeReader(Reader):
     """
 
     name = "decode"
+    shares = True
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class DirectReader(Reader):
 
     name = "direct"
     copies = True
+    shares = True
 
     def __init__(
         self, dset: h5py.Dataset, where: str, descriptor: Descriptor, extents: tuple
@@ -58,7 +59,7 @@ class DirectReader(Reader):
     def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
         self._descriptor.check_unchanged()
         self._count(plan.range_lo.size, plan.elements_read * self.dtype.itemsize)
-        if plan.piece_lo.size <= FEW_PIECES:
+        if plan.piece_lo.size <= FEW_PIECES and not plan.of_many:
             return [partial(self._read_few, plan, out, limit)] if plan.size else []
         # Rows are read from two arrays at once: of as many parts each, the threads that are sooner
         # done with one take more.

@@ -10,7 +10,7 @@ from ...keys.plan import plan_reads, plan_span
 from ...machine.options import require_memory
 from .readers import Reader
 
-__all__ = ["ArrayPointers", "FilePointers", "RowPointers"]
+__all__ = ["ArrayPointers", "FilePointers", "RowPointers", "worth_all"]
 
 #: Rows that are asked for one at a time: after so many of them all are read, of a longer matrix
 #: when so many bytes come to each, which are read and checked in the time of a row alone.
@@ -37,6 +37,11 @@ class RowPointers(Protocol):
 
     def count(self, n_major: int) -> int:
         """Return the number of stored elements of the first `n_major` rows."""
+
+
+def worth_all(singly: int, n_major: int, page: int) -> bool:
+    """Whether reading all costs no more than so many that are read singly, each with its page."""
+    return singly * page >= 8 * n_major
 
 
 class ArrayPointers:
@@ -97,6 +102,10 @@ class FilePointers:
     def _keep(self, pointers: np.ndarray) -> None:
         self._array, self._all = pointers, ArrayPointers(pointers)
 
+    def forget(self) -> None:
+        """Give back the memory of what was read."""
+        self._array = self._all = None
+
     def are_surely(self, array: np.ndarray) -> bool:
         """Whether these are known to be the row pointers that the file holds."""
         return self._array is not None and np.array_equal(array, self._array)
@@ -141,7 +150,7 @@ class FilePointers:
     def _worth_all(self, wanted: int) -> bool:
         """Whether all may as well be read: one by one, each with its page, touched as much."""
         self._read_singly += wanted
-        return self._read_singly * self._reader().page >= 8 * self._n_major
+        return worth_all(self._read_singly, self._n_major, self._reader().page)
 
     def _keep_all(self) -> bool:
         """Read all for a row that is asked for alone, if that is worth it and they are sound."""

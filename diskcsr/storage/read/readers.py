@@ -82,6 +82,9 @@ class Reader:
         Whether its reading costs no more than copying the bytes.
     page : int
         Bytes that are read in the time that it takes to find some; at least a page of the file.
+    shares : bool
+        Whether it writes to, and checks, its own places in `out` alone: others may read to the rest
+        at the same time.
 
     Notes
     -----
@@ -92,12 +95,15 @@ class Reader:
     name: ClassVar[str]
     copies: ClassVar[bool] = False
     page: int = 4096
+    shares: ClassVar[bool] = False
 
     def __init__(self, where: str, dtype: np.dtype, size: int, stored_bytes: int, why: str) -> None:
         self.where, self.dtype, self.size = where, dtype, size
         self.stored_bytes, self.why = stored_bytes, why
         self.places: tuple[np.ndarray, np.ndarray] | None = None
         self.check_unchanged: Callable[[], None] | None = None
+        #: The same for its own file alone, where its parts are in others.
+        self.check_itself: Callable[[], None] | None = None
         #: Ranges, chunks and bytes; several threads read at a time.
         self._counts, self._counting = [0, 0, 0], threading.Lock()
 
@@ -132,6 +138,18 @@ class Reader:
         """Split a `gather` into at most `threads` calls; when all are done, `finish` it."""
         return [partial(self._gather, plan, out, limit)] if plan.size else []
 
+    def split(self, wanted: "Wanted", cuts: dict[Any, Any]) -> "list[Wanted]":
+        """Say which readers read what is wanted of this one: itself, or those of its parts.
+
+        Parameters
+        ----------
+        wanted : Wanted
+            Of this reader.
+        cuts : dict
+            Plans that were cut already, for arrays that lie in the same parts.
+        """
+        return [wanted]
+
     def view(self, lo: int, hi: int) -> np.ndarray | None:
         """Return elements ``lo:hi`` where they are, unchecked; None where they have to be read.
 
@@ -142,6 +160,18 @@ class Reader:
     def contiguous_offset(self) -> int | None:
         """Where the array lies in the file, when it lies there in one aligned piece."""
         return None
+
+    def checks_within(self, lo: int, hi: int) -> list[Callable[[], None]]:
+        """Return what raises `StaleFileError` when a file with elements ``lo:hi`` was changed."""
+        return [] if self.check_unchanged is None else [self.check_unchanged]
+
+    def lies_in_one(self) -> bool:
+        """Whether the array, or each of its parts, lies in its file in one aligned piece."""
+        return self.contiguous_offset() is not None
+
+    def edges_within(self, lo: int, hi: int) -> np.ndarray:
+        """Return the elements behind `lo` and before `hi` at which another part begins."""
+        return np.zeros(0, np.int64)
 
     def finish(self, out: np.ndarray) -> None:
         """Put right what the bytes of the file may have got wrong."""
@@ -194,11 +224,14 @@ def gather_together(wanted: Sequence[Wanted]) -> None:
     StaleFileError
         When the file was changed since it was opened: what was read may be of several states.
     """
-    threads = options.num_threads if _worth_sharing(wanted) else 1
+    cuts: dict[Any, Any] = {}
+    parts = [part for one in wanted for part in one.reader.split(one, cuts)]
+    threads = options.num_threads if _worth_sharing(parts) else 1
+    each = -(-threads * len(wanted) // max(1, len(parts)))  # several parts are work for several
     jobs: list[Job] = []
     try:
-        for reader, plan, out, limit in wanted:
-            jobs += reader.jobs(plan, out, limit, threads)
+        for reader, plan, out, limit in parts:
+            jobs += reader.jobs(plan, out, limit, each)
         jobs = ended_together(jobs)
         if threads == 1:
             for job in jobs:
@@ -206,9 +239,9 @@ def gather_together(wanted: Sequence[Wanted]) -> None:
         else:
             share(jobs)
     except CorruptFileError:
-        _check_unchanged(wanted)  # what looks like damage in a file that changes is none
+        _check_unchanged(wanted, parts)  # what looks like damage in a file that changes is none
         raise
-    _check_unchanged(wanted)
+    _check_unchanged(wanted, parts)
     for reader, _, out, _ in wanted:
         reader.finish(out)
 
@@ -220,10 +253,13 @@ def _worth_sharing(wanted: Sequence[Wanted]) -> bool:
     return sum(plan.size * reader.dtype.itemsize for reader, plan, *_ in wanted) >= SHARED_BYTES
 
 
-def _check_unchanged(wanted: Sequence[Wanted]) -> None:
-    for reader, *_ in wanted:
-        if reader.check_unchanged is not None:
-            reader.check_unchanged()
+def _check_unchanged(wanted: Sequence[Wanted], parts: Sequence[Wanted]) -> None:
+    """Check each file that was read once: that of an array and those of its parts that were."""
+    checks = [one.reader.check_itself for one in wanted]
+    checks += [part.reader.check_unchanged for part in parts]
+    for check in dict.fromkeys(checks):
+        if check is not None:
+            check()
 
 
 def check_indices(indices: np.ndarray, limit: int, where: str) -> None:
@@ -246,12 +282,12 @@ def check_pieces(
         check_indices(out[to : to + last - first], limit, where)
 
 
-def _scatter(block: np.ndarray, block_lo: int, plan: Plan, out: np.ndarray) -> None:
+def scatter(block: np.ndarray, block_lo: int, plan: Plan, out: np.ndarray) -> None:
     """Copy to their places in `out` the wanted elements that lie in `block`."""
-    scatter(block, plan.piece_lo, plan.piece_hi, plan.piece_dst, out, block_lo)
+    scatter_pieces(block, plan.piece_lo, plan.piece_hi, plan.piece_dst, out, block_lo)
 
 
-def scatter(
+def scatter_pieces(
     block: np.ndarray,
     piece_lo: np.ndarray,
     piece_hi: np.ndarray,
@@ -285,7 +321,7 @@ class ArrayReader(Reader):
         return self._array[lo:hi]
 
     def _gather(self, plan: Plan, out: np.ndarray, limit: int | None) -> None:
-        _scatter(self._array, 0, plan, out)
+        scatter(self._array, 0, plan, out)
         if limit is not None:
             check_indices(out, limit, self.where)
 
@@ -322,7 +358,7 @@ class H5Reader(Reader):
             runs = list(zip(plan.range_lo.tolist(), plan.range_hi.tolist(), strict=True))
             self._count(len(runs), plan.elements_read * self.dtype.itemsize)
         for lo, hi in runs:
-            _scatter(self._read(lo, hi), lo, plan, out)
+            scatter(self._read(lo, hi), lo, plan, out)
         if limit is not None:
             check_indices(out, limit, self.where)
 

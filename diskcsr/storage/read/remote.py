@@ -18,7 +18,7 @@ from ..remote.downloads import LONGEST, Download
 from ..remote.extents import waves
 from ..remote.fileobject import RemoteFile, remote_of
 from .jobs import EndingJob, Job
-from .readers import Reader, check_pieces, native_dtype, scatter
+from .readers import Reader, check_pieces, native_dtype, scatter_pieces
 
 __all__ = ["BroughtChunks", "RemoteChunks", "RemoteDescriptor", "RemoteReader", "page_bytes"]
 
@@ -209,7 +209,7 @@ class RemoteReader(Reader):
             some = slice(begin, end)
             piece_lo, piece_hi = segments.piece_lo[some] + moved, segments.piece_hi[some] + moved
             to = segments.piece_dst[some]
-            scatter(block.view(self.dtype), piece_lo, piece_hi, to, out)
+            scatter_pieces(block.view(self.dtype), piece_lo, piece_hi, to, out)
             if limit is not None:
                 check_pieces(piece_lo, piece_hi, to, out, limit, self.where)
 

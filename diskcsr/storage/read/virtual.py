@@ -13,11 +13,12 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from ...keys.plan import Plan
+from ..claims.links import stays_inside
 from ..claims.sound import check_sound, open_source
 from ..codecs.pipeline import lacking_in_hdf5
 from .descriptor import Descriptor
-from .readers import Job, Reader, native_dtype
+from .parts import PartsReader
+from .readers import Reader, native_dtype
 
 __all__ = ["VirtualReader", "find_parts"]
 
@@ -48,28 +49,8 @@ class Part(NamedTuple):
     reader: Reader
     open_to_hdf5: bool = True
 
-    def cut(self, plan: Plan) -> Plan | None:
-        """Return what a plan wants of this part, counted as its own reader counts; None: nothing.
 
-        A range ends with its pieces: one that is cut may hold a single piece now, and that is read
-        to its place.
-        """
-        a = int(np.searchsorted(plan.piece_hi, self.lo, side="right"))
-        b = int(np.searchsorted(plan.piece_lo, self.hi, side="left"))
-        if a >= b:
-            return None
-        ptr = np.clip(plan.range_ptr, a, b) - a
-        ptr = ptr[np.append(True, ptr[1:] > ptr[:-1])]
-        shift = self.first - self.lo
-        lo = np.maximum(plan.piece_lo[a:b], self.lo)
-        hi = np.minimum(plan.piece_hi[a:b], self.hi)
-        size = int((hi - lo).sum())
-        at = plan.piece_dst[a:b] + lo - plan.piece_lo[a:b]
-        lo, hi = lo + shift, hi + shift
-        return Plan(lo[ptr[:-1]], hi[ptr[1:] - 1], ptr, lo, hi, at, np.array([0, size]))
-
-
-class VirtualReader(Reader):
+class VirtualReader(PartsReader):
     """Reads the parts of a virtual dataset, all at a time.
 
     Parameters
@@ -92,45 +73,35 @@ class VirtualReader(Reader):
         check_unchanged: Callable[[], None],
     ) -> None:
         readers = [part.reader for part in parts]
-        kinds = ", ".join(dict.fromkeys(reader.name for reader in readers))
-        why = f"{len(parts)} parts, each read by itself: {kinds}"
-        stored = sum({reader.where: reader.stored_bytes for reader in readers}.values())
-        super().__init__(where, native_dtype(dset.dtype), dset.size, stored, why)
+        edges = np.array([0, *(part.hi for part in parts)])
+        super().__init__(where, native_dtype(dset.dtype), edges)
         self._parts = parts
-        self._starts = np.array([part.lo for part in parts])
+        self.firsts = np.array([part.first for part in parts], np.int64)
         self.copies = all(reader.copies for reader in readers)  # type: ignore[misc]
+        self.shares = all(reader.shares for reader in readers)  # type: ignore[misc]
         checks = [reader.check_unchanged for reader in readers if reader.check_unchanged]
         # Each file once; and no method of this reader, which would keep its files open.
         self.check_unchanged = partial(_do_all, list(dict.fromkeys([check_unchanged, *checks])))
+        self.check_itself = check_unchanged
+        self.describe(readers)
         for reader in readers:
             reader.count_for(self)
 
-    def jobs(self, plan: Plan, out: np.ndarray, limit: int | None, threads: int) -> list[Job]:
-        if not plan.size:
-            return []
-        first, last = self._touched(int(plan.range_lo[0]), int(plan.range_hi[-1]))
-        cut = [(part.reader, part.cut(plan)) for part in self._parts[first:last]]
-        some = [(reader, own) for reader, own in cut if own is not None]
-        each = -(-threads // len(some))  # several parts are work for several threads
-        return [job for reader, own in some for job in reader.jobs(own, out, limit, each)]
+    def part(self, number: int) -> Reader:
+        return self._parts[number].reader
 
-    def view(self, lo: int, hi: int) -> np.ndarray | None:
-        first, last = self._touched(lo, hi)
-        if last - first != 1:
-            return None
-        part = self._parts[first]
-        shift = part.first - part.lo
-        return part.reader.view(lo + shift, hi + shift)
+    def count_for(self, whole: Reader) -> None:
+        super().count_for(whole)
+        for part in self._parts:
+            part.reader.count_for(whole)
+
+    def lies_in_one(self) -> bool:
+        return all(part.reader.lies_in_one() for part in self._parts)
 
     @property
     def open_to_hdf5(self) -> bool:
         """Whether HDF5 can read all parts."""
         return all(part.open_to_hdf5 for part in self._parts)
-
-    def _touched(self, lo: int, hi: int) -> tuple[int, int]:
-        """Return the first part of a range, and the one behind its last."""
-        first, last = np.searchsorted(self._starts, [lo, max(lo, hi - 1)], side="right")
-        return int(first) - 1, int(last)
 
 
 def _do_all(checks: list[Callable[[], None]]) -> None:
@@ -140,6 +111,9 @@ def _do_all(checks: list[Callable[[], None]]) -> None:
 
 def find_parts(dset: h5py.Dataset, descriptor: Descriptor, choose: Choose) -> list[Part] | str:
     """Find the parts of a virtual dataset, or say why only HDF5 can put it together.
+
+    Each is opened once, and checked by the choice of its reader. What is left to HDF5 has to be
+    checked by `check_sound`.
 
     Parameters
     ----------
@@ -155,7 +129,8 @@ def find_parts(dset: h5py.Dataset, descriptor: Descriptor, choose: Choose) -> li
     CorruptFileError
         When a part is missing or damaged, or the dataset is a source of itself.
     """
-    check_sound(dset)
+    if stays_inside(dset.file):
+        check_sound(dset)
     properties = dset.id.get_create_plist()
     count, parts = properties.get_virtual_count(), []
     files = len({properties.get_virtual_filename(number) for number in range(count)})
@@ -173,6 +148,8 @@ def find_parts(dset: h5py.Dataset, descriptor: Descriptor, choose: Choose) -> li
             first, last = _run(properties.get_virtual_srcspace(number), source.size)
             if lo < 0 or hi - lo != last - first or last > source.size:
                 return f"its part {number} is not one run of elements that are there"
+            if source.is_virtual:
+                check_sound(dset)  # it may lead back to where it comes from
             reader = choose(source, _called(dset, source), descriptor.other(source.file))
             if not reader.check_unchanged or reader.name == "h5py":
                 return f"its part {number} is read by HDF5: {reader.why}"

@@ -1,0 +1,144 @@
+"""Matrices that are computed in many places: each block is stored where it is computed."""
+
+import os
+import shutil
+import uuid
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+from scipy.sparse import issparse
+
+from ..axis import Axis
+from ..interop.dask import blocks_along, work_on
+from ..storage.journal.names import check_ordinary
+from ..storage.write.keywords import Storage, StorageKeywords, takes_storage
+from .concat import concat
+from .convert import store
+from .matrices import axis_for
+
+if TYPE_CHECKING:
+    from ..array import DiskCSC, DiskCSR
+
+__all__ = ["from_dask"]
+
+
+@takes_storage
+def from_dask(
+    file: str | os.PathLike,
+    darray: Any,
+    name: str = "X",
+    *,
+    format: str | None = None,
+    virtual: bool = True,
+    **storage: Unpack[StorageKeywords],
+) -> "DiskCSR | DiskCSC":
+    """Store an array of Dask: each block in a file of its own, by whichever worker computes it.
+
+    Parameters
+    ----------
+    file : path
+        Where the matrix is to be found; workers must see it under the same path.
+    darray : dask.array.Array
+        Of two dimensions; of blocks of any of scipy's formats, or dense ones. Blocks that hold a
+        part of a row (of a "csc": of a column) are put together first.
+    name : str
+        Name of the group.
+    format : {"csr", "csc"}, optional
+        Default: that of the blocks, or "csr" where these are dense.
+    virtual : bool
+        True: the files of the blocks stay, in the folder ``<file>.parts/<name>``, and `file` refers
+        to them (`diskcsr.concat`): nothing is copied, and the two are moved together. False: they
+        are copied together to `file` by this process, and removed.
+    **storage
+        How it is stored; see `diskcsr.write`.
+
+    Returns
+    -------
+    DiskCSR or DiskCSC
+        What was stored, mode "r".
+
+    Raises
+    ------
+    ImportError
+        When Dask is not installed.
+    FileExistsError
+        When the folder for the parts is there and `overwrite` is false.
+    ValueError
+        When `darray` has not two dimensions, or a keyword has no meaning here.
+    TypeError
+        When a block's values cannot be cast to the dtype of `darray`.
+
+    Notes
+    -----
+    A worker holds a block, and what storing it takes (`diskcsr.write`). A task that is done again
+    because its worker died writes its file again, under a temporary name that then becomes its own:
+    no half of one is ever read. When a block fails there is no `file`, and the folder is removed.
+
+    Examples
+    --------
+    >>> diskcsr.from_dask("logs.h5", np.log1p(A.to_dask()))  # doctest: +SKIP
+    """
+    if getattr(darray, "ndim", None) != 2 or not hasattr(darray, "dask"):
+        raise ValueError(f"an array of Dask of two dimensions is stored, not {darray!r}")
+    how = Storage.of(storage)
+    how.refuse(("max_memory", "progress"), "blocks are stored by Dask's workers")
+    axis = axis_for(getattr(darray, "_meta", None), format)
+    folder = _folder_for(file, name, virtual, how.overwrite)
+    # Compressed once: where the parts are copied together, by who does that.
+    of_parts = replace(how, tags=None, overwrite=False) if virtual else Storage()
+    work = partial(_store_part, folder, axis, darray.dtype, of_parts)
+    try:
+        paths = work_on(blocks_along(darray, axis.major), work)
+        keywords = {"tags": how.tags, "overwrite": how.overwrite} if virtual else storage
+        return concat(
+            paths, file, name, axis=axis.major, format=axis.format, virtual=virtual, **keywords
+        )
+    except BaseException:
+        virtual = False
+        raise
+    finally:
+        if not virtual:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # others have theirs beside it
+                os.rmdir(os.path.dirname(folder))
+
+
+def _folder_for(file: str | os.PathLike, name: str, virtual: bool, overwrite: bool) -> str:
+    """Make the folder that the parts are written to."""
+    check_ordinary(file, new=True)
+    path = Path(os.path.realpath(os.fsdecode(file)))
+    inside = name.strip("/").replace("/", "-") if virtual else f".{uuid.uuid4().hex}"
+    folder = path.parent / f"{path.name}.parts" / inside
+    if folder.exists():
+        if not overwrite:
+            raise FileExistsError(f"{folder} is there: pass overwrite=True to replace it")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return str(folder)
+
+
+def _store_part(
+    folder: str, axis: Axis, dtype: np.dtype, storage: Storage, block: Any, number: int
+) -> str:
+    """Store a block, where it was computed; return its path."""
+    matrix = block if issparse(block) else np.asarray(block)
+    if matrix.dtype != dtype:
+        if not np.can_cast(matrix.dtype, dtype, "same_kind"):
+            raise TypeError(
+                f"block {number}: cannot cast {matrix.dtype} to {dtype}, the dtype of the array of "
+                "Dask, according to the rule 'same_kind'"
+            )
+        matrix = matrix.astype(dtype)
+    final = os.path.join(folder, f"{number:06}.h5")
+    draft = f"{final}.{uuid.uuid4().hex}"
+    try:
+        store(draft, matrix, "X", axis.format, storage)
+        os.replace(draft, final)
+    finally:
+        if os.path.exists(draft):
+            os.unlink(draft)
+    return final
