@@ -564,3 +564,14 @@ def test_flavours(paths):
         assert isinstance(A[:3], csr_matrix)
     with diskcsr.open(paths) as A:
         assert isinstance(A.T, csc_array)
+
+
+def test_files_on_a_server_are_opened_one_at_a_time(tmp_path):
+    with pytest.raises(ValueError, match=r"https://host/m\.h5 is on a server"):
+        diskcsr.open(["https://host/m.h5?token=secret"])
+    path = tmp_path / "m.h5"
+    diskcsr.write(path, sp.csr_array(np.eye(2))).close()
+    with pytest.raises(ValueError, match="storage_options= is said of a URL"):
+        diskcsr.open([path], storage_options={})
+    with pytest.raises(ValueError, match="mode must be one of"):
+        diskcsr.open([path], mode="w")
