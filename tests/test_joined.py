@@ -570,7 +570,7 @@ def test_files_on_a_server_are_opened_one_at_a_time(tmp_path):
     with pytest.raises(ValueError, match=r"https://host/m\.h5 is on a server"):
         diskcsr.open(["https://host/m.h5?token=secret"])
     path = tmp_path / "m.h5"
-    diskcsr.write(path, sp.csr_array(np.eye(2))).close()
+    diskcsr.write(path, csr_array(np.eye(2))).close()
     with pytest.raises(ValueError, match="storage_options= is said of a URL"):
         diskcsr.open([path], storage_options={})
     with pytest.raises(ValueError, match="mode must be one of"):
