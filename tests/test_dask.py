@@ -256,14 +256,16 @@ def test_blocks_are_stored_and_joined(tmp_path, format, virtual):
             assert type(B) is type(A)
             assert_allclose(B.toarray(), np.log1p(DENSE), 1e-6)
             assert B.reader["data"].name == ("virtual" if virtual else "decode")
-        parts = tmp_path / "logs.h5.parts" / "layers-logs"
-        assert parts.exists() == parts.parent.exists() == virtual
+        folder = tmp_path / "logs.h5.parts"
+        assert folder.exists() == virtual
         if virtual:
+            (parts,) = folder.iterdir()
+            assert parts.name.startswith("layers-logs-")
             assert len(os.listdir(parts)) == D.npartitions
             # The two are moved together.
             (tmp_path / "elsewhere").mkdir()
             path.rename(tmp_path / "elsewhere" / "logs.h5")
-            parts.parent.rename(tmp_path / "elsewhere" / "logs.h5.parts")
+            folder.rename(tmp_path / "elsewhere" / "logs.h5.parts")
             with diskcsr.open(tmp_path / "elsewhere" / "logs.h5") as B:
                 assert_allclose(B.toarray(), np.log1p(DENSE), 1e-6)
 
@@ -304,10 +306,29 @@ def test_what_from_dask_refuses(tmp_path):
     assert not (tmp_path / "m.h5").exists()
     assert os.listdir(tmp_path) == []
     diskcsr.from_dask(tmp_path / "m.h5", D).close()
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        diskcsr.from_dask(tmp_path / "m.h5", D)
-    with diskcsr.from_dask(tmp_path / "m.h5", 2 * D, overwrite=True) as B:
+    with pytest.raises(ValueError, match="overwrite=True"):
+        diskcsr.from_dask(tmp_path / "m.h5", complex_blocks)
+
+
+def test_what_is_replaced_is_there_until_all_of_the_new_is(tmp_path):
+    """And what another name has is let be."""
+    path, D = tmp_path / "m.h5", da.from_array(DENSE, chunks=(50, 40))
+    diskcsr.from_dask(path, 3 * D, "X-2").close()
+    diskcsr.from_dask(path, D).close()
+    before = sorted(os.listdir(tmp_path / "m.h5.parts"))
+    complex_blocks = D.map_blocks(lambda block: block * 1j, dtype="f")
+    with pytest.raises(TypeError, match="cannot cast complex"):
+        diskcsr.from_dask(path, complex_blocks, overwrite=True)
+    assert sorted(os.listdir(tmp_path / "m.h5.parts")) == before
+    with diskcsr.open(path, "X") as A:
+        assert_array_equal(A.toarray(), DENSE)
+    with diskcsr.from_dask(path, 2 * D, overwrite=True) as B:
         assert_array_equal(B.toarray(), 2 * DENSE)
+    after = os.listdir(tmp_path / "m.h5.parts")
+    assert len(after) == 2
+    assert len({*after} & {*before}) == 1
+    with diskcsr.open(path, "X-2") as C:
+        assert_array_equal(C.toarray(), 3 * DENSE)
 
 
 # ------------------------------------------------------------------------------ several processes
@@ -358,9 +379,8 @@ def test_a_worker_that_is_killed_in_the_middle(client, disk, tmp_path):
     with dask.config.set(scheduler="distributed"), diskcsr.from_dask(tmp_path / "again.h5", D) as B:
         assert os.path.exists(marker)
         assert_array_equal(B.toarray(), DENSE)
-        assert sorted(os.listdir(tmp_path / "again.h5.parts" / "X")) == [
-            f"{number:06}.h5" for number in range(24)
-        ]
+        (parts,) = (tmp_path / "again.h5.parts").iterdir()
+        assert sorted(os.listdir(parts)) == [f"{number:06}.h5" for number in range(24)]
     os.unlink(marker)
     total = client.compute(D.sum(0), sync=True)
     assert os.path.exists(marker)

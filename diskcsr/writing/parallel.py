@@ -6,6 +6,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -14,7 +15,7 @@ from scipy.sparse import issparse
 
 from ..axis import Axis
 from ..interop.dask import blocks_along, work_on
-from ..storage.journal.names import check_ordinary
+from ..storage.write.groups import check_target
 from ..storage.write.keywords import Storage, StorageKeywords, takes_storage
 from .concat import concat
 from .convert import store
@@ -50,9 +51,9 @@ def from_dask(
     format : {"csr", "csc"}, optional
         Default: that of the blocks, or "csr" where these are dense.
     virtual : bool
-        True: the files of the blocks stay, in the folder ``<file>.parts/<name>``, and `file` refers
-        to them (`diskcsr.concat`): nothing is copied, and the two are moved together. False: they
-        are copied together to `file` by this process, and removed.
+        True: the files of the blocks stay, in a folder of their own in ``<file>.parts``, and `file`
+        refers to them (`diskcsr.concat`): nothing is copied, and the two are moved together. False:
+        they are copied together to `file` by this process, and removed.
     **storage
         How it is stored; see `diskcsr.write`.
 
@@ -65,10 +66,9 @@ def from_dask(
     ------
     ImportError
         When Dask is not installed.
-    FileExistsError
-        When the folder for the parts is there and `overwrite` is false.
     ValueError
-        When `darray` has not two dimensions, or a keyword has no meaning here.
+        When `darray` has not two dimensions, a keyword has no meaning here, or there is an object
+        `name` in `file` and `overwrite` is false; nothing is computed then.
     TypeError
         When a block's values cannot be cast to the dtype of `darray`.
 
@@ -76,7 +76,8 @@ def from_dask(
     -----
     A worker holds a block, and what storing it takes (`diskcsr.write`). A task that is done again
     because its worker died writes its file again, under a temporary name that then becomes its own:
-    no half of one is ever read. When a block fails there is no `file`, and the folder is removed.
+    no half of one is ever read. When a block fails the new folder is removed, and `file` is what it
+    was; what is replaced goes when all of the new is there.
 
     Examples
     --------
@@ -87,38 +88,28 @@ def from_dask(
     how = Storage.of(storage)
     how.refuse(("max_memory", "progress"), "blocks are stored by Dask's workers")
     axis = axis_for(getattr(darray, "_meta", None), format)
-    folder = _folder_for(file, name, virtual, how.overwrite)
+    check_target(file, name, how)
+    parts = Path(f"{os.path.realpath(os.fsdecode(file))}.parts")
+    start = name.strip("/").replace("/", "-") + "-" if virtual else "."
+    replaced = list(parts.glob(f"{escape(start)}{'[0-9a-f]' * 32}")) if virtual else []
+    folder = parts / f"{start}{uuid.uuid4().hex}"
+    folder.mkdir(parents=True)
     # Compressed once: where the parts are copied together, by who does that.
     of_parts = replace(how, tags=None, overwrite=False) if virtual else Storage()
-    work = partial(_store_part, folder, axis, darray.dtype, of_parts)
+    work = partial(_store_part, str(folder), axis, darray.dtype, of_parts)
+    made = None
     try:
         paths = work_on(blocks_along(darray, axis.major), work)
         keywords = {"tags": how.tags, "overwrite": how.overwrite} if virtual else storage
-        return concat(
+        made = concat(
             paths, file, name, axis=axis.major, format=axis.format, virtual=virtual, **keywords
         )
-    except BaseException:
-        virtual = False
-        raise
+        return made
     finally:
-        if not virtual:
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # others have theirs beside it
-                os.rmdir(os.path.dirname(folder))
-
-
-def _folder_for(file: str | os.PathLike, name: str, virtual: bool, overwrite: bool) -> str:
-    """Make the folder that the parts are written to."""
-    check_ordinary(file, new=True)
-    path = Path(os.path.realpath(os.fsdecode(file)))
-    inside = name.strip("/").replace("/", "-") if virtual else f".{uuid.uuid4().hex}"
-    folder = path.parent / f"{path.name}.parts" / inside
-    if folder.exists():
-        if not overwrite:
-            raise FileExistsError(f"{folder} is there: pass overwrite=True to replace it")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    return str(folder)
+        for one in replaced if made is not None and virtual else [folder]:
+            shutil.rmtree(one, ignore_errors=True)
+        with suppress(OSError):  # others have theirs beside it
+            parts.rmdir()
 
 
 def _store_part(
