@@ -9,10 +9,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py._objects import phil
 
 from ...errors import CorruptFileError, raise_if_systems
 from ...machine.alive import alive
+from ..files.lock import hdf5_locked
 from .headers import tree_nodes
 from .peek import peek
 
@@ -175,7 +175,7 @@ def check_chunks(dset: h5py.Dataset) -> Places:
         if number % _BATCH == 0:
             alive()
         try:
-            with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
+            with hdf5_locked():  # h5py before 3.16 forgets its own lock here (its issue 2764)
                 dset.id.read_direct_chunk((first,), out=nothing)
         except ValueError:
             continue  # found: it is longer than nothing, and so was not read
@@ -310,7 +310,7 @@ def _refuse_nodes(dset: h5py.Dataset, table: np.ndarray, room: int) -> None:
     alone = (behind - first > length) & (table["nbytes"] <= room)
     for at in first[alone][:_COMPARED].tolist():
         try:
-            with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
+            with hdf5_locked():  # h5py before 3.16 forgets its own lock here (its issue 2764)
                 stored = dset.id.read_direct_chunk((at,))[1]
         except (OSError, RuntimeError):
             continue  # whoever reads this chunk will say so
@@ -432,7 +432,7 @@ def _address_base(dset: h5py.Dataset, table: np.ndarray) -> int | None:
     for (first,), _, address, nbytes in table[:_COMPARED].tolist():
         if nbytes > room or address > room - nbytes:
             continue  # damaged
-        with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
+        with hdf5_locked():  # h5py before 3.16 forgets its own lock here (its issue 2764)
             stored = dset.id.read_direct_chunk((first,))[1]
         fits = [found[0](address + base, nbytes) == stored for base in (0, block)]
         if fits[0] != fits[1]:

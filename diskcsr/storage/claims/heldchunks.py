@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from h5py._objects import phil
 
 from ...errors import CorruptFileError, raise_if_systems
 from ...machine.interrupts import deferred
+from ..files.lock import hdf5_locked
 from .chunks import written_chunks
 
 __all__ = ["HeldChunks", "RawChunk", "check_claim", "most_claimed"]
@@ -80,7 +80,7 @@ class HeldChunks:
         try:
             # A file open for writing is read through callbacks; and h5py before 3.16 forgets its
             # own lock here (its issue 2764).
-            with deferred(), phil:
+            with hdf5_locked():
                 mask, raw = self._dset.id.read_direct_chunk((chunk * self.length,))
         except (MemoryError, OSError, RuntimeError) as problem:
             # Of a chunk that is not there HDF5 1.14.2 leaves open how large it is.

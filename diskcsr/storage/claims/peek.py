@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import h5py
-from h5py._objects import phil
 
 from ...errors import CorruptFileError
+from ..files.lock import hdf5_locked
 from ..files.transactions import journal_of, read_anew_of, serial_of
 
 __all__ = ["bring", "note_bytes", "noted", "peek"]
@@ -66,9 +66,9 @@ def peek(file: h5py.File) -> tuple[Callable[[int, int], bytes], int] | None:
         return None
 
     def read(offset: int, length: int) -> bytes:
-        with phil:  # under which HDF5 moves it to and fro
+        with hdf5_locked():  # under which HDF5 moves it to and fro
             through.seek(offset)
             return bytes(through.read(length))
 
-    with phil:
+    with hdf5_locked():
         return read, through.seek(0, os.SEEK_END)

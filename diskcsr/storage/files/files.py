@@ -12,7 +12,6 @@ from typing import Any
 
 import h5py
 from h5py import h5f, h5fd
-from h5py._objects import phil
 
 from ...errors import LockedFileError
 from ...machine.interrupts import check, deferred
@@ -21,6 +20,7 @@ from ..journal.names import check_ordinary, named
 from ..journal.records import journal_path
 from .anew import ReadAnew
 from .freshness import is_shown_as_it_is
+from .lock import hdf5_locked
 from .looking import consistently
 from .superblock import check_superblock
 from .transactions import (
@@ -281,7 +281,7 @@ def new_file(path: Any, *, durable: bool = False, **keywords: Any) -> Iterator[J
 
 def _refuse_second_writer(path: str) -> None:
     """Raise when h5py has the file open for writing in this process, perhaps without a lock."""
-    with phil:  # or other threads close meanwhile what is looked at
+    with hdf5_locked():  # or other threads close meanwhile what is looked at
         for other in h5f.get_obj_ids(h5f.OBJ_ALL, h5f.OBJ_FILE):
             if other.get_intent() == h5f.ACC_RDONLY or driver_of(other) != h5fd.SEC2:
                 continue

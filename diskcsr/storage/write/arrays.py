@@ -6,7 +6,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py._objects import phil
 
 from ...errors import CorruptFileError
 from ...machine.options import options
@@ -25,6 +24,7 @@ from ..codecs.pipeline import (
     unsupported,
 )
 from ..codecs.shuffle import CODEC as SHUFFLE
+from ..files.lock import hdf5_locked
 from ..files.transactions import check_writing
 
 __all__ = ["ArrayWriter", "check_exact", "create_array", "create_like"]
@@ -307,7 +307,7 @@ class ArrayWriter:
     def _put(self, raw: bytes) -> None:
         """Store the bytes of the next chunk, to which all filters were applied."""
         place, chunks = (self._written,), self._dset.id
-        with phil:  # h5py before 3.16 forgets its own lock here (its issue 2764)
+        with hdf5_locked():  # h5py before 3.16 forgets its own lock here (its issue 2764)
             if self._written < self._old_length:
                 old = chunks.get_chunk_info_by_coord(place)
                 # Of a chunk that takes the place of one as long HDF5 (1.14.2, 2.0.0) does not store
