@@ -181,7 +181,8 @@ def at_size(files, cells, args, first):
     for genes in [{"selected": args.genes, "all": None}[what] for what in args.what]:
         job = {"genes": genes, "k": args.components, "tol": args.tol, "threads": args.threads}
         what = "all genes" if genes is None else f"{genes:,} genes"
-        exact = measure(files["raw"], "arpack", **job)["components"] if first else None
+        any_file = next(iter(files.values()))
+        exact = measure(any_file, "arpack", **job)["components"] if first else None
         for name, path in files.items():
             answer = measure(path, "diskcsr", **job)
             parts = ", ".join(f"{part} {took:.2f}" for part, took in answer["parts"].items())
@@ -190,7 +191,7 @@ def at_size(files, cells, args, first):
                 answer["error"] = angle(answer["components"], exact)
                 more += f"; error {answer['error']:.1e}"
             kept[f"{what}, {name}"] = show(f"{what}, {name}", answer, more)
-            others = set(args.compare) - {args.threads} if first and name == "raw" else ()
+            others = set(args.compare) - {args.threads} if first and path == any_file else ()
             for threads in sorted(others):
                 again = measure(path, "diskcsr", **{**job, "threads": threads})
                 if again["digest"] != answer["digest"]:
@@ -201,7 +202,7 @@ def at_size(files, cells, args, first):
                 print(f"{what}, {system}: not installed")
                 continue
             title = f"{what}, {system}, in memory"
-            kept[title] = show(title, measure(files["raw"], system, **job))
+            kept[title] = show(title, measure(any_file, system, **job))
     if first:
         print(f"the same bits with {', '.join(map(str, args.compare))} threads")
     return kept
@@ -228,7 +229,8 @@ def run(args, folder):
         sizes = (f"{name} {path.stat().st_size / 1e6:,.0f} MB" for name, path in files.items())
         print(", ".join(sizes), flush=True)
         first = number == 0 and cells <= args.exact
-        results[str(cells)] = at_size(files, cells, args, first=first)
+        wanted = {name: files[name] for name in args.files}
+        results[str(cells)] = at_size(wanted, cells, args, first=first)
         if not args.keep:
             for path in files.values():
                 path.unlink()
@@ -244,6 +246,7 @@ OPTIONS = {
     "--what": some_of(["selected", "all"]),
     "--exact": count(200_000, "cells up to which others do the same in memory"),
     "--keep": {"help": "where files are made that are not there yet, and stay"},
+    "--files": some_of(["raw", "gzip"]),
     "--compare": {"type": int, "nargs": "+", "default": [1, 2, 5], "help": "numbers of threads"},
     "--threads": {"type": int, "default": 2, "help": "of diskcsr (default: 2)"},
 }

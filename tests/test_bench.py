@@ -30,6 +30,9 @@ from diskcsr.bench.source import Matrix, digest, generate, row_marks
 from diskcsr.bench.workloads import WORKLOADS
 from diskcsr.machine import terminal
 
+# The command needs nothing of the oldest versions that the library does not.
+pytestmark = pytest.mark.once
+
 OPS = ["rows", "columns", "write"]
 SVG = "{http://www.w3.org/2000/svg}"
 ROOT = Path(diskcsr.__file__).resolve().parent.parent

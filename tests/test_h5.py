@@ -380,7 +380,7 @@ def test_an_array_on_disk_is_streamed(tmp_path, monkeypatch):
         with pytest.raises(diskcsr.MemoryBudgetError):
             f["X"].to_memory()
         real = DiskCSR.iter_blocks
-        monkeypatch.setattr(DiskCSR, "iter_blocks", lambda self: real(self, 200_000))
+        monkeypatch.setattr(DiskCSR, "iter_blocks", lambda self, size: real(self, 200_000))
         g["X"] = f["X"]
         f["copy"] = f["X"]
         monkeypatch.undo()

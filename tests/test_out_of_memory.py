@@ -9,13 +9,14 @@ import pytest
 import diskcsr
 
 pytestmark = [
+    pytest.mark.once,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="it compiles"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
 ]
 #: Of the allocations of an operation every so many-th is refused, beginning with another for each;
 #: ``python tests/out_of_memory.py`` refuses each. It has those that write and that load, too.
-STEP = 97
+STEP = 193
 READS = ["A[i, j]", "A[i]", "A[rows]", "A[:, columns]", "A[ix]", "iter_blocks", "batches", "repr"]
 TRIED = [(kind, file) for kind in READS for file in out_of_memory.FILES]
 TRIED += [(kind, "") for kind in interrupted.KINDS]
