@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from scipy.sparse import csc_matrix, csr_array, csr_matrix
 
 from .handed import HANDED
 
@@ -258,13 +259,18 @@ def register_alike(classes: dict[type, type]) -> None:
         from anndata.compat import DaskArray
 
         for ours, theirs in classes.items():
-            alike: dict[Any, Any] = {theirs: ours, (DaskArray, theirs): (DaskArray, ours)}
-            for destination, element, modifiers in list(registry.write):
-                if element in alike:
-                    usual = registry.write[destination, element, modifiers]
-                    registry.write[destination, alike[element], modifiers] = usual
-            for element in filter(alike.__contains__, list(registry.write_specs)):
-                registry.write_specs[alike[element]] = registry.write_specs[element]
+            # anndata before 0.13 has those of Dask written whose blocks are matrices alone.
+            older = csr_matrix if issubclass(theirs, csr_array) else csc_matrix
+            of_blocks = (DaskArray, ours)
+            alike: dict[Any, Any] = {(DaskArray, older): of_blocks, theirs: ours}
+            alike[DaskArray, theirs] = of_blocks
+            for known, other in alike.items():
+                for destination, element, modifiers in list(registry.write):
+                    if element == known:
+                        usual = registry.write[destination, element, modifiers]
+                        registry.write[destination, other, modifiers] = usual
+                if known in registry.write_specs:
+                    registry.write_specs[other] = registry.write_specs[known]
     except (ImportError, AttributeError, TypeError, ValueError) as problem:
         warnings.warn(
             f"this version of anndata keeps its writers elsewhere ({problem!r}): write_h5ad will "

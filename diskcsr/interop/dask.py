@@ -15,6 +15,7 @@ from scipy.sparse import hstack, vstack
 
 from ..blocks.pieces import Piece
 from ..loading import load_extra
+from . import register_loaded
 from .blocks import BLOCKS
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def to_dask(shown: Any, container: Any, chunks: Any) -> "da.Array":
             "these, diskcsr.write stores what they hold"
         )
     _register()
+    register_loaded()
     axis = shown.axis
     if chunks == "auto":
         chunks = _auto(shown)

@@ -8,7 +8,8 @@ Source: HDF5 File Format Specification, version 3.0, III.E (global heap), IV.A (
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -123,12 +124,12 @@ def _nodes(dset: h5py.Dataset) -> dict[int, int] | None:
     """Return what `_Look.nodes` does of the index of a dataset; nothing where it has no such."""
     try:
         look = _Look(dset.file)
-        layout = next(m for kind, _, m in look.messages(_address(dset)) if kind == _LAYOUT)
+        layout = look.layout(_address(dset))
         version, layout_class, dimensions, root = struct.unpack_from("<BBBQ", layout)
         if (version, layout_class, dimensions) != (3, 2, 2):  # of one dimension, and the element
             return {}
         return look.nodes(root)
-    except (_Unknown, struct.error, StopIteration):
+    except (_Unknown, struct.error):
         return {}
 
 
@@ -154,14 +155,24 @@ class _Look:
 
     def attribute(self, address: int, name: bytes) -> bytes:
         """Return the value of an attribute as it stands in the header of an object."""
-        for kind, flags, message in self.messages(address):
-            if kind == _ATTRIBUTE and not flags & 2:
-                found, value = _split_attribute(message)
-                if found == name:
-                    return value
+        # Closed here: what is raised where it is closed by being forgotten gets lost.
+        with closing(self.messages(address)) as messages:
+            for kind, flags, message in messages:
+                if kind == _ATTRIBUTE and not flags & 2:
+                    found, value = _split_attribute(message)
+                    if found == name:
+                        return value
         raise _Unknown
 
-    def messages(self, address: int) -> Iterator[tuple[int, int, bytes]]:
+    def layout(self, address: int) -> bytes:
+        """Return the message of a dataset's header that says how it is laid out."""
+        with closing(self.messages(address)) as messages:
+            for kind, _, message in messages:
+                if kind == _LAYOUT:
+                    return message
+        raise _Unknown
+
+    def messages(self, address: int) -> Generator[tuple[int, int, bytes], None, None]:
         """Yield kind, flags and contents of the messages of a header, of either version."""
         start = self._read(address, 16)
         if start[0] == 1:
