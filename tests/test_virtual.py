@@ -327,8 +327,8 @@ def test_more_files_than_should_be_open_are_left_to_hdf5(tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     program = (
         "import resource, sys, diskcsr\n"
-        "import diskcsr.storage.read.virtual as virtual\n"
-        "virtual._SHARE = 1000\n"
+        "import diskcsr.storage.read.parts as parts\n"
+        "parts._SHARE = 1000\n"
         "with diskcsr.open(sys.argv[1]) as A:\n"
         "    print(A.reader['data'].name, A.reader['data'].why, A.sum())\n"
     )

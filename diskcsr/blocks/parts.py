@@ -3,7 +3,6 @@
 Each is a `Source` of its own, with its readers, its row pointers and its checks.
 """
 
-import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,17 +15,13 @@ from ..errors import CorruptFileError, StaleFileError
 from ..keys.widths import INT32_MAX
 from ..machine.options import require_memory
 from ..storage.formats.conventions import ARRAYS
-from ..storage.read.parts import CastReader, PartsReader
+from ..storage.read.parts import CastReader, PartsReader, descriptors_for_parts
 from ..storage.read.pointers import ArrayPointers, FilePointers, worth_all
 from ..storage.read.readers import Reader, native_dtype, scatter
 from ..storage.read.source import Source
 from .address import Address
 
 __all__ = ["Files", "JoinedPointers", "JoinedReader", "Part", "PointersReader", "index_dtype_of"]
-
-#: Of the files that a process may have open one in so many may be these; each is opened by HDF5 and
-#: by us.
-_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -173,8 +168,8 @@ class Files:
 
 
 def most_open() -> int:
-    """How many parts may be open at a time, each with two descriptors."""
-    return max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // (2 * _SHARE))
+    """How many parts may be open at a time: each is opened by HDF5 and by us."""
+    return max(1, descriptors_for_parts() // 2)
 
 
 class JoinedReader(PartsReader):

@@ -35,8 +35,8 @@ __all__ = ["gram_matrix", "gram_product", "times_dense"]
 
 #: Bytes of lines that are made dense at a time, at most.
 _DENSE_BYTES = 1 << 23
-#: The share of a block that is stored from which on its Gram matrix is BLAS's: at a sixth of 2,000
-#: columns the kernel takes as long, 80 us a line on one core.
+#: The share of a block that is stored from which on its Gram matrix is BLAS's. Of 2,000 columns of
+#: which half is stored the kernel takes 8 times as long (bench/products.py), of a sixth as long.
 _FILLED = 1 / 6
 
 

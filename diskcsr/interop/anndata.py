@@ -13,7 +13,8 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
@@ -232,51 +233,55 @@ def _is_old(element: Any) -> bool:
 
 def register(classes: dict[type, type], store: Callable[..., None]) -> None:
     """Give our types writers; warn when anndata has changed."""
-    try:
-        from anndata._io.specs.registry import _REGISTRY as registry
+    with _telling_moved("a DiskCSR; use A.to_memory()"):
+
+        def writer(destination: type, usual: Callable[..., None]) -> Callable[..., None]:
+            usual = _computed(usual)
+            in_hdf5 = destination.__module__.startswith("h5py.")
+            return _by_blocks(usual, store) if in_hdf5 else usual
 
         for ours, theirs in classes.items():
-            for destination, element, modifiers in list(registry.write):
-                if element is theirs:
-                    key = (destination, ours, modifiers)
-                    usual = _computed(registry.write[destination, theirs, modifiers])
-                    in_hdf5 = destination.__module__.startswith("h5py.")
-                    registry.write[key] = _by_blocks(usual, store) if in_hdf5 else usual
-            if theirs in registry.write_specs:
-                registry.write_specs[ours] = registry.write_specs[theirs]
-    except (ImportError, AttributeError, TypeError, ValueError) as problem:
-        warnings.warn(
-            f"this version of anndata keeps its writers elsewhere ({problem!r}): write_h5ad will "
-            "refuse a DiskCSR; use A.to_memory()",
-            stacklevel=2,
-        )
+            _write_as(theirs, ours, writer)
 
 
 def register_alike(classes: dict[type, type]) -> None:
     """Have some types written as others are, and arrays of Dask of which they are the blocks."""
-    try:
-        from anndata._io.specs.registry import _REGISTRY as registry
+    with _telling_moved("what A.to_dask() gives"):
         from anndata.compat import DaskArray
 
         for ours, theirs in classes.items():
             # anndata before 0.13 has those of Dask written whose blocks are matrices alone.
             older = csr_matrix if issubclass(theirs, csr_array) else csc_matrix
-            of_blocks = (DaskArray, ours)
-            alike: dict[Any, Any] = {(DaskArray, older): of_blocks, theirs: ours}
-            alike[DaskArray, theirs] = of_blocks
-            for known, other in alike.items():
-                for destination, element, modifiers in list(registry.write):
-                    if element == known:
-                        usual = registry.write[destination, element, modifiers]
-                        registry.write[destination, other, modifiers] = usual
-                if known in registry.write_specs:
-                    registry.write_specs[other] = registry.write_specs[known]
+            _write_as(theirs, ours)
+            for of_blocks in (older, theirs):
+                _write_as((DaskArray, of_blocks), (DaskArray, ours))
+
+
+@contextmanager
+def _telling_moved(what: str) -> Iterator[None]:
+    """Warn, instead of raising, when anndata keeps its writers elsewhere."""
+    try:
+        yield
     except (ImportError, AttributeError, TypeError, ValueError) as problem:
         warnings.warn(
             f"this version of anndata keeps its writers elsewhere ({problem!r}): write_h5ad will "
-            "refuse what A.to_dask() gives",
-            stacklevel=2,
+            f"refuse {what}",
+            stacklevel=4,
         )
+
+
+def _write_as(
+    known: Any, ours: Any, writer: Callable[..., Any] = lambda destination, usual: usual
+) -> None:
+    """Have what is of our type written as what is of a known one, by what `writer` makes of it."""
+    from anndata._io.specs.registry import _REGISTRY as registry
+
+    for destination, element, modifiers in list(registry.write):
+        if element == known:
+            usual = registry.write[destination, known, modifiers]
+            registry.write[destination, ours, modifiers] = writer(destination, usual)
+    if known in registry.write_specs:
+        registry.write_specs[ours] = registry.write_specs[known]
 
 
 def _computed(usual: Callable[..., None]) -> Callable[..., None]:

@@ -1,7 +1,7 @@
 """HDF5's lock, which h5py holds whenever it calls HDF5, held for longer.
 
-A private name of h5py is used, found alike in 3.10 to 3.16: ``h5py._objects.phil``. There is no
-public way to keep other threads out of HDF5 between two calls.
+A private name of h5py is used, found alike in 3.10.0 and 3.16.0: ``h5py._objects.phil``. There is
+no public way to keep other threads out of HDF5 between two calls.
 """
 
 from collections.abc import Iterator

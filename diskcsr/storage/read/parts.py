@@ -1,5 +1,6 @@
 """Arrays that lie in parts, each read where it lies, by the reader that it has of its own."""
 
+import resource
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,15 @@ from ...keys.cutting import cut_plan
 from ...keys.plan import Plan
 from .readers import Reader, Wanted, scatter
 
-__all__ = ["CastReader", "PartsReader"]
+__all__ = ["CastReader", "PartsReader", "descriptors_for_parts"]
+
+#: Files of parts stay open. Of those that a process may have open, one in so many may be theirs.
+_SHARE = 4
+
+
+def descriptors_for_parts() -> int:
+    """Return how many descriptors the files of parts may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE
 
 
 class PartsReader(Reader):

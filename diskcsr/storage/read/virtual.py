@@ -5,7 +5,6 @@ anew each time. What it maps to where is asked of it once; see "Virtual Dataset 
 reference manual of `H5Pset_virtual`.
 """
 
-import resource
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -17,13 +16,11 @@ from ..claims.links import stays_inside
 from ..claims.sound import check_sound, open_source
 from ..codecs.pipeline import lacking_in_hdf5
 from .descriptor import Descriptor
-from .parts import PartsReader
+from .parts import PartsReader, descriptors_for_parts
 from .readers import Reader, native_dtype
 
 __all__ = ["VirtualReader", "find_parts"]
 
-#: Files of parts stay open. Of those that a process may have open, one in so many may be theirs.
-_SHARE = 4
 #: Chooses the reader of a part.
 Choose = Callable[[h5py.Dataset, str, Descriptor], Reader]
 
@@ -134,7 +131,7 @@ def find_parts(dset: h5py.Dataset, descriptor: Descriptor, choose: Choose) -> li
     properties = dset.id.get_create_plist()
     count, parts = properties.get_virtual_count(), []
     files = len({properties.get_virtual_filename(number) for number in range(count)})
-    if files > resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE:
+    if files > descriptors_for_parts():
         return f"its {files} files are more than should be open at a time (ulimit -n)"
     for number in range(count):
         file = properties.get_virtual_filename(number)
