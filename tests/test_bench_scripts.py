@@ -137,6 +137,10 @@ SMALL = {
             "gzip, chunks of 8,192",
         ],
     ),
+    "products": (
+        "--rows=300 --columns=3000 --selected=100 --rounds=1",
+        ["ns a stored value", "60 f8", "Gram matrix of 100 columns", "BLAS"],
+    ),
     "scale": (
         "--measured-rows=1e5 --measured-chunks=500",
         ["8.0 TB", "15,258,789", "row pointers, each file", "blocks of 64"],
