@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import hstack, vstack
 
-from ..blocks.pieces import Piece
+from ..blocks.cuts import Cut
 from ..loading import load_extra
 from . import register_loaded
 from .blocks import BLOCKS
@@ -47,7 +47,7 @@ def to_dask(shown: Any, container: Any, chunks: Any) -> "da.Array":
     from dask.base import tokenize
     from dask.highlevelgraph import HighLevelGraph
 
-    address = Piece(shown, range(0)).address()
+    address = Cut(shown, range(0)).address()
     if address is None:
         raise ValueError(
             f"{shown.source.where}: tasks find the matrix by its path, but it is in no ordinary "
@@ -65,16 +65,16 @@ def to_dask(shown: Any, container: Any, chunks: Any) -> "da.Array":
     ends = np.cumsum([0, *sizes[axis.major]]).tolist()
     name = f"diskcsr-{tokenize(address, _told(shown), sizes, blocks.__name__)}"
     tasks = {
-        (name, *axis.swap((number, 0))): (_load, Piece(shown, range(lo, hi)), blocks)
+        (name, *axis.swap((number, 0))): (_load, Cut(shown, range(lo, hi)), blocks)
         for number, (lo, hi) in enumerate(pairwise(ends))
     }
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=[])
     return array.Array(graph, name, sizes, meta=blocks((0, 0), dtype=shown.dtype))
 
 
-def _load(piece: Piece, container: Any) -> Any:
+def _load(cut: Cut, container: Any) -> Any:
     _register()
-    return piece.load(container)
+    return cut.load(container)
 
 
 def _auto(shown: Any) -> int:

@@ -1,4 +1,4 @@
-"""Some lines of what an array shows, to be read elsewhere: the address of them, and no data."""
+"""Cuts that are read elsewhere, perhaps by another process: where the lines are, and no data."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +13,12 @@ from .joined import Joined
 from .steps import as_array
 from .view import View
 
-__all__ = ["Piece"]
+__all__ = ["Cut"]
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
-    """Lines of what an array shows.
+class Cut:
+    """A run of lines of what an array shows.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Piece:
     lines: range
 
     def load(self, container: Any) -> Any:
-        """Read the lines, in this thread: whoever has many pieces reads several at a time.
+        """Read the lines, in this thread: whoever has many cuts reads several at a time.
 
         Parameters
         ----------
@@ -59,12 +59,12 @@ class Piece:
         if isinstance(shown, View):
             some = shown.select(lines, range(shown.n_minor))
             base, first = _narrowed(some.base, some.majors)
-            return Piece, (
+            return Cut, (
                 replace(some, base=base, majors=_less(some.majors, first)),
                 range(len(lines)),
             )
         base, first = _narrowed(shown, lines)
-        return Piece, (base, _less(lines, first))
+        return Cut, (base, _less(lines, first))
 
 
 def _base(shown: Any) -> Contents:
