@@ -199,6 +199,33 @@ def concat_virtual(folder: Path) -> None:
     diskcsr.concat(parts, folder / "new.h5", virtual=True).close()
 
 
+def by_dask(folder: Path) -> None:
+    import dask
+
+    with diskcsr.open(folder / "other.h5") as A, dask.config.set(scheduler="synchronous"):
+        diskcsr.from_dask(folder / "new.h5", A.to_dask(chunks=10)).close()
+
+
+def by_dask_again(folder: Path) -> None:
+    import dask
+    import dask.array as da
+
+    with dask.config.set(scheduler="synchronous"):
+        for matrix, rows in ((OLD, 40), (MORE, 10)):
+            blocks = da.from_array(matrix.toarray(), chunks=(rows, COLUMNS))
+            diskcsr.from_dask(folder / "m.h5", blocks, overwrite=True).close()
+
+
+def lazy(folder: Path) -> None:
+    with diskcsr.open(folder / "other.h5") as A:
+        diskcsr.write(folder / "new.h5", np.sqrt(A.lazy[::-1]), chunks=64).close()
+
+
+def parts_joined(folder: Path) -> None:
+    with diskcsr.open([folder / "m.h5", folder / "other.h5"]) as A:
+        diskcsr.write(folder / "new.h5", A, chunks=64).close()
+
+
 def changed(folder: Path) -> Any:
     return read(folder / "m.h5")
 
@@ -222,6 +249,13 @@ def begun(folder: Path) -> Any:
     return None if not path.exists() or not names(path) else made(folder)
 
 
+def with_parts(path: Path) -> Any:
+    """What is in a file, and in how many files its parts are, for each folder of such."""
+    parts = path.with_name(f"{path.name}.parts")
+    folders = list(parts.iterdir()) if parts.exists() else []
+    return read(path), [len(list(folder.iterdir())) for folder in folders], parts.exists()
+
+
 def there(folder: Path) -> bool:
     return (folder / "new.h5").exists()
 
@@ -229,6 +263,9 @@ def there(folder: Path) -> bool:
 APPENDED = [dense(OLD, MORE[:n]) for n in (0, 10, 20, 30)]
 ASSIGNED = dense(OLD[:10], -1 * OLD[10:100], OLD[100:])
 GROUPS = [(dense(OLD), None, ["X"]), (dense(OLD), dense(MORE), ["X", "a"])]
+BY_DASK = [(None, [], False), (dense(MORE), [3], True)]
+BY_DASK_AGAIN = [(dense(OLD), [], False), (dense(OLD), [3], True), (dense(MORE), [3], True)]
+ROOTS = dense(np.sqrt(MORE)[::-1])
 Y = [(dense(OLD), None), (dense(OLD), np.arange(5000).tobytes())]
 
 KINDS: dict[str, Operation] = {
@@ -249,6 +286,12 @@ KINDS: dict[str, Operation] = {
     "convert, spilling": Operation(turn_by_spilling, made, lambda: [None, dense(MORE)]),
     "from_triplets, spilling": Operation(triplets, made, lambda: [None, dense(MORE)]),
     "concat": Operation(concat, made, lambda: [None, dense(OLD, MORE)]),
+    "from_dask": Operation(by_dask, lambda folder: with_parts(folder / "new.h5"), lambda: BY_DASK),
+    "from_dask, again": Operation(
+        by_dask_again, lambda folder: with_parts(folder / "m.h5"), lambda: BY_DASK_AGAIN
+    ),
+    "write a lazy array": Operation(lazy, made, lambda: [None, ROOTS]),
+    "write joined files": Operation(parts_joined, made, lambda: [None, dense(OLD, MORE)]),
     "concat, virtual": Operation(concat_virtual, there, lambda: [False, True]),
 }
 
@@ -463,7 +506,7 @@ def judge(
     for path in sorted(folder.glob("*.h5")):
         with diskcsr.File(path, "r"):  # what was left to the next one to open it
             pass
-    now = set(os.listdir(folder)) - set(files) - {"new.h5"}
+    now = set(os.listdir(folder)) - set(files) - {"new.h5", "new.h5.parts", "m.h5.parts"}
     assert not now, f"{where}: files left: {now}"
     steps = operation.steps()
     state = operation.states(folder)

@@ -16,6 +16,7 @@ from diskcsr import DiskCSC, DiskCSCMatrix, DiskCSR, DiskCSRMatrix
 
 anndata = pytest.importorskip("anndata")
 pandas = pytest.importorskip("pandas")
+from diskcsr import interop  # noqa: E402
 from diskcsr.interop.anndata import read_h5ad, write_h5ad  # noqa: E402
 
 # anndata's own, of files of its earlier versions for the most part.
@@ -316,15 +317,34 @@ def test_a_view_and_a_copy_of_lazy_arrays(path):
 
 
 @pytest.mark.filterwarnings("ignore:.*zarr:UserWarning")
-def test_writers_that_take_all_of_it_keep_nothing(path, tmp_path):
+@pytest.mark.parametrize("nbytes", [1, 200, 1 << 26])
+def test_writers_of_anndata_are_given_blocks(path, tmp_path, monkeypatch, nbytes):
+    """A zarr store, and filters that are its own affair."""
     pytest.importorskip("zarr")
-    lazy, dense, _ = lazily(path)
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    monkeypatch.setattr(interop.anndata, "_BLOCK_BYTES", nbytes)
+    lazy, dense, twice = lazily(path)
+    adata = read_h5ad(path)
+    adata.obsm["by columns"] = adata.X.to_memory().tocsc()
+    adata.layers["none"] = adata.X.lazy * 0
     lazy.write_zarr(tmp_path / "a.zarr")
-    assert not any(matrix._held() for matrix in lazy_parts(lazy))
-    found = anndata.read_zarr(tmp_path / "a.zarr").X
-    np.testing.assert_allclose(found.toarray(), dense, rtol=1e-15)
+    adata.write_zarr(tmp_path / "b.zarr")
+    for matrix in [*lazy_parts(lazy), adata.X]:
+        assert not matrix._held()
+    found, plain = (anndata.read_zarr(tmp_path / name) for name in ("a.zarr", "b.zarr"))
+    for matrix in (found.X, plain.X):
+        assert isinstance(matrix, sp.csr_array | sp.csr_matrix)
+        matrix.check_format()
+    np.testing.assert_allclose(found.X.toarray(), dense, rtol=1e-15)
+    np.testing.assert_allclose(found.layers["twice"].toarray(), twice, rtol=1e-15)
+    np.testing.assert_array_equal(plain.X.toarray(), adata.X.toarray())
+    assert plain.X.dtype == adata.X.dtype
+    np.testing.assert_array_equal(plain.layers["none"].toarray(), 0 * adata.X.toarray())
     lazy.write_h5ad(tmp_path / "a.h5ad", compression="gzip", compression_opts=9)
     is_computed(tmp_path / "a.h5ad", *lazily(path)[1:])
+    adata.write_h5ad(tmp_path / "b.h5ad", compression=hdf5plugin.FILTERS["zstd"])
+    stored = anndata.read_h5ad(tmp_path / "b.h5ad").X
+    np.testing.assert_array_equal(stored.toarray(), adata.X.toarray())
 
 
 # --------------------------------------------------------------------------- write_h5ad of our own

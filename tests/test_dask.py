@@ -16,6 +16,7 @@ from scipy.sparse import csc_array, csr_array, csr_matrix, issparse, random_arra
 
 import diskcsr
 from diskcsr.interop.blocks import CSCBlock, CSRBlock
+from diskcsr.writing import parallel
 
 dask = pytest.importorskip("dask", reason="Dask is not installed")
 da = pytest.importorskip("dask.array", reason="Dask is not installed")
@@ -260,7 +261,7 @@ def test_blocks_are_stored_and_joined(tmp_path, format, virtual):
         assert folder.exists() == virtual
         if virtual:
             (parts,) = folder.iterdir()
-            assert parts.name.startswith("layers-logs-")
+            assert parts.name.startswith("layers~1logs-")
             assert len(os.listdir(parts)) == D.npartitions
             # The two are moved together.
             (tmp_path / "elsewhere").mkdir()
@@ -313,7 +314,11 @@ def test_what_from_dask_refuses(tmp_path):
 def test_what_is_replaced_is_there_until_all_of_the_new_is(tmp_path):
     """And what another name has is let be."""
     path, D = tmp_path / "m.h5", da.from_array(DENSE, chunks=(50, 40))
-    diskcsr.from_dask(path, 3 * D, "X-2").close()
+    others = {"X-2": 3, "a/b": 4, "a-b": 5, "a%b~1": 6}
+    for name, factor in others.items():
+        diskcsr.from_dask(path, factor * D, name).close()
+    diskcsr.from_dask(path, D, "a-b", overwrite=True).close()
+    others["a-b"] = 1
     diskcsr.from_dask(path, D).close()
     before = sorted(os.listdir(tmp_path / "m.h5.parts"))
     complex_blocks = D.map_blocks(lambda block: block * 1j, dtype="f")
@@ -325,10 +330,32 @@ def test_what_is_replaced_is_there_until_all_of_the_new_is(tmp_path):
     with diskcsr.from_dask(path, 2 * D, overwrite=True) as B:
         assert_array_equal(B.toarray(), 2 * DENSE)
     after = os.listdir(tmp_path / "m.h5.parts")
-    assert len(after) == 2
-    assert len({*after} & {*before}) == 1
-    with diskcsr.open(path, "X-2") as C:
-        assert_array_equal(C.toarray(), 3 * DENSE)
+    assert len(after) == 5
+    assert len({*after} & {*before}) == 4
+    for name, factor in others.items():
+        with diskcsr.open(path, name) as C:
+            assert_array_equal(C.toarray(), factor * DENSE)
+    # Copied into the file, they leave no parts.
+    diskcsr.from_dask(path, 7 * D, virtual=False, overwrite=True).close()
+    assert {*os.listdir(tmp_path / "m.h5.parts")} == {*before} & {*after}
+    with diskcsr.open(path, "X") as A:
+        assert_array_equal(A.toarray(), 7 * DENSE)
+
+
+def test_what_is_stored_stays_when_an_interrupt_comes_right_after(tmp_path, monkeypatch):
+    def interrupted(*args, **keywords):
+        concat(*args, **keywords)
+        raise KeyboardInterrupt
+
+    concat = parallel.concat
+    path, D = tmp_path / "m.h5", da.from_array(DENSE, chunks=(50, 40))
+    diskcsr.from_dask(path, 2 * D).close()
+    monkeypatch.setattr(parallel, "concat", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        diskcsr.from_dask(path, D, overwrite=True)
+    assert len(os.listdir(tmp_path / "m.h5.parts")) == 1
+    with diskcsr.open(path) as A:
+        assert_array_equal(A.toarray(), DENSE)
 
 
 # ------------------------------------------------------------------------------ several processes

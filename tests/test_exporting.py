@@ -239,6 +239,17 @@ def test_what_is_there_is_replaced_when_asked(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_of_other_things_is_never_replaced(tmp_path, kind):
+    needs(kind)
+    path = tmp_path / KINDS[kind]
+    path.mkdir()
+    (path / "thesis.txt").write_text("all of it")
+    with pytest.raises(IsADirectoryError, match="is a folder, and not"):
+        diskcsr.export(random((3, 4), "f4"), path, overwrite=True)
+    assert os.listdir(path) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupt_leaves_what_was_there(tmp_path, kind, monkeypatch):
     needs(kind)
     path = tmp_path / KINDS[kind]

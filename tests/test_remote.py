@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diskcsr
+from diskcsr.__main__ import main
 from diskcsr.storage.claims.chunks import index_chunks
 from diskcsr.storage.remote.downloads import LONGEST, Download
 from diskcsr.storage.remote.extents import plan_requests, waves
@@ -878,6 +879,52 @@ def test_s3(bucket, stored):
             B.close()
     with pytest.raises(FileNotFoundError, match=r"s3://cells/nothing\.h5"):
         diskcsr.open("s3://cells/nothing.h5", storage_options=options)
+
+
+# ------------------------------------------------------------------------------------------ looking
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("name", ["raw.h5", "gzip.h5", "csc.h5"])
+def test_what_is_in_it(server, stored, name, deep):
+    url, path = server.url(name) + "?key=secret", str(stored / name)
+    found, here = (diskcsr.info(place, deep=deep) for place in (url, path))
+    assert found.pop("file") == server.url(name)
+    assert here.pop("file") == path
+    one, other = found["matrices"][0], here["matrices"][0]
+    for part, ours in other["arrays"].items():
+        theirs = one["arrays"][part]
+        for key in ("reader", "why", "extents"):
+            theirs.pop(key), ours.pop(key)
+        assert theirs == ours, part
+    assert one == other
+    assert found == here
+    both = diskcsr.info([url, path])
+    assert both["file"] == [server.url(name), path]
+    assert [matrix["nnz"] for matrix in both["matrices"]] == [here["matrices"][0]["nnz"]] * 2
+
+
+def test_the_command_looks_at_it(server, capsys):
+    assert main(["info", server.url("gzip.h5") + "?key=secret"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(server.url("gzip.h5"))
+    assert "secret" not in shown
+    assert main(["check", server.url("gzip.h5")]) == 2
+    assert "download it first" in capsys.readouterr().err
+    assert main(["info", server.url("nothing.h5")]) == 2
+    assert server.url("nothing.h5") in capsys.readouterr().err
+
+
+def test_what_info_and_check_refuse(server, stored):
+    url = server.url("raw.h5")
+    with pytest.raises(ValueError, match="untrusted=True needs a file on this machine"):
+        diskcsr.info(url, untrusted=True)
+    with pytest.raises(ValueError, match=r"check, .* needs a file on this machine, not http://"):
+        diskcsr.check(url)
+    with pytest.raises(ValueError, match="storage_options are for URLs"):
+        diskcsr.info(stored / "raw.h5", storage_options={})
+    with pytest.raises(KeyError, match=r"raw\.h5: no object 'Y'"):
+        diskcsr.info(url, "Y")
 
 
 # ------------------------------------------------------------------------------------------- names

@@ -14,7 +14,7 @@ from ..storage.formats.opening import open_group
 from ..storage.read.source import Source, shared_source
 from ..storage.read.untrusted import open_untrusted
 from ..storage.remote.fileobject import remote_of, telling_cause
-from ..storage.remote.urls import is_url, shown_url
+from ..storage.remote.urls import is_url, refuse_remote, shown_url
 
 __all__ = ["Address", "check_mode", "open_source"]
 
@@ -72,9 +72,7 @@ def check_mode(mode: str) -> None:
 
 def _looked_at(file: Any, name: str | None, hints: dict[str, Any], write: bool) -> tuple:
     if is_url(file):
-        raise ValueError(
-            f"untrusted=True needs a file on this machine, not {shown_url(file)}: download it first"
-        )
+        refuse_remote(file, "untrusted=True")
     if not isinstance(file, str | bytes | os.PathLike):
         raise TypeError(f"untrusted=True needs the path of a file, not {type(file).__name__}")
     if write:

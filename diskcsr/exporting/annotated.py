@@ -76,6 +76,11 @@ def write_zarr(path: Path, exported: Exported) -> None:
         zarr.consolidate_metadata(path)  # again, or X would not be seen
 
 
+def _is_store(path: Path) -> bool:
+    """Whether a folder is a group of zarr 3 or 2."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+
+
 def write_tenx(path: Path, exported: Exported) -> None:
     """Write what Cell Ranger 3 and later does: features x barcodes, by barcodes.
 
@@ -128,5 +133,12 @@ def _annotated(exported: Exported, path: Path) -> Any:
 
 _ALL = ("row_names", "column_names", "compression")
 H5AD = Target("h5ad", "an AnnData file, with X", (".h5ad",), write_h5ad, _ALL, hdf5=True)
-ZARR = Target("zarr", "an AnnData store in zarr, with X", SUFFIXES["zarr"], write_zarr, _ALL[:2])
+ZARR = Target(
+    "zarr",
+    "an AnnData store in zarr, with X",
+    SUFFIXES["zarr"],
+    write_zarr,
+    _ALL[:2],
+    is_one=_is_store,
+)
 TENX = Target("10x", "HDF5 of 10x Genomics, version 3", (), write_tenx, _ALL, hdf5=True)

@@ -80,7 +80,7 @@ def export(
         Of "npz": "deflate" (default none). Of "parquet": what pyarrow knows (default snappy). Of
         "h5ad" and "10x": as in `diskcsr.write` (default none and gzip).
     overwrite : bool
-        Replace a file that is there.
+        Replace a file that is there, of "zarr" such a store.
     progress : bool or callable, optional
         As in `diskcsr.write`.
 
@@ -90,6 +90,8 @@ def export(
         When the kind cannot be told or an argument does not go with it.
     FileExistsError
         When there is such a file and `overwrite` is false.
+    IsADirectoryError
+        When there is a folder of that name that is no store of zarr, whatever `overwrite`.
     WriteError
         When the system refuses. What was there before stays, and nothing else is left.
     ImportError
@@ -125,6 +127,8 @@ def export(
         raise ValueError(f"{'=, '.join(refused)}=: not for {target.name} ({target.about})")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there: pass overwrite=True to replace it")
+    if path.is_dir() and not (target.is_one and target.is_one(path)):
+        raise IsADirectoryError(f"{path} is a folder, and not {target.about}: it is not replaced")
     with opened(source, source_name) as matrix, _draft(path) as draft:
         if not issparse(matrix):
             raise TypeError(f"export takes a matrix or a file, not {type(matrix).__name__}")

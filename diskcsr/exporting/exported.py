@@ -93,6 +93,8 @@ class Target:
         ``write(path, exported)`` makes a new file at `path`, whose name is not the final one.
     walks : int
         How often it goes over the matrix.
+    is_one : callable or None
+        Of a kind whose files are folders: ``is_one(path)`` says whether a folder is such.
     takes : tuple of str
         What it understands of `row_names`, `column_names` and `compression`.
     hdf5 : bool
@@ -106,3 +108,4 @@ class Target:
     takes: tuple[str, ...] = ()
     hdf5: bool = False
     walks: int = 1
+    is_one: Callable[[Path], bool] | None = None

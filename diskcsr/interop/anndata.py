@@ -34,6 +34,8 @@ __all__ = ["read_h5ad", "register", "register_alike", "size_without_loading", "w
 _SPARSE = ("csr_matrix", "csc_matrix")
 #: How the matrices on disk of an object are stored that `write_h5ad` writes; None for others.
 _storing: ContextVar[Mapping[str, Any] | None] = ContextVar("storing", default=None)
+#: Bytes of a block that anndata itself stores.
+_BLOCK_BYTES = 1 << 26
 #: What anndata, too, compresses with.
 _SHARED = ("gzip", "lzf")
 
@@ -77,9 +79,10 @@ def read_h5ad(
     Notes
     -----
     ``adata.copy()`` and ``adata.to_memory()`` load the matrices, under the memory budget. Views
-    read what they show when it is asked for; ``adata.write_h5ad`` stores the matrices block by
-    block. ``adata.X = other`` changes the object alone; ``diskcsr.write(path, other, "X",
-    overwrite=True)`` puts another matrix in the file, of any format.
+    read what they show when it is asked for; ``adata.write_h5ad`` and ``adata.write_zarr`` store
+    the matrices block by block. ``adata.X = other`` changes the object alone;
+    ``diskcsr.write(path, other, "X", overwrite=True)`` puts another matrix in the file, of any
+    format.
 
     Examples
     --------
@@ -236,7 +239,7 @@ def register(classes: dict[type, type], store: Callable[..., None]) -> None:
     with _telling_moved("a DiskCSR; use A.to_memory()"):
 
         def writer(destination: type, usual: Callable[..., None]) -> Callable[..., None]:
-            usual = _computed(usual)
+            usual = _by_appending(usual)
             in_hdf5 = destination.__module__.startswith("h5py.")
             return _by_blocks(usual, store) if in_hdf5 else usual
 
@@ -284,12 +287,28 @@ def _write_as(
         registry.write_specs[ours] = registry.write_specs[known]
 
 
-def _computed(usual: Callable[..., None]) -> Callable[..., None]:
-    """A writer that takes all of a matrix, of a lazy one what it computes to: it keeps none."""
+def _by_appending(usual: Callable[..., None]) -> Callable[..., None]:
+    """A writer that has anndata store one block and append the others, wherever it stores them."""
 
     def write(group: Any, name: str, element: Any, *args: Any, **kwargs: Any) -> None:
-        whole = element.to_memory() if element.lazy is element else element
-        usual(group, name, whole, *args, **kwargs)
+        from anndata.io import sparse_dataset
+
+        blocks = (block for _, block in element.iter_blocks(_BLOCK_BYTES))
+        first, second = next(blocks, None), next(blocks, None)
+        if first is None:  # without rows
+            first = element.to_memory()
+        if second is None:
+            usual(group, name, first, *args, **kwargs)
+            return
+        # Appending does not make pointers wider.
+        how = {**(kwargs.pop("dataset_kwargs", None) or {}), "indptr_dtype": np.dtype(np.int64)}
+        usual(group, name, first, *args, dataset_kwargs=how, **kwargs)
+        del first
+        stored = sparse_dataset(group[name])
+        stored.append(second)
+        del second
+        for block in blocks:
+            stored.append(block)
 
     return write
 

@@ -15,6 +15,8 @@ from scipy.sparse import issparse
 
 from ..axis import Axis
 from ..interop.dask import blocks_along, work_on
+from ..machine.interrupts import deferred
+from ..protocol.handle import contents_of, open_array
 from ..storage.write.groups import check_target
 from ..storage.write.keywords import Storage, StorageKeywords, takes_storage
 from .concat import concat
@@ -90,26 +92,53 @@ def from_dask(
     axis = axis_for(getattr(darray, "_meta", None), format)
     check_target(file, name, how)
     parts = Path(f"{os.path.realpath(os.fsdecode(file))}.parts")
-    start = name.strip("/").replace("/", "-") + "-" if virtual else "."
-    replaced = list(parts.glob(f"{escape(start)}{'[0-9a-f]' * 32}")) if virtual else []
-    folder = parts / f"{start}{uuid.uuid4().hex}"
-    folder.mkdir(parents=True)
+    called, number = _as_file_name(name), uuid.uuid4().hex
+    folder = parts / (f"{called}-{number}" if virtual else f".{number}")
     # Compressed once: where the parts are copied together, by who does that.
     of_parts = replace(how, tags=None, overwrite=False) if virtual else Storage()
     work = partial(_store_part, str(folder), axis, darray.dtype, of_parts)
-    made = None
+    others = list(parts.glob(f"{escape(called)}-{'[0-9a-f]' * 32}"))
+    unused: list[Path] | None = [folder]
     try:
+        folder.mkdir(parents=True)
         paths = work_on(blocks_along(darray, axis.major), work)
         keywords = {"tags": how.tags, "overwrite": how.overwrite} if virtual else storage
+        unused = None  # until the file is known to be changed, or not to be
         made = concat(
             paths, file, name, axis=axis.major, format=axis.format, virtual=virtual, **keywords
         )
+        unused = others if virtual else [folder, *others]
         return made
     finally:
-        for one in replaced if made is not None and virtual else [folder]:
-            shutil.rmtree(one, ignore_errors=True)
-        with suppress(OSError):  # others have theirs beside it
-            parts.rmdir()
+        with deferred():
+            for one in _unused(file, name, [folder, *others]) if unused is None else unused:
+                shutil.rmtree(one, ignore_errors=True)
+            with suppress(OSError):  # other matrices have theirs beside it
+                parts.rmdir()
+
+
+def _as_file_name(name: str) -> str:
+    """Return a group's name as one of a folder, another one for each, as JSON pointers have it.
+
+    A "%" means something to HDF5 in the name of a part.
+    """
+    return name.strip("/").replace("~", "~0").replace("/", "~1").replace("%", "~2")
+
+
+def _unused(file: str | os.PathLike, name: str, folders: list[Path]) -> list[Path]:
+    """Return those folders in which the matrix in a file has no parts; none if that is unknown."""
+    used: set[str] = set()
+    try:
+        with open_array(file, name) as A:
+            shown = contents_of(A)
+            indices = None if shown is None else shown.source.dataset("indices")
+            if indices is not None and indices.is_virtual:
+                used = {source.file_name for source in indices.virtual_sources()}
+    except (FileNotFoundError, KeyError):
+        pass
+    except Exception:
+        return []
+    return [one for one in folders if not any(one.name in Path(path).parts for path in used)]
 
 
 def _store_part(

@@ -18,6 +18,7 @@ from ..formats.others import not_hdf5
 from ..journal.names import check_ordinary
 from ..journal.records import journal_path
 from ..journal.rollback import damage_of, is_hot, settle
+from ..remote.urls import is_url, refuse_remote
 from .problems import Problem, Scan
 from .repair import repair_file
 from .scan import scan, work_of
@@ -120,6 +121,8 @@ def check(
         When a repair cannot be made: no room for the copy, another program has the file open.
     TypeError
         When an open file is to be repaired; give its path.
+    ValueError
+        When the file is on a server.
 
     Examples
     --------
@@ -135,6 +138,8 @@ def check(
             raise TypeError("repair=True needs the path of a file that is not open")
         # A subclass of h5py's may give anything for a name.
         return _report(h5py.Group(file.id), name, progress)[0]
+    if is_url(file):
+        refuse_remote(file, "check, which reads all of it,")
     path = os.fsdecode(os.fspath(file))
     check_ordinary(path)
     with open(path, "rb"):

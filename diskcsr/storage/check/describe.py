@@ -17,6 +17,7 @@ from ...machine.progress import Progress, heard, reporting, to_the_end
 from ..codecs.pipeline import pipeline_of
 from ..codecs.table import faster_decoders
 from ..files.files import open_to_read
+from ..files.transactions import close_file
 from ..formats.conventions import ARRAYS
 from ..formats.detect import describe, find
 from ..formats.others import not_hdf5
@@ -24,6 +25,8 @@ from ..journal.names import check_ordinary
 from ..read.direct import DirectReader
 from ..read.source import Source
 from ..read.untrusted import call_apart, check_alone
+from ..remote.fileobject import open_remote, remote_of, telling_cause
+from ..remote.urls import is_url, refuse_remote, shown_url
 from .scan import is_sorted, work_of
 from .stored import ignore
 
@@ -44,12 +47,13 @@ def info(
     deep: bool = False,
     untrusted: bool = False,
     progress: Progress = None,
+    storage_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Say which sparse matrices a file holds, how they are stored and what reads them.
 
     Parameters
     ----------
-    file : path, or list of path or (path, name)
+    file : path or URL, or list of these or of pairs with a name
         An HDF5 file; of several, what is said of each of their matrices.
     name : str, optional
         One group only.
@@ -60,6 +64,8 @@ def info(
         the file at all. Files that lead to others are refused.
     progress : bool or callable, optional
         As of `diskcsr.write`; told with `deep` alone, as nothing else takes long.
+    storage_options : dict, optional
+        Of URLs; see `diskcsr.open`.
 
     Returns
     -------
@@ -75,6 +81,8 @@ def info(
     ------
     OSError, FormatError, KeyError
         When the file cannot be opened or has no object `name`.
+    ValueError
+        When a file that is `untrusted` is on a server, or `storage_options` are for none.
     CorruptFileError
         When an `untrusted` file crashed that process, or exceeded its limits.
 
@@ -97,7 +105,13 @@ def info(
     """
     if isinstance(file, list | tuple):
         how: dict[str, Any] = {"deep": deep, "untrusted": untrusted, "progress": progress}
-        return _of_several(file, name, how)
+        return _of_several(file, name, {**how, "storage_options": storage_options})
+    if is_url(file):
+        if untrusted:
+            refuse_remote(file, "untrusted=True")
+        return _of_url(file, name, deep, progress if deep else None, storage_options)
+    if storage_options is not None:
+        raise ValueError(f"storage_options are for URLs, and {os.fsdecode(file)!r} is none")
     path = os.fsdecode(os.fspath(file))
     check_ordinary(path)
     with open(path, "rb"):
@@ -129,7 +143,12 @@ def _of_several(files: Any, name: str | None, how: dict[str, Any]) -> dict[str, 
 def info_apart(
     file: str, name: str | None, deep: bool, silence: float, progress: Progress = None
 ) -> dict[str, Any]:
-    """Do what `info` does in a process that HDF5 may crash, without a limit but on silence."""
+    """Do what `info` does in a process that HDF5 may crash, without a limit but on silence.
+
+    Of a file on a server in this one, where requests are under way.
+    """
+    if is_url(file):
+        return info(file, name, deep=deep, progress=progress)
     check_ordinary(file)
     with open(file, "rb"):
         pass
@@ -146,16 +165,35 @@ def _facts(
     with open_to_read(path) as opened:
         if alone:
             check_alone(opened)
-        names = find(opened) if name is None else [name]
-        work = [_work_of(opened, one) for one in names] if progress else [0] * len(names)
-        matrices = []
-        with reporting(progress, sum(work), "reading") as advance:
-            for one, total in zip(names, work, strict=True):
-                with to_the_end(advance, total) as told, heard(told) as step:
-                    matrices.append(_matrix(opened, one, deep, step))
-        instead = None if matrices else describe(opened)
-    size = Path(path).stat().st_size
-    return {"file": path, "bytes": size, "matrices": matrices, "instead": instead}
+        found = _matrices(opened, name, deep, progress)
+    return {"file": path, "bytes": Path(path).stat().st_size, **found}
+
+
+def _of_url(
+    url: str, name: str | None, deep: bool, progress: Progress, options: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Say of a file on a server what `info` says of one at hand."""
+    opened = open_remote(url, options)
+    try:
+        through = remote_of(opened)
+        with telling_cause(through):
+            found = _matrices(opened, name, deep, progress)
+        return {"file": shown_url(url), "bytes": through.remote.size if through else 0, **found}
+    finally:
+        close_file(opened)
+
+
+def _matrices(
+    opened: h5py.File, name: str | None, deep: bool, progress: Progress
+) -> dict[str, Any]:
+    names = find(opened) if name is None else [name]
+    work = [_work_of(opened, one) for one in names] if progress else [0] * len(names)
+    matrices = []
+    with reporting(progress, sum(work), "reading") as advance:
+        for one, total in zip(names, work, strict=True):
+            with to_the_end(advance, total) as told, heard(told) as step:
+                matrices.append(_matrix(opened, one, deep, step))
+    return {"matrices": matrices, "instead": None if matrices else describe(opened)}
 
 
 def _work_of(file: h5py.File, name: str) -> int:

@@ -1,9 +1,9 @@
 """What is a URL, and what of one may be shown."""
 
 import re
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["is_url", "shown_url"]
+__all__ = ["is_url", "refuse_remote", "shown_url"]
 
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -24,3 +24,10 @@ def shown_url(url: str) -> str:
     'https://host/m.h5'
     """
     return re.sub(r"://[^/@]*@", "://", url.partition("?")[0])
+
+
+def refuse_remote(url: str, what: str) -> NoReturn:
+    """Raise `ValueError`, as `what` works on files at hand."""
+    raise ValueError(
+        f"{what} needs a file on this machine, not {shown_url(url)}: download it first"
+    )
