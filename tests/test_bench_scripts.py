@@ -145,12 +145,16 @@ SMALL = {
         "--measured-rows=1e5 --measured-chunks=500",
         ["8.0 TB", "15,258,789", "row pointers, each file", "blocks of 64"],
     ),
+    "workers": (
+        "--cells=300 --columns=2000 --genes=100 --components=3 --chunk=64 --processes 1 2",
+        ["diskcsr, one thread", "Dask, 1 process ", "Dask, 2 processes"],
+    ),
     "triplets": ("--largest=1e5 --max-memory=4", ["within 4 MiB", "100,000        keep", "MiB"]),
 }
 
 
 #: What of the libraries each of these needs.
-NEEDED = {"remote": ("aiohttp", "fsspec")}
+NEEDED = {"remote": ("aiohttp", "fsspec"), "workers": ("anndata", "distributed")}
 
 
 @pytest.mark.parametrize("script", SMALL)

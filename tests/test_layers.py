@@ -44,11 +44,10 @@ ROOMS = {
     "storage.edit": "errors axis breakeven keys "
     "storage.files storage.claims storage.formats storage.codecs storage.read storage.write "
     "blocks",
-    "storage.check": "errors axis machine keys "
-    "storage.journal storage.files storage.claims storage.formats storage.codecs storage.read "
-    "blocks",
+    "storage.check": "errors axis machine keys storage.journal storage.files storage.claims "
+    "storage.remote storage.formats storage.codecs storage.read blocks",
     # Sums, products and statistics of all that there is.
-    "compute": "axis kernels machine keys blocks",
+    "compute": "axis loading kernels machine keys blocks",
     # Sources that are no sparse matrix in HDF5.
     "importing": "errors axis loading machine streams storage.formats",
     # What users hold.

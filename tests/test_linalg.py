@@ -9,7 +9,7 @@ from scipy.sparse import csr_array, random_array
 import diskcsr
 from diskcsr.compute.eigen import beside, largest_eigenpairs
 from diskcsr.compute.products import gram_matrix
-from diskcsr.compute.svd import Products, _gram_is_cheaper
+from diskcsr.compute.svd import Products, takes_gram_matrix
 from diskcsr.linalg import pca, svds
 from diskcsr.protocol.handle import contents_of
 
@@ -159,7 +159,32 @@ def test_single_precision_is_not_that_of_a_gram_matrix(store):
 )
 def test_a_gram_matrix_is_taken_where_that_is_faster(columns, a_row, once):
     products = Products((10_000, columns), 10_000 * a_row, *[lambda block: block] * 5)
-    assert _gram_is_cheaper(products, 50) is once
+    assert takes_gram_matrix(products, 50) is once
+
+
+def test_blas_works_in_one_thread_meanwhile():
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
+
+    def threads():
+        return {one["num_threads"] for one in threadpoolctl.threadpool_info()}
+
+    def product(block):
+        seen.append(threads())
+        return np.arange(20.0)[:, None] * block
+
+    seen = []
+    with threadpoolctl.threadpool_limits(2):
+        before = threads()
+        largest_eigenpairs(
+            product,
+            np.eye(20, 3),
+            2,
+            is_good=lambda *_: np.ones(3, bool),
+            max_passes=2,
+            max_width=9,
+        )
+        assert threads() == before
+    assert seen == [{1}]
 
 
 def test_the_number_of_threads_changes_no_bit(store, monkeypatch):
@@ -233,6 +258,10 @@ def test_pca(store, format, shape, center, scale, few_columns, monkeypatch):
         assert found.components.shape == (k, shape[1])
         np.testing.assert_allclose(np.abs(found.scores), np.abs(u * s)[:, :k], atol=1e-4 * s[0])
         assert subspace_error(found.components, vt[:k]) < 1e-4
+        # Means and variances come with the Gram matrix of rows on disk; then there are the scores.
+        together = format == "csr" and not scale and shape[0] > shape[1] and few_columns
+        if together and isinstance(A, diskcsr.DiskCSR):
+            assert found.passes == 2
         np.testing.assert_allclose(X @ found.components.T, found.scores, atol=1e-4 * s[0])
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh, qr
 
+from .blas import one_blas_thread
+
 __all__ = ["Eigenpairs", "beside", "largest_eigenpairs"]
 
 #: A direction is dropped from a new block when less than this is left of it after what it has in
@@ -74,6 +76,19 @@ def largest_eigenpairs(
     """
     n, width = start.shape
     max_width = min(n, max(max_width, 3 * width))
+    with one_blas_thread():
+        return _iterated(product, start, k, is_good, max_passes, max_width)
+
+
+def _iterated(
+    product: Callable[[np.ndarray], np.ndarray],
+    start: np.ndarray,
+    k: int,
+    is_good: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    max_passes: int,
+    max_width: int,
+) -> Eigenpairs:
+    n, width = start.shape
     basis = images = np.empty((n, 0))
     block, passes = start, 0
     while True:

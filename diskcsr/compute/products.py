@@ -102,8 +102,14 @@ def gram_product(shown: Contents, container: Any, dense: Any, progress: Progress
     return form
 
 
-def gram_matrix(source: BlockSource) -> np.ndarray:
+def gram_matrix(source: BlockSource, sums: np.ndarray | None = None) -> np.ndarray:
     """Return ``A.T @ A`` of lines A as a dense array of doubles, in one pass.
+
+    Parameters
+    ----------
+    source : BlockSource
+    sums : (n_minor,) float64 array, optional
+        What the sums of the columns of A are added to.
 
     Raises
     ------
@@ -123,6 +129,9 @@ def gram_matrix(source: BlockSource) -> np.ndarray:
     for block in blocks(source, max_bytes=affordable(BLOCK_BYTES), progress=options.progress):
         # Not as they are: the product of two singles would be a single.
         arrays = block.data.astype(half.dtype, copy=False), block.indices, block.indptr
+        if sums is not None:
+            ones = np.ones(block.last - block.first)
+            require_in_range(kernels.products.add_lines(*arrays, ones, sums))
         # A NaN is one of its own column and those that meet it, not of the zeros beside it.
         if arrays[0].size > _FILLED * n * (arrays[2].size - 1) and np.isfinite(arrays[0]).all():
             _add_filled(arrays, half, scratch)

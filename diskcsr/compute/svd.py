@@ -19,7 +19,7 @@ import numpy as np
 
 from .eigen import Eigenpairs, beside, largest_eigenpairs
 
-__all__ = ["Products", "Triplets", "singular_triplets"]
+__all__ = ["Products", "Triplets", "singular_triplets", "takes_gram_matrix"]
 
 #: Vectors beyond those that are wanted, which make these come in fewer passes.
 _BEYOND = 10
@@ -149,7 +149,7 @@ def singular_triplets(
     """
     rows, columns = products.shape
     in_columns = columns <= rows
-    if in_columns and _gram_is_cheaper(products, k):
+    if takes_gram_matrix(products, k):
         found = _exact(products.gram_matrix(), k, rng)
     else:
         n = min(rows, columns)
@@ -196,10 +196,10 @@ def _scale(values: np.ndarray, n: int) -> np.ndarray:
     return np.sqrt(np.maximum(values, n * np.finfo(float).eps * largest) * largest)
 
 
-def _gram_is_cheaper(products: Products, k: int) -> bool:
+def takes_gram_matrix(products: Products, k: int) -> bool:
     """Whether one Gram matrix costs less than the usual number of products with a block."""
     rows, columns = products.shape
-    if columns > _FEW_COLUMNS or products.nnz is None or not rows:
+    if columns > min(rows, _FEW_COLUMNS) or products.nnz is None or not rows:
         return False
     a_row = products.nnz / rows
     once = min(_PAIR * a_row**2, _DENSE_PAIR * columns**2)

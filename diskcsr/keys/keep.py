@@ -13,6 +13,8 @@ class Keep:
 
     #: Up to this length of the minor axis a lookup table (a byte each) is made.
     TABLE = 1 << 28
+    #: And up to this one the place of each among the wanted ones, of four bytes.
+    PLACES = 1 << 22
 
     def __init__(self, selection: Selection, n_minor: int) -> None:
         wanted = selection.wanted
@@ -23,6 +25,10 @@ class Keep:
         if self._wanted is not None and self._points is None and n_minor <= self.TABLE:
             self._table = np.zeros(n_minor, np.uint8)
             self._table[self._wanted] = 1
+        self._places: np.ndarray | None = None
+        if self._table is not None and n_minor <= self.PLACES:
+            self._places = np.zeros(n_minor, np.int32)
+            self._places[self._wanted] = np.arange(self.n_minor)
 
     def __call__(
         self, first: int, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray
@@ -31,8 +37,13 @@ class Keep:
         if self._wanted is None:
             return data, indices, indptr
         found = self._find(first, indices, indptr)
-        kept = np.searchsorted(self._wanted, indices[found]).astype(indices.dtype)
-        return data[found], kept, np.searchsorted(found, indptr).astype(indptr.dtype)
+        minors = indices[found]
+        if self._places is not None:
+            kept = self._places[minors]
+        else:
+            kept = np.searchsorted(self._wanted, minors)
+        starts = np.searchsorted(found, indptr).astype(indptr.dtype)
+        return data[found], kept.astype(indices.dtype, copy=False), starts
 
     def _find(self, first: int, indices: np.ndarray, indptr: np.ndarray) -> np.ndarray:
         if indices.size == 0:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from ..compute.products import gram_matrix
-from ..compute.svd import Products, Triplets, singular_triplets
+from ..compute.svd import Products, Triplets, singular_triplets, takes_gram_matrix
 from ..protocol.handle import contents_of
 from ..protocol.multiplying import gram_product
 from ..protocol.reducing import describe
@@ -163,7 +163,8 @@ def pca(
 
     Notes
     -----
-    One pass finds means and variances, one the scores; between them it is `svds`.
+    One pass finds means and variances, one the scores; between them it is `svds`. Where that takes
+    a Gram matrix, means and variances come with it.
 
     Examples
     --------
@@ -177,15 +178,20 @@ def pca(
     m = A.shape[0]
     if m < 2:
         raise ValueError(f"there is no variance with n_samples={m}: pca takes at least two rows")
-    mean, variance = _moments(A)
+    products, k = _products_of(A, k)
+    shown = _by_rows(A)
+    together = not scale and shown is not None and takes_gram_matrix(products, k)
+    if together:
+        gram, mean, variance = _gram_and_moments(shown)
+        products = products._replace(gram_matrix=lambda: gram)
+    else:
+        mean, variance = _moments(A)
     factor = np.ones_like(mean)
     if scale:
         factor = np.sqrt(np.where(variance > 0, variance, 1))
         A = (A.lazy if contents_of(A) is not None else A) / factor[None]
-        A = A if contents_of(A) is not None else A.tocsr()
-    shift = mean / factor if center else np.zeros_like(mean)
-    products, k = _products_of(A, k)
-    products = products.centred(shift) if center else products
+        products, k = _products_of(A if contents_of(A) is not None else A.tocsr(), k)
+    products = products.centred(mean / factor) if center else products
     found = _triplets(products, k, rng, tol, max_passes)
     spread = variance / factor**2
     if not center:
@@ -202,8 +208,17 @@ def pca(
         singular_values=found.s,
         mean=mean if center else np.zeros_like(mean),
         scale=factor,
-        passes=found.passes + 1,
+        passes=found.passes + (not together),
     )
+
+
+def _gram_and_moments(shown: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ``A.T @ A``, and means and variances of the columns, from one pass."""
+    m, n = shown.shape
+    sums = np.zeros(n)
+    gram = gram_matrix(shown, sums)
+    mean = sums / m
+    return gram, mean, np.maximum(gram.diagonal() - m * mean**2, 0) / (m - 1)
 
 
 def _moments(A: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -243,10 +258,14 @@ def _products_of(A: Any, k: int) -> tuple[Products, int]:
 
 
 def _gram_matrix(A: Any) -> np.ndarray:
+    shown = _by_rows(A)
+    return np.asarray(A.T @ (A @ np.eye(A.shape[1]))) if shown is None else gram_matrix(shown)
+
+
+def _by_rows(A: Any) -> Any:
+    """Return what a pass goes over of a matrix on disk, or a lazy one, by rows; None of others."""
     shown = contents_of(A)
-    if shown is None or not shown.axis.keeps_rows:
-        return np.asarray(A.T @ (A @ np.eye(A.shape[1])))
-    return gram_matrix(shown)
+    return shown if shown is not None and shown.axis.keeps_rows else None
 
 
 def _triplets(products: Products, k: int, rng: Any, tol: float, max_passes: int) -> Triplets:

@@ -112,7 +112,8 @@ def from_dask(
     finally:
         with deferred():
             for one in _unused(file, name, [folder, *others]) if unused is None else unused:
-                shutil.rmtree(one, ignore_errors=True)
+                for _ in range(2):  # what fails once may not do so again
+                    shutil.rmtree(one, ignore_errors=True)
             with suppress(OSError):  # other matrices have theirs beside it
                 parts.rmdir()
 
