@@ -238,6 +238,16 @@ def test_a_budget_far_below_the_matrix_is_enough(large, what):
     assert not A._held()
 
 
+def test_sums_of_many_columns_are_fewer_where_the_budget_is_small(large):
+    """Sixteen of the size of the result do not fit; one does."""
+    A, plain = large
+    dense = np.random.default_rng(0).normal(size=(400, 100))
+    with diskcsr.options.set(memory_budget=3 * dense.nbytes):
+        found = diskcsr.gram_product(A, dense)
+    expected = plain.T @ (plain @ dense)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * abs(expected).max())
+
+
 def test_results_over_the_budget_are_refused(large):
     A, _ = large
     with diskcsr.options.set(memory_budget=2_000_000):

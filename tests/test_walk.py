@@ -160,6 +160,12 @@ def test_large_states_are_few(array, monkeypatch):
         fold(contents_of(array), start, add_up, joined, max_bytes=100, state_bytes=state_bytes)
         counts.append(len(started))
     assert counts == [16, 10, 3, 1]
+    # A small budget is another reason.
+    started.clear()
+    monkeypatch.setattr(walk, "STATES", 1 << 27)
+    with options.set(memory_budget=10_000):
+        fold(contents_of(array), start, add_up, joined, max_bytes=100, state_bytes=1000)
+    assert len(started) == 5
     started.clear()
     fold(contents_of(array), start, add_up, joined)  # all of it is no more than a block
     assert len(started) == 1

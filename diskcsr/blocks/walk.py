@@ -27,6 +27,7 @@ __all__ = [
     "blocks",
     "fold",
     "require_in_range",
+    "room_for_states",
 ]
 
 S = TypeVar("S")
@@ -191,6 +192,14 @@ def affordable(max_bytes: int) -> int:
     return max(1, min(max_bytes, options.memory_limit() // 4))
 
 
+def room_for_states() -> int:
+    """Return what all states of a fold may take: less where the memory budget is very small.
+
+    Then there are fewer cuts, and sums are added up in another order.
+    """
+    return min(STATES, options.memory_limit() // 2)
+
+
 def _changed(block: Block, through: Sequence[Transform]) -> Block:
     for transform in through:
         block = transform(block)
@@ -234,7 +243,8 @@ def fold(
         The most cuts.
     state_bytes : int
         Bytes a state takes: there are the fewer cuts, the larger it is, so that all states
-        together take no more than 128 MiB (`STATES`), or one state if that takes more.
+        together take no more than 128 MiB (`STATES`), nor half of the memory budget, or one state
+        if that takes more.
     only : {"data", "indices"}, optional
         Read only the one; the other is empty.
     straight : bool
@@ -247,7 +257,8 @@ def fold(
     Returns
     -------
     state
-        The same to the last bit, whatever the number of threads.
+        The same to the last bit, whatever the number of threads, and whatever the memory budget,
+        unless that is less than 256 MiB and states are large.
 
     Raises
     ------
@@ -265,7 +276,7 @@ def fold(
         source.check()  # nobody looks at the indices, without which there are no elements
     item = source.dtype.itemsize + 4
     nbytes = source.elements * item
-    count = min(cuts, STATES // max(1, state_bytes), -(-nbytes // max_bytes))
+    count = min(cuts, room_for_states() // max(1, state_bytes), -(-nbytes // max_bytes))
     runs = source.cuts(max(1, count))
     max_bytes = affordable(max_bytes)
     spare: deque[Buffers] = deque()

@@ -17,13 +17,13 @@ from ..axis import CSR
 from ..blocks.canonical import FEW
 from ..blocks.contents import Contents
 from ..blocks.walk import (
-    STATES,
     Block,
     BlockSource,
     affordable,
     blocks,
     fold,
     require_in_range,
+    room_for_states,
 )
 from ..machine.options import options
 from ..machine.progress import Progress
@@ -171,7 +171,7 @@ def _with_transpose(half: np.ndarray) -> np.ndarray:
 def _states(form: np.ndarray) -> int:
     """Return what the states of all cuts take, where each is as large as the result."""
     state = form.size * _widened(form.dtype).itemsize
-    return max(state, min(16 * state, STATES))
+    return max(state, min(16 * state, room_for_states()))
 
 
 def _require(shown: Contents, result: int, scratch: int) -> None:
