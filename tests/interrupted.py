@@ -14,6 +14,7 @@ import ctypes
 import errno
 import fcntl
 import gc
+import importlib.util
 import os
 import pickle
 import shutil
@@ -286,14 +287,19 @@ KINDS: dict[str, Operation] = {
     "convert, spilling": Operation(turn_by_spilling, made, lambda: [None, dense(MORE)]),
     "from_triplets, spilling": Operation(triplets, made, lambda: [None, dense(MORE)]),
     "concat": Operation(concat, made, lambda: [None, dense(OLD, MORE)]),
-    "from_dask": Operation(by_dask, lambda folder: with_parts(folder / "new.h5"), lambda: BY_DASK),
-    "from_dask, again": Operation(
-        by_dask_again, lambda folder: with_parts(folder / "m.h5"), lambda: BY_DASK_AGAIN
-    ),
     "write a lazy array": Operation(lazy, made, lambda: [None, ROOTS]),
     "write joined files": Operation(parts_joined, made, lambda: [None, dense(OLD, MORE)]),
     "concat, virtual": Operation(concat_virtual, there, lambda: [False, True]),
 }
+if importlib.util.find_spec("dask") is not None:
+    KINDS |= {
+        "from_dask": Operation(
+            by_dask, lambda folder: with_parts(folder / "new.h5"), lambda: BY_DASK
+        ),
+        "from_dask, again": Operation(
+            by_dask_again, lambda folder: with_parts(folder / "m.h5"), lambda: BY_DASK_AGAIN
+        ),
+    }
 
 
 # ------------------------------------------------------------------------------ what happens

@@ -37,6 +37,8 @@ pytestmark = [
 #: Of the calls of an operation every so many-th is tried, beginning with another for each fault;
 #: ``python tests/interrupted.py`` tries all.
 STEP = {"any line": 4001}
+#: And of those with many calls every so many times as many-th.
+MANY = {"from_dask": 4, "from_dask, again": 7}
 
 
 # ------------------------------------------------------------------------------ every operation
@@ -51,7 +53,8 @@ def loaded():
 @pytest.mark.parametrize("kind", interrupted.KINDS)
 def test_one_exception_and_the_old_state_or_the_new(kind, fault):
     first = sum(map(ord, kind + fault)) % 7
-    found = dict(interrupted.trials(kind, fault, STEP.get(fault, 97), first))
+    step = STEP.get(fault, 97) * MANY.get(kind, 1)
+    found = dict(interrupted.trials(kind, fault, step, first))
     assert [what for what in found.values() if what.startswith("!")] == []
     assert found, "nothing was tried"
 
@@ -67,7 +70,7 @@ def test_a_second_interrupt_while_the_first_is_cleaned_up_after(kind):
     assert len(found) > 1
 
 
-@pytest.mark.parametrize("kind", interrupted.KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in interrupted.KINDS if kind != "from_dask, again"])
 def test_a_limit_of_the_size_of_files(kind, tmp_path):
     operation = interrupted.KINDS[kind]
     refused = set()
@@ -95,8 +98,9 @@ def limited(operation, folder, limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     assert isinstance(refused, WriteError), text
     assert refused.errno == 27, text
-    # A spill file has no name: its folder is named.
-    assert refused.filename in {str(folder / "m.h5"), str(folder / "new.h5"), str(folder)}, text
+    # A spill file has no name: its folder is named. Parts have names of their own.
+    named = re.sub(r"\.parts/.*", "", refused.filename)
+    assert named in {str(folder / "m.h5"), str(folder / "new.h5"), str(folder)}, text
     assert not interrupted.descriptors() - before
     left = set(os.listdir(folder)) - files
     if left == {"m.h5-journal"}:  # the limit forbids to write what was there back, too

@@ -44,6 +44,7 @@ class Eigenpairs:
     passes: int
 
 
+@one_blas_thread()
 def largest_eigenpairs(
     product: Callable[[np.ndarray], np.ndarray],
     start: np.ndarray,
@@ -76,19 +77,6 @@ def largest_eigenpairs(
     """
     n, width = start.shape
     max_width = min(n, max(max_width, 3 * width))
-    with one_blas_thread():
-        return _iterated(product, start, k, is_good, max_passes, max_width)
-
-
-def _iterated(
-    product: Callable[[np.ndarray], np.ndarray],
-    start: np.ndarray,
-    k: int,
-    is_good: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    max_passes: int,
-    max_width: int,
-) -> Eigenpairs:
-    n, width = start.shape
     basis = images = np.empty((n, 0))
     block, passes = start, 0
     while True:
