@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -345,6 +346,53 @@ def test_writers_of_anndata_are_given_blocks(path, tmp_path, monkeypatch, nbytes
     adata.write_h5ad(tmp_path / "b.h5ad", compression=hdf5plugin.FILTERS["zstd"])
     stored = anndata.read_h5ad(tmp_path / "b.h5ad").X
     np.testing.assert_array_equal(stored.toarray(), adata.X.toarray())
+
+
+@pytest.mark.filterwarnings("ignore:.*zarr:UserWarning")
+def test_chunks_do_not_depend_on_the_first_block(path, tmp_path, monkeypatch):
+    zarr = pytest.importorskip("zarr")
+    monkeypatch.setattr(interop.anndata, "_BLOCK_BYTES", 100)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    lines = sp.vstack([sp.csr_array((500, 30)), sp.csr_array(random((500, 30), seed=7))])
+    with diskcsr.write(tmp_path / "m.h5", lines, format="csr") as A:
+        anndata.io.write_elem(group, "X", A)
+    assert group["X/data"].chunks == (1 << 17,)
+    np.testing.assert_array_equal(anndata.io.read_elem(group["X"]).toarray(), lines.toarray())
+
+
+@pytest.mark.filterwarnings("ignore:.*zarr:UserWarning")
+@pytest.mark.parametrize("kind", ["zarr", "h5"])
+def test_what_was_not_written_to_the_end_is_not_there(path, tmp_path, monkeypatch, kind):
+    zarr, hdf5plugin = pytest.importorskip("zarr"), pytest.importorskip("hdf5plugin")
+    monkeypatch.setattr(interop.anndata, "_BLOCK_BYTES", 100)
+    A, calls = read_h5ad(path).X, []
+
+    def stopped(element, blocks):
+        for number, block in enumerate(blocks):
+            if number == 2:
+                raise KeyboardInterrupt
+            calls.append(1)
+            append(element, [block])
+
+    append = interop.anndata._append
+    monkeypatch.setattr(interop.anndata, "_append", stopped)
+    target = tmp_path / f"a.{kind}"
+    group = zarr.open_group(target, mode="w") if kind == "zarr" else h5py.File(target, "w")
+    how = {} if kind == "zarr" else {"compression": hdf5plugin.FILTERS["zstd"]}
+    with pytest.raises(KeyboardInterrupt):
+        anndata.io.write_elem(group, "X", A, dataset_kwargs=how)
+    assert len(calls) == 2
+    assert "X" not in group
+
+
+def test_a_small_budget_is_enough_for_writers_of_anndata(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    matrix = sp.random_array((20_000, 100), density=0.2, rng=np.random.default_rng(0), format="csr")
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    A = diskcsr.write(tmp_path / "m.h5", matrix)  # 4.8 MB
+    with diskcsr.options.set(memory_budget=1_000_000):
+        anndata.io.write_elem(group, "X", A)
+    assert (anndata.io.read_elem(group["X"]) != matrix).nnz == 0
 
 
 # --------------------------------------------------------------------------- write_h5ad of our own

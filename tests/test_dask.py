@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -261,7 +262,7 @@ def test_blocks_are_stored_and_joined(tmp_path, format, virtual):
         assert folder.exists() == virtual
         if virtual:
             (parts,) = folder.iterdir()
-            assert parts.name.startswith("layers~1logs-")
+            assert parts.name.startswith("layers-logs-")
             assert len(os.listdir(parts)) == D.npartitions
             # The two are moved together.
             (tmp_path / "elsewhere").mkdir()
@@ -340,6 +341,54 @@ def test_what_is_replaced_is_there_until_all_of_the_new_is(tmp_path):
     assert {*os.listdir(tmp_path / "m.h5.parts")} == {*before} & {*after}
     with diskcsr.open(path, "X") as A:
         assert_array_equal(A.toarray(), 7 * DENSE)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_parts_that_something_else_refers_to_are_kept(tmp_path, monkeypatch, how, fails):
+    def refused(*args, **keywords):
+        raise OSError("no room")
+
+    path, D = tmp_path / "m.h5", da.from_array(DENSE, chunks=(50, 40))
+    diskcsr.from_dask(path, 2 * D).close()
+    with h5py.File(path, "a") as file:
+        file.move("X", "layers/Y") if how == "moved" else file.copy("X", "layers/Y")
+    if fails:
+        monkeypatch.setattr(parallel, "concat", refused)
+        with pytest.raises(OSError, match="no room"):
+            diskcsr.from_dask(path, D, overwrite=True)
+    else:
+        diskcsr.from_dask(path, D, overwrite=True).close()
+    assert len(os.listdir(tmp_path / "m.h5.parts")) == 2 - fails
+    with diskcsr.open(path, "layers/Y") as A:
+        assert_array_equal(A.toarray(), 2 * DENSE)
+
+
+def test_the_parts_of_who_writes_at_the_same_time_are_kept(tmp_path, monkeypatch):
+    """Another one begins later, and its matrix is the last to be put in its place."""
+
+    def before_another(*args, **keywords):
+        monkeypatch.setattr(parallel, "concat", concat)
+        made = concat(*args, **keywords)
+        diskcsr.from_dask(path, 3 * D, overwrite=True).close()
+        return made
+
+    concat = parallel.concat
+    path, D = tmp_path / "m.h5", da.from_array(DENSE, chunks=(50, 40))
+    diskcsr.from_dask(path, 2 * D).close()
+    monkeypatch.setattr(parallel, "concat", before_another)
+    diskcsr.from_dask(path, D, overwrite=True).close()
+    with diskcsr.open(path) as A:
+        assert_array_equal(A.toarray(), 3 * DENSE)
+
+
+@pytest.mark.parametrize("name", ["a//b", "/a/b", "a/./b", "x" * 230])
+def test_names_of_any_kind(tmp_path, name):
+    path, D = tmp_path / "m.h5", da.from_array(DENSE, chunks=(50, 40))
+    for factor in (1, 2, 3):
+        with diskcsr.from_dask(path, factor * D, name, overwrite=True) as A:
+            assert_array_equal(A.toarray(), factor * DENSE)
+        assert len(os.listdir(tmp_path / "m.h5.parts")) == 1
 
 
 def test_what_is_stored_stays_when_an_interrupt_comes_right_after(tmp_path, monkeypatch):

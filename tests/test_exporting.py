@@ -249,6 +249,56 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path, kind):
     assert os.listdir(path) == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("inside", ["{}", '{"node_type": "array"}', "no JSON"])
+def test_no_other_folder_of_zarr_is_replaced(tmp_path, inside):
+    needs("zarr")
+    path = tmp_path / "m.zarr"
+    path.mkdir()
+    (path / "zarr.json").write_text(inside)
+    with pytest.raises(IsADirectoryError, match="is a folder, and not"):
+        diskcsr.export(random((3, 4), "f4"), path, overwrite=True)
+    assert (path / "zarr.json").read_text() == inside
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_comes_meanwhile_is_not_replaced(tmp_path, kind, folder):
+    needs(kind)
+    path = tmp_path / KINDS[kind]
+    A = diskcsr.write(tmp_path / "m.h5", random((40, 30), "f4"))
+
+    def come(done, total):
+        if folder:
+            path.mkdir(exist_ok=True)
+            (path / "thesis.txt").write_text("all of it")
+        else:
+            path.write_text("all of it")
+
+    with pytest.raises(IsADirectoryError if folder else FileExistsError):
+        diskcsr.export(A, path, progress=come)
+    assert (path / "thesis.txt" if folder else path).read_text() == "all of it"
+    assert sorted(os.listdir(tmp_path)) == sorted(["m.h5", KINDS[kind]])
+
+
+def test_a_store_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    needs("zarr")
+    path = tmp_path / "m.zarr"
+    diskcsr.export(random((3, 4), "f4"), path)
+
+    def refuse(source, target):
+        if os.fspath(target) == os.fspath(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return replace(source, target)
+
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(diskcsr.WriteError):
+        diskcsr.export(random((5, 4), "f4"), path, overwrite=True)
+    monkeypatch.undo()
+    assert read_back(path, "zarr")[0].shape == (3, 4)
+    assert os.listdir(tmp_path) == ["m.zarr"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupt_leaves_what_was_there(tmp_path, kind, monkeypatch):
     needs(kind)

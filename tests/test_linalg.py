@@ -1,5 +1,6 @@
 """diskcsr.linalg: singular values and principal components, against numpy's of the dense matrix."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from scipy.sparse import csr_array, random_array
 
 import diskcsr
+from diskcsr.compute.blas import one_blas_thread
 from diskcsr.compute.eigen import beside, largest_eigenpairs
 from diskcsr.compute.products import gram_matrix
 from diskcsr.compute.svd import Products, takes_gram_matrix
@@ -166,7 +168,8 @@ def test_blas_works_in_one_thread_meanwhile():
     threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
 
     def threads():
-        return {one["num_threads"] for one in threadpoolctl.threadpool_info()}
+        every = threadpoolctl.threadpool_info()
+        return {one["num_threads"] for one in every if one["user_api"] == "blas"}
 
     def product(block):
         seen.append(threads())
@@ -185,6 +188,34 @@ def test_blas_works_in_one_thread_meanwhile():
         )
         assert threads() == before
     assert seen == [{1}]
+
+
+def test_the_last_of_several_threads_gives_blas_its_threads_back():
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
+
+    def threads():
+        every = threadpoolctl.threadpool_info()
+        return {one["num_threads"] for one in every if one["user_api"] == "blas"}
+
+    with threadpoolctl.threadpool_limits(2):
+        before = threads()
+        first, second = one_blas_thread(), one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert threads() == {1}
+        second.__exit__(None, None, None)
+        assert threads() == before
+
+
+@pytest.mark.parametrize("problem", [ImportError, AttributeError, RuntimeError])
+def test_threads_of_blas_that_cannot_be_set_are_let_be(monkeypatch, problem):
+    def fail(name):
+        raise problem
+
+    monkeypatch.setattr("diskcsr.compute.blas.load", fail)
+    with one_blas_thread():
+        pass
 
 
 def test_the_number_of_threads_changes_no_bit(store, monkeypatch):
@@ -263,6 +294,30 @@ def test_pca(store, format, shape, center, scale, few_columns, monkeypatch):
         if together and isinstance(A, diskcsr.DiskCSR):
             assert found.passes == 2
         np.testing.assert_allclose(X @ found.components.T, found.scores, atol=1e-4 * s[0])
+
+
+@pytest.mark.parametrize("offset", [1e6, 1.7e9])
+def test_shares_of_variance_beside_a_column_of_time_stamps(store, offset):
+    """What is lost in squares is not taken from them; there is one pass more."""
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(500, 5)) * [1, 2, 3, 4, 1e3]
+    dense[:, 4] += offset
+    found = pca(store(csr_array(dense)), 2, rng=0)
+    s = np.linalg.svd(dense - dense.mean(0), compute_uv=False)
+    np.testing.assert_allclose(found.explained_variance_ratio[0], s[0] ** 2 / (s**2).sum(), 1e-6)
+    assert found.passes == 2 + (offset > 1e6)
+
+
+def test_a_gram_matrix_is_in_memory_once(store):
+    n = 1200
+    A = store(random_array((2000, n), density=0.02, rng=np.random.default_rng(0), format="csr"))
+    pca(A, 2, rng=0)
+    tracemalloc.start()
+    with diskcsr.options.set(num_threads=1):
+        pca(A, 2, rng=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * 8 * n**2
 
 
 def test_pca_of_lazy_counts(store):

@@ -884,6 +884,7 @@ def test_s3(bucket, stored):
 # ------------------------------------------------------------------------------------------ looking
 
 
+@web
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("name", ["raw.h5", "gzip.h5", "csc.h5"])
 def test_what_is_in_it(server, stored, name, deep):
@@ -899,11 +900,12 @@ def test_what_is_in_it(server, stored, name, deep):
         assert theirs == ours, part
     assert one == other
     assert found == here
-    both = diskcsr.info([url, path])
+    both = diskcsr.info([url, path], storage_options={})
     assert both["file"] == [server.url(name), path]
     assert [matrix["nnz"] for matrix in both["matrices"]] == [here["matrices"][0]["nnz"]] * 2
 
 
+@web
 def test_the_command_looks_at_it(server, capsys):
     assert main(["info", server.url("gzip.h5") + "?key=secret"]) == 0
     shown = capsys.readouterr().out
@@ -915,6 +917,7 @@ def test_the_command_looks_at_it(server, capsys):
     assert server.url("nothing.h5") in capsys.readouterr().err
 
 
+@web
 def test_what_info_and_check_refuse(server, stored):
     url = server.url("raw.h5")
     with pytest.raises(ValueError, match="untrusted=True needs a file on this machine"):
@@ -925,6 +928,20 @@ def test_what_info_and_check_refuse(server, stored):
         diskcsr.info(stored / "raw.h5", storage_options={})
     with pytest.raises(KeyError, match=r"raw\.h5: no object 'Y'"):
         diskcsr.info(url, "Y")
+
+
+@web
+def test_a_server_that_fails_is_not_called_damage(server, impatient):
+    url = server.url("gzip.h5")
+    server.clear()
+    diskcsr.info(url)
+    for first in range(server.asked):
+        server.clear()
+        diskcsr.cache.clear()
+        server.fault = lambda number, lo, hi, first=first: 500 if number >= first else None
+        with pytest.raises(diskcsr.errors.RemoteError):
+            diskcsr.info(url)
+        server.fault = None
 
 
 # ------------------------------------------------------------------------------------------- names

@@ -58,7 +58,7 @@ class Products(NamedTuple):
     back : function of an (m, b) array
         ``A.T @ D``.
     gram_matrix : function without arguments
-        ``A.T @ A``, dense.
+        ``A.T @ A``, dense; of whoever asks for it.
     """
 
     shape: tuple[int, int]
@@ -85,6 +85,13 @@ class Products(NamedTuple):
             taken = np.outer(weighted, total) + (weighted @ block - square * total)
             return self.gram_of_rows(block) - taken
 
+        def gram_matrix() -> np.ndarray:
+            result = self.gram_matrix()
+            for first in range(0, len(result), 256):  # there is no second one of that size
+                some = slice(first, first + 256)
+                result[some] -= rows * np.outer(mean[some], mean)
+            return result
+
         def forth(block: np.ndarray) -> np.ndarray:
             result = np.asarray(self.forth(block), dtype=np.float64)
             result -= mean @ block
@@ -95,7 +102,7 @@ class Products(NamedTuple):
             gram_of_rows=gram_of_rows,
             forth=forth,
             back=lambda block: self.back(block) - np.outer(mean, block.sum(0)),
-            gram_matrix=lambda: self.gram_matrix() - rows * np.outer(mean, mean),
+            gram_matrix=gram_matrix,
         )
 
 

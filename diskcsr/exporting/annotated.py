@@ -4,6 +4,7 @@ All but the matrix is written by the software that owns the format, anndata; its
 beside that block by block, as anndata's own writers would need all of it.
 """
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,17 @@ def write_zarr(path: Path, exported: Exported) -> None:
 
 
 def _is_store(path: Path) -> bool:
-    """Whether a folder is a group of zarr 3 or 2."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+    """Whether a folder is a store of AnnData in zarr 3 or 2."""
+    for name, inside in (("zarr.json", ("attributes",)), (".zattrs", ())):
+        try:
+            found = json.loads((path / name).read_bytes())
+            for key in inside:
+                found = found[key]
+            if found["encoding-type"] == "anndata":
+                return True
+        except (OSError, ValueError, LookupError, TypeError):
+            pass
+    return False
 
 
 def write_tenx(path: Path, exported: Exported) -> None:

@@ -3,8 +3,9 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,9 @@ def export(
     ]
     if refused:
         raise ValueError(f"{'=, '.join(refused)}=: not for {target.name} ({target.about})")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} is there: pass overwrite=True to replace it")
-    if path.is_dir() and not (target.is_one and target.is_one(path)):
-        raise IsADirectoryError(f"{path} is a folder, and not {target.about}: it is not replaced")
-    with opened(source, source_name) as matrix, _draft(path) as draft:
+    check_free = partial(_check_free, path, target, overwrite)
+    check_free()
+    with opened(source, source_name) as matrix, _draft(path, check_free) as draft:
         if not issparse(matrix):
             raise TypeError(f"export takes a matrix or a file, not {type(matrix).__name__}")
         names = (
@@ -163,6 +162,14 @@ def _target(path: Path, kind: str | None) -> Target:
     return target
 
 
+def _check_free(path: Path, target: Target, overwrite: bool) -> None:
+    """Raise `OSError` where there is something that is not to be replaced."""
+    if path.is_dir() and not (target.is_one and target.is_one(path)):
+        raise IsADirectoryError(f"{path} is a folder, and not {target.about}: it is not replaced")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there: pass overwrite=True to replace it")
+
+
 def _checked(names: Any, length: int, what: str) -> np.ndarray | None:
     if names is None:
         return None
@@ -177,8 +184,11 @@ def _checked(names: Any, length: int, what: str) -> np.ndarray | None:
 
 
 @contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    """Give the path of a file to make, which takes the place of `path` when all went well."""
+def _draft(path: Path, check_free: Callable[[], None]) -> Iterator[Path]:
+    """Give the path of a file to make, which takes the place of `path` when all went well.
+
+    `check_free` says once more whether it may: something may have come there meanwhile.
+    """
     folder = None
     try:
         with deferred():
@@ -187,9 +197,8 @@ def _draft(path: Path) -> Iterator[Path]:
         draft = folder / path.name
         yield draft
         with deferred():
-            if path.is_dir():
-                path.rename(folder / ".old")
-            os.replace(draft, path)
+            check_free()
+            _replace(draft, path, folder / ".old")
     except OSError as problem:
         if isinstance(problem, DiskCSRError | FileNotFoundError) or problem.errno is None:
             raise
@@ -199,3 +208,16 @@ def _draft(path: Path) -> Iterator[Path]:
         if folder is not None:
             with deferred():
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(draft: Path, path: Path, old: Path) -> None:
+    """Put a file or folder in the place of `path`; a folder that is there becomes `old`."""
+    moved = path.is_dir()
+    if moved:
+        path.rename(old)
+    try:
+        os.replace(draft, path)
+    except BaseException:
+        if moved:
+            old.rename(path)
+        raise

@@ -13,16 +13,18 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.sparse import csc_matrix, csr_array, csr_matrix
 
+from ..blocks.walk import affordable
 from .handed import HANDED
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ _SPARSE = ("csr_matrix", "csc_matrix")
 #: How the matrices on disk of an object are stored that `write_h5ad` writes; None for others.
 _storing: ContextVar[Mapping[str, Any] | None] = ContextVar("storing", default=None)
 #: Bytes of a block that anndata itself stores.
-_BLOCK_BYTES = 1 << 26
+_BLOCK_BYTES = 1 << 23
+#: Elements of its chunks, in HDF5 and in zarr.
+_CHUNK, _ZARR_CHUNK = 1 << 16, 1 << 17
 #: What anndata, too, compresses with.
 _SHARED = ("gzip", "lzf")
 
@@ -239,8 +243,8 @@ def register(classes: dict[type, type], store: Callable[..., None]) -> None:
     with _telling_moved("a DiskCSR; use A.to_memory()"):
 
         def writer(destination: type, usual: Callable[..., None]) -> Callable[..., None]:
-            usual = _by_appending(usual)
             in_hdf5 = destination.__module__.startswith("h5py.")
+            usual = _by_appending(usual, _CHUNK if in_hdf5 else _ZARR_CHUNK)
             return _by_blocks(usual, store) if in_hdf5 else usual
 
         for ours, theirs in classes.items():
@@ -287,30 +291,36 @@ def _write_as(
         registry.write_specs[ours] = registry.write_specs[known]
 
 
-def _by_appending(usual: Callable[..., None]) -> Callable[..., None]:
+def _by_appending(usual: Callable[..., None], chunk: int) -> Callable[..., None]:
     """A writer that has anndata store one block and append the others, wherever it stores them."""
 
     def write(group: Any, name: str, element: Any, *args: Any, **kwargs: Any) -> None:
-        from anndata.io import sparse_dataset
-
-        blocks = (block for _, block in element.iter_blocks(_BLOCK_BYTES))
-        first, second = next(blocks, None), next(blocks, None)
-        if first is None:  # without rows
-            first = element.to_memory()
-        if second is None:
-            usual(group, name, first, *args, **kwargs)
-            return
-        # Appending does not make pointers wider.
-        how = {**(kwargs.pop("dataset_kwargs", None) or {}), "indptr_dtype": np.dtype(np.int64)}
-        usual(group, name, first, *args, dataset_kwargs=how, **kwargs)
-        del first
-        stored = sparse_dataset(group[name])
-        stored.append(second)
-        del second
-        for block in blocks:
-            stored.append(block)
+        blocks = (block for _, block in element.iter_blocks(affordable(_BLOCK_BYTES)))
+        with closing(blocks):
+            first, second = next(blocks, None), next(blocks, None)
+            if second is None:  # or none at all, without rows
+                usual(group, name, element.to_memory() if first is None else first, *args, **kwargs)
+                return
+            # Appending makes neither pointers wider nor chunks, which depend on the first block.
+            how = {"chunks": (chunk,), **(kwargs.pop("dataset_kwargs", None) or {})}
+            how["indptr_dtype"] = np.dtype(np.int64)
+            try:
+                usual(group, name, first, *args, dataset_kwargs=how, **kwargs)
+                _append(group[name], chain([second], blocks))
+            except BaseException:  # what is there would be taken for all of it
+                with suppress(Exception):
+                    del group[name]
+                raise
 
     return write
+
+
+def _append(element: Any, blocks: Iterable[Any]) -> None:
+    from anndata.io import sparse_dataset
+
+    stored = sparse_dataset(element)
+    for block in blocks:
+        stored.append(block)
 
 
 def _by_blocks(usual: Callable[..., None], store: Callable[..., None]) -> Callable[..., None]:

@@ -14,6 +14,9 @@ from ..protocol.reducing import describe
 
 __all__ = ["PCAResult", "pca", "svds"]
 
+#: The share of a column's squares that its variance is at least for one to be taken off the other.
+_LOST = 1e-6
+
 
 def svds(
     A: Any,
@@ -180,45 +183,54 @@ def pca(
         raise ValueError(f"there is no variance with n_samples={m}: pca takes at least two rows")
     products, k = _products_of(A, k)
     shown = _by_rows(A)
-    together = not scale and shown is not None and takes_gram_matrix(products, k)
-    if together:
-        gram, mean, variance = _gram_and_moments(shown)
-        products = products._replace(gram_matrix=lambda: gram)
-    else:
-        mean, variance = _moments(A)
+    passes, moments = 0, None
+    if not scale and shown is not None and takes_gram_matrix(products, k):
+        found, moments = _gram_and_moments(shown)
+        products = products._replace(gram_matrix=found.pop)  # whoever has it changes it
+    if moments is None:
+        passes, moments = 1, _moments(A)
+    mean, variance = moments
     factor = np.ones_like(mean)
     if scale:
         factor = np.sqrt(np.where(variance > 0, variance, 1))
         A = (A.lazy if contents_of(A) is not None else A) / factor[None]
         products, k = _products_of(A if contents_of(A) is not None else A.tocsr(), k)
     products = products.centred(mean / factor) if center else products
-    found = _triplets(products, k, rng, tol, max_passes)
+    triplets = _triplets(products, k, rng, tol, max_passes)
     spread = variance / factor**2
     if not center:
         spread = spread + (mean / factor) ** 2 * (m / (m - 1))
     total = float(spread.sum())
-    explained = found.s**2 / (m - 1)
-    scores = found.u
-    scores *= found.s
+    explained = triplets.s**2 / (m - 1)
+    scores = triplets.u
+    scores *= triplets.s
     return PCAResult(
         scores=scores,
-        components=found.vt,
+        components=triplets.vt,
         explained_variance=explained,
         explained_variance_ratio=explained / total if total else np.zeros_like(explained),
-        singular_values=found.s,
+        singular_values=triplets.s,
         mean=mean if center else np.zeros_like(mean),
         scale=factor,
-        passes=found.passes + (not together),
+        passes=triplets.passes + passes,
     )
 
 
-def _gram_and_moments(shown: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ``A.T @ A``, and means and variances of the columns, from one pass."""
+def _gram_and_moments(
+    shown: Any,
+) -> tuple[list[np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
+    """Return ``A.T @ A``, and means and variances of the columns, from one pass.
+
+    None in place of these where a column's variance is lost in its squares, as of time stamps.
+    """
     m, n = shown.shape
     sums = np.zeros(n)
     gram = gram_matrix(shown, sums)
-    mean = sums / m
-    return gram, mean, np.maximum(gram.diagonal() - m * mean**2, 0) / (m - 1)
+    mean, squares = sums / m, gram.diagonal()
+    centred = squares - m * mean**2
+    if ((squares > 0) & (centred < _LOST * squares)).any():
+        return [gram], None
+    return [gram], (mean, centred / (m - 1))
 
 
 def _moments(A: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,12 @@
 """Matrices that are computed in many places: each block is stored where it is computed."""
 
 import os
+import re
 import shutil
 import uuid
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -16,7 +16,7 @@ from scipy.sparse import issparse
 from ..axis import Axis
 from ..interop.dask import blocks_along, work_on
 from ..machine.interrupts import deferred
-from ..protocol.handle import contents_of, open_array
+from ..storage.edit.virtual import parts_in_use
 from ..storage.write.groups import check_target
 from ..storage.write.keywords import Storage, StorageKeywords, takes_storage
 from .concat import concat
@@ -79,7 +79,8 @@ def from_dask(
     A worker holds a block, and what storing it takes (`diskcsr.write`). A task that is done again
     because its worker died writes its file again, under a temporary name that then becomes its own:
     no half of one is ever read. When a block fails the new folder is removed, and `file` is what it
-    was; what is replaced goes when all of the new is there.
+    was. Of what is replaced the parts go when all of the new is there, unless something else in
+    `file` refers to them.
 
     Examples
     --------
@@ -92,54 +93,41 @@ def from_dask(
     axis = axis_for(getattr(darray, "_meta", None), format)
     check_target(file, name, how)
     parts = Path(f"{os.path.realpath(os.fsdecode(file))}.parts")
-    called, number = _as_file_name(name), uuid.uuid4().hex
+    called, number = re.sub(r"[^\w.-]", "-", name.strip("/"), flags=re.ASCII)[:40], uuid.uuid4().hex
     folder = parts / (f"{called}-{number}" if virtual else f".{number}")
+    replaced = parts_in_use(file, name) or set() if how.overwrite else set()
     # Compressed once: where the parts are copied together, by who does that.
     of_parts = replace(how, tags=None, overwrite=False) if virtual else Storage()
     work = partial(_store_part, str(folder), axis, darray.dtype, of_parts)
-    others = list(parts.glob(f"{escape(called)}-{'[0-9a-f]' * 32}"))
-    unused: list[Path] | None = [folder]
+    done = False
     try:
         folder.mkdir(parents=True)
         paths = work_on(blocks_along(darray, axis.major), work)
         keywords = {"tags": how.tags, "overwrite": how.overwrite} if virtual else storage
-        unused = None  # until the file is known to be changed, or not to be
         made = concat(
             paths, file, name, axis=axis.major, format=axis.format, virtual=virtual, **keywords
         )
-        unused = others if virtual else [folder, *others]
+        done = True
         return made
     finally:
         with deferred():
-            for one in _unused(file, name, [folder, *others]) if unused is None else unused:
-                for _ in range(2):  # what fails once may not do so again
-                    shutil.rmtree(one, ignore_errors=True)
-            with suppress(OSError):  # other matrices have theirs beside it
-                parts.rmdir()
+            candidates = set() if done and virtual else {folder.name}
+            _remove_unused(file, parts, candidates | replaced)
 
 
-def _as_file_name(name: str) -> str:
-    """Return a group's name as one of a folder, another one for each, as JSON pointers have it.
+def _remove_unused(file: str | os.PathLike, parts: Path, candidates: set[str]) -> None:
+    """Remove those folders of parts that nothing in a file refers to, as far as that is known.
 
-    A "%" means something to HDF5 in the name of a part.
+    An interrupt may have come before or after the file was changed, and matrices may have been
+    copied or given other names by others, so the file is asked.
     """
-    return name.strip("/").replace("~", "~0").replace("/", "~1").replace("%", "~2")
-
-
-def _unused(file: str | os.PathLike, name: str, folders: list[Path]) -> list[Path]:
-    """Return those folders in which the matrix in a file has no parts; none if that is unknown."""
-    used: set[str] = set()
-    try:
-        with open_array(file, name) as A:
-            shown = contents_of(A)
-            indices = None if shown is None else shown.source.dataset("indices")
-            if indices is not None and indices.is_virtual:
-                used = {source.file_name for source in indices.virtual_sources()}
-    except (FileNotFoundError, KeyError):
-        pass
-    except Exception:
-        return []
-    return [one for one in folders if not any(one.name in Path(path).parts for path in used)]
+    candidates = {name for name in candidates if (parts / name).is_dir()}
+    used = parts_in_use(file) if candidates else None
+    for name in candidates - used if used is not None else ():
+        for _ in range(2):  # what fails once may not do so again
+            shutil.rmtree(parts / name, ignore_errors=True)
+    with suppress(OSError):  # others have theirs beside it
+        parts.rmdir()
 
 
 def _store_part(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...blocks.contents import Contents
 from ...blocks.joined import Joined
-from ...errors import FormatError
+from ...errors import FormatError, RemoteError, StaleFileError
 from ...keys.widths import INT32_MAX
 from ...machine.options import options
 from ...machine.progress import Progress, heard, reporting, to_the_end
@@ -105,7 +105,7 @@ def info(
     """
     if isinstance(file, list | tuple):
         how: dict[str, Any] = {"deep": deep, "untrusted": untrusted, "progress": progress}
-        return _of_several(file, name, {**how, "storage_options": storage_options})
+        return _of_several(file, name, how, storage_options)
     if is_url(file):
         if untrusted:
             refuse_remote(file, "untrusted=True")
@@ -129,10 +129,15 @@ def info(
     return _facts(path, name, deep, progress=progress)
 
 
-def _of_several(files: Any, name: str | None, how: dict[str, Any]) -> dict[str, Any]:
-    """Say of each file what `info` says of it."""
+def _of_several(
+    files: Any, name: str | None, how: dict[str, Any], options: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Say of each file what `info` says of it; `options` are of those that are URLs."""
     places = [given if isinstance(given, tuple) else (given, name) for given in files]
-    found = [info(path, own, **how) for path, own in places]
+    found = [
+        info(path, own, **how, storage_options=options if is_url(path) else None)
+        for path, own in places
+    ]
     matrices = [{"file": one["file"], **matrix} for one in found for matrix in one["matrices"]]
     instead = next((one["instead"] for one in found if one["instead"] is not None), None)
     total = sum(one["bytes"] for one in found)
@@ -213,13 +218,18 @@ def _matrix(
         raise KeyError(f"{file.filename}: no object {name!r}; it has {there}") from problem
     if not isinstance(group, h5py.Group):
         raise FormatError(f"{file.filename}: {name!r} is {describe(group)}, no group")
+    through = remote_of(file)
     try:
         source = Source(group, None)
         try:
             return _opened(source, deep, advance)
         finally:
             source.close()
+    except (RemoteError, StaleFileError):
+        raise
     except Exception as problem:  # of damage, HDF5 tells with nearly any exception
+        if through is not None and through.problem is not None:
+            raise  # for what the server did
         text = " ".join(str(problem).removeprefix(f"{file.filename}, ").split())
         return {"name": group.name, "error": text}
 

@@ -9,11 +9,12 @@ import numpy as np
 from ...axis import Axis
 from ...blocks.contents import Contents
 from ..claims.sound import check_sound
+from ..files.files import open_to_read
 from ..formats.conventions import Header
 from ..write.groups import write_virtual
 from ..write.keywords import Storage
 
-__all__ = ["write_joined"]
+__all__ = ["parts_in_use", "write_joined"]
 
 
 def write_joined(
@@ -67,6 +68,39 @@ def write_joined(
     indptr = np.append(0, lengths.cumsum())
     shape = target.swap((lengths.size, checked[0].n_minor))
     write_virtual(file, name, storage, target.format, shape, indptr, layouts)
+
+
+def parts_in_use(file: Any, name: str | None = None) -> set[str] | None:
+    """Return the names of the folders that hold parts of virtual datasets.
+
+    Parameters
+    ----------
+    file : path
+    name : str, optional
+        Of one matrix; default all that the file has.
+
+    Returns
+    -------
+    set of str or None
+        Empty where there is no such file or matrix; None where it cannot be told.
+    """
+    found: set[str] = set()
+
+    def add(_: str, thing: Any) -> None:
+        if isinstance(thing, h5py.Dataset) and thing.is_virtual:
+            for source in thing.virtual_sources():
+                found.add(os.path.basename(os.path.dirname(source.file_name)))
+
+    try:
+        with open_to_read(file) as opened:
+            group = opened if name is None else opened.get(name)
+            if group is not None:
+                group.visititems(add)
+    except FileNotFoundError:
+        pass
+    except Exception:  # of damage, HDF5 tells with nearly any exception
+        return None
+    return found
 
 
 def _checked(parts: list[Contents | None], target: Axis, axis: int) -> list[Contents]:
