@@ -382,6 +382,47 @@ def test_the_parts_of_who_writes_at_the_same_time_are_kept(tmp_path, monkeypatch
         assert_array_equal(A.toarray(), 3 * DENSE)
 
 
+@pytest.mark.parametrize("virtual", [True, False])
+@pytest.mark.parametrize("place", [".", "..", "other.h5.parts", "absolute"])
+def test_parts_that_lie_elsewhere_are_let_be(tmp_path, place, virtual):
+    """Those of a matrix that was joined of files of the user's own."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    sources = tmp_path / "elsewhere" if place == "absolute" else folder / place
+    sources.mkdir(exist_ok=True)
+    path, D = folder / "m.h5", da.from_array(DENSE, chunks=(50, 40))
+    diskcsr.write(sources / "own.h5", PLAIN).close()
+    diskcsr.from_dask(path, 2 * D, "Y").close()
+    diskcsr.concat([sources / "own.h5"], path, virtual=True).close()
+    with h5py.File(path, "a") as file:  # however it was written
+        name = str(sources / "own.h5") if place == "absolute" else f"{place}/own.h5"
+        del file["X/data"]
+        layout = h5py.VirtualLayout((PLAIN.nnz,), "f4")
+        layout[:] = h5py.VirtualSource(name, "/X/data", (PLAIN.nnz,), "f4")
+        file.create_virtual_dataset("X/data", layout)
+    diskcsr.from_dask(path, 3 * D, overwrite=True, virtual=virtual).close()
+    assert (sources / "own.h5").exists()
+    for name, factor in (("X", 3), ("Y", 2)):
+        with diskcsr.open(path, name) as A:
+            assert_array_equal(A.toarray(), factor * DENSE)
+
+
+def test_what_failed_leaves_no_parts_where_the_file_is_in_use(tmp_path):
+    path, D = tmp_path / "m.h5", da.from_array(DENSE, chunks=(50, 40))
+    diskcsr.write(path, PLAIN, name="Y").close()
+    with diskcsr.open(path, "Y", mode="r+"), pytest.raises(TypeError, match="cannot cast"):
+        diskcsr.from_dask(path, D.map_blocks(lambda block: block * 1j, dtype="f"))
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def test_a_matrix_without_entries_leaves_no_parts(tmp_path):
+    empty = da.zeros((120, 40), chunks=(50, 40), dtype="f")
+    with diskcsr.from_dask(tmp_path / "m.h5", empty) as A:
+        assert A.nnz == 0
+        assert_array_equal(A.toarray(), np.zeros((120, 40)))
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
 @pytest.mark.parametrize("name", ["a//b", "/a/b", "a/./b", "x" * 230])
 def test_names_of_any_kind(tmp_path, name):
     path, D = tmp_path / "m.h5", da.from_array(DENSE, chunks=(50, 40))

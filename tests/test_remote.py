@@ -926,6 +926,8 @@ def test_what_info_and_check_refuse(server, stored):
         diskcsr.check(url)
     with pytest.raises(ValueError, match="storage_options are for URLs"):
         diskcsr.info(stored / "raw.h5", storage_options={})
+    with pytest.raises(ValueError, match="storage_options are for URLs"):
+        diskcsr.info([stored / "raw.h5"], storage_options={})
     with pytest.raises(KeyError, match=r"raw\.h5: no object 'Y'"):
         diskcsr.info(url, "Y")
 

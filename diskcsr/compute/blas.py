@@ -25,15 +25,16 @@ def one_blas_thread() -> Iterator[None]:
     the process: the last of several threads that are in such a block takes it back.
     """
     global _users, _limit
-    with deferred(), _lock:
-        _users += 1
-        if _users == 1:
-            _limit = _limited()
+    entered = False
     try:
+        with deferred(), _lock:  # signals are handled at its end
+            entered, _users = True, _users + 1
+            if _users == 1:
+                _limit = _limited()
         yield
     finally:
         with deferred(), _lock:
-            _users -= 1
+            _users = max(0, _users - entered)
             if not _users and _limit is not None:
                 with suppress(Exception):
                     _limit.restore_original_limits()
@@ -49,7 +50,7 @@ def _limited() -> Any:
 
 
 def _in_child() -> None:
-    """In a forked child none of these threads goes on."""
+    """In a forked child of these threads the one that forked goes on, at most."""
     global _lock, _users, _limit
     _lock, _users = threading.Lock(), 0
     if _limit is not None:

@@ -81,7 +81,7 @@ def export(
         Of "npz": "deflate" (default none). Of "parquet": what pyarrow knows (default snappy). Of
         "h5ad" and "10x": as in `diskcsr.write` (default none and gzip).
     overwrite : bool
-        Replace a file that is there, of "zarr" such a store.
+        Replace a file that is there; of "zarr", an AnnData store.
     progress : bool or callable, optional
         As in `diskcsr.write`.
 
@@ -92,7 +92,7 @@ def export(
     FileExistsError
         When there is such a file and `overwrite` is false.
     IsADirectoryError
-        When there is a folder of that name that is no store of zarr, whatever `overwrite`.
+        When there is a folder of that name that is no AnnData store in zarr, whatever `overwrite`.
     WriteError
         When the system refuses. What was there before stays, and nothing else is left.
     ImportError
@@ -205,7 +205,8 @@ def _draft(path: Path, check_free: Callable[[], None]) -> Iterator[Path]:
         text = f"{problem.strerror}. What was written is removed, and nothing else was changed"
         raise WriteError(problem.errno, text, os.fspath(path)) from problem
     finally:
-        if folder is not None:
+        # What was there stays even where it could not be put back.
+        if folder is not None and not ((folder / ".old").exists() and not path.exists()):
             with deferred():
                 shutil.rmtree(folder, ignore_errors=True)
 

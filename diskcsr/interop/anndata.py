@@ -40,6 +40,8 @@ _storing: ContextVar[Mapping[str, Any] | None] = ContextVar("storing", default=N
 _BLOCK_BYTES = 1 << 23
 #: Elements of its chunks, in HDF5 and in zarr.
 _CHUNK, _ZARR_CHUNK = 1 << 16, 1 << 17
+#: Chunks of a shard: a block is about as long.
+_SHARD = 16
 #: What anndata, too, compresses with.
 _SHARED = ("gzip", "lzf")
 
@@ -301,9 +303,12 @@ def _by_appending(usual: Callable[..., None], chunk: int) -> Callable[..., None]
             if second is None:  # or none at all, without rows
                 usual(group, name, element.to_memory() if first is None else first, *args, **kwargs)
                 return
-            # Appending makes neither pointers wider nor chunks, which depend on the first block.
+            # Appending makes neither pointers wider nor chunks and shards, which would be as long
+            # as the first block.
             how = {"chunks": (chunk,), **(kwargs.pop("dataset_kwargs", None) or {})}
             how["indptr_dtype"] = np.dtype(np.int64)
+            if "shards" not in how and _shards(group):
+                how["shards"] = (_SHARD * how["chunks"][0],)
             try:
                 usual(group, name, first, *args, dataset_kwargs=how, **kwargs)
                 _append(group[name], chain([second], blocks))
@@ -313,6 +318,14 @@ def _by_appending(usual: Callable[..., None], chunk: int) -> Callable[..., None]
                 raise
 
     return write
+
+
+def _shards(group: Any) -> bool:
+    """Whether anndata would put chunks of this group together to shards."""
+    from anndata import settings
+
+    of_zarr = getattr(getattr(group, "metadata", None), "zarr_format", None)
+    return of_zarr == 3 and bool(getattr(settings, "auto_shard_zarr_v3", False))
 
 
 def _append(element: Any, blocks: Iterable[Any]) -> None:

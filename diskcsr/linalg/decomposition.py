@@ -167,7 +167,8 @@ def pca(
     Notes
     -----
     One pass finds means and variances, one the scores; between them it is `svds`. Where that takes
-    a Gram matrix, means and variances come with it.
+    a Gram matrix, means and variances come with it, unless a column varies so little beside its
+    mean that they take a pass of their own.
 
     Examples
     --------

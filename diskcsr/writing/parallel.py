@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["from_dask"]
 
+#: What folders of parts are called.
+_OURS = re.compile(r"[\w.-]*-[0-9a-f]{32}", re.ASCII)
+
 
 @takes_storage
 def from_dask(
@@ -99,35 +102,46 @@ def from_dask(
     # Compressed once: where the parts are copied together, by who does that.
     of_parts = replace(how, tags=None, overwrite=False) if virtual else Storage()
     work = partial(_store_part, str(folder), axis, darray.dtype, of_parts)
-    done = False
+    joining = False
     try:
         folder.mkdir(parents=True)
         paths = work_on(blocks_along(darray, axis.major), work)
         keywords = {"tags": how.tags, "overwrite": how.overwrite} if virtual else storage
-        made = concat(
+        joining = True
+        return concat(
             paths, file, name, axis=axis.major, format=axis.format, virtual=virtual, **keywords
         )
-        done = True
-        return made
     finally:
         with deferred():
-            candidates = set() if done and virtual else {folder.name}
-            _remove_unused(file, parts, candidates | replaced)
+            # Nothing refers to the new folder before parts are joined, or when they were copied.
+            asked = joining and virtual
+            candidates = replaced | {folder.name} if asked else replaced if joining else set()
+            clean = partial(_clean, file, parts, candidates, None if asked else folder)
+            try:
+                done = clean()
+            except BaseException:
+                clean()
+                raise
+            if not done:  # what fails once may not do so again
+                clean()
 
 
-def _remove_unused(file: str | os.PathLike, parts: Path, candidates: set[str]) -> None:
-    """Remove those folders of parts that nothing in a file refers to, as far as that is known.
+def _clean(file: str | os.PathLike, parts: Path, candidates: set[str], unused: Path | None) -> bool:
+    """Remove a folder, and those of parts that nothing in a file refers to; say whether all are.
 
     An interrupt may have come before or after the file was changed, and matrices may have been
-    copied or given other names by others, so the file is asked.
+    copied or given other names by others, so the file is asked. What it does not tell is kept.
     """
-    candidates = {name for name in candidates if (parts / name).is_dir()}
-    used = parts_in_use(file) if candidates else None
-    for name in candidates - used if used is not None else ():
-        for _ in range(2):  # what fails once may not do so again
-            shutil.rmtree(parts / name, ignore_errors=True)
-    with suppress(OSError):  # others have theirs beside it
+    used = parts_in_use(file) if candidates else set()
+    names = (
+        [name for name in candidates - used if _OURS.fullmatch(name)] if used is not None else []
+    )
+    folders = [parts / name for name in names] + ([] if unused is None else [unused])
+    for one in folders:
+        shutil.rmtree(one, ignore_errors=True)
+    with suppress(OSError):  # other matrices have theirs beside it
         parts.rmdir()
+    return used is not None and not any(map(os.path.lexists, folders))
 
 
 def _store_part(

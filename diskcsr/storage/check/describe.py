@@ -134,6 +134,8 @@ def _of_several(
 ) -> dict[str, Any]:
     """Say of each file what `info` says of it; `options` are of those that are URLs."""
     places = [given if isinstance(given, tuple) else (given, name) for given in files]
+    if options is not None and not any(is_url(path) for path, _ in places):
+        raise ValueError("storage_options are for URLs, and none of these files is one")
     found = [
         info(path, own, **how, storage_options=options if is_url(path) else None)
         for path, own in places

@@ -71,7 +71,7 @@ def write_joined(
 
 
 def parts_in_use(file: Any, name: str | None = None) -> set[str] | None:
-    """Return the names of the folders that hold parts of virtual datasets.
+    """Return which folders in ``<file>.parts`` hold parts of virtual datasets.
 
     Parameters
     ----------
@@ -82,17 +82,22 @@ def parts_in_use(file: Any, name: str | None = None) -> set[str] | None:
     Returns
     -------
     set of str or None
-        Empty where there is no such file or matrix; None where it cannot be told.
+        Names of folders that lie there, of no others. Empty where there is no such file or matrix;
+        None where it cannot be told.
     """
+    path = os.path.realpath(os.fsdecode(file))
     found: set[str] = set()
 
     def add(_: str, thing: Any) -> None:
         if isinstance(thing, h5py.Dataset) and thing.is_virtual:
             for source in thing.virtual_sources():
-                found.add(os.path.basename(os.path.dirname(source.file_name)))
+                part = os.path.normpath(os.path.join(os.path.dirname(path), source.file_name))
+                folder = os.path.dirname(part)
+                if os.path.dirname(folder) == f"{path}.parts":
+                    found.add(os.path.basename(folder))
 
     try:
-        with open_to_read(file) as opened:
+        with open_to_read(path) as opened:
             group = opened if name is None else opened.get(name)
             if group is not None:
                 group.visititems(add)
