@@ -407,6 +407,18 @@ def test_parts_that_lie_elsewhere_are_let_be(tmp_path, place, virtual):
             assert_array_equal(A.toarray(), factor * DENSE)
 
 
+@pytest.mark.parametrize("name", ["100%.h5", "%%.h5", "x%05d.h5", "%b.h5", "é b.h5", "link/m.h5"])
+def test_files_of_any_name(tmp_path, monkeypatch, name):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    D = da.from_array(DENSE, chunks=(50, 40))
+    for factor in (1, 2):
+        with diskcsr.from_dask(name, factor * D, overwrite=True) as A:
+            assert_array_equal(A.toarray(), factor * DENSE)
+        assert len(os.listdir(f"{name}.parts")) == 1
+
+
 def test_what_failed_leaves_no_parts_where_the_file_is_in_use(tmp_path):
     path, D = tmp_path / "m.h5", da.from_array(DENSE, chunks=(50, 40))
     diskcsr.write(path, PLAIN, name="Y").close()

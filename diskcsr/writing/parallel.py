@@ -16,7 +16,7 @@ from scipy.sparse import issparse
 from ..axis import Axis
 from ..interop.dask import blocks_along, work_on
 from ..machine.interrupts import deferred
-from ..storage.edit.virtual import parts_in_use
+from ..storage.edit.virtual import sources_of
 from ..storage.write.groups import check_target
 from ..storage.write.keywords import Storage, StorageKeywords, takes_storage
 from .concat import concat
@@ -98,7 +98,7 @@ def from_dask(
     parts = Path(f"{os.path.realpath(os.fsdecode(file))}.parts")
     called, number = re.sub(r"[^\w.-]", "-", name.strip("/"), flags=re.ASCII)[:40], uuid.uuid4().hex
     folder = parts / (f"{called}-{number}" if virtual else f".{number}")
-    replaced = parts_in_use(file, name) or set() if how.overwrite else set()
+    replaced = _folders_of(file, name, parts) if how.overwrite else set()
     # Compressed once: where the parts are copied together, by who does that.
     of_parts = replace(how, tags=None, overwrite=False) if virtual else Storage()
     work = partial(_store_part, str(folder), axis, darray.dtype, of_parts)
@@ -132,16 +132,26 @@ def _clean(file: str | os.PathLike, parts: Path, candidates: set[str], unused: P
     An interrupt may have come before or after the file was changed, and matrices may have been
     copied or given other names by others, so the file is asked. What it does not tell is kept.
     """
-    used = parts_in_use(file) if candidates else set()
-    names = (
-        [name for name in candidates - used if _OURS.fullmatch(name)] if used is not None else []
-    )
-    folders = [parts / name for name in names] + ([] if unused is None else [unused])
+    sources = sources_of(file) if candidates else set()
+    # A name is in no other path: each has a number of its own.
+    used = None if sources is None else {part for path in sources for part in path.parts}
+    folders = [] if used is None else [parts / name for name in candidates - used]
+    folders += [] if unused is None else [unused]
     for one in folders:
         shutil.rmtree(one, ignore_errors=True)
     with suppress(OSError):  # other matrices have theirs beside it
         parts.rmdir()
     return used is not None and not any(map(os.path.lexists, folders))
+
+
+def _folders_of(file: str | os.PathLike, name: str, parts: Path) -> set[str]:
+    """Return which folders of parts, made here, those of a matrix lie in; none where unknown."""
+    found = set()
+    for path in sources_of(file, name) or ():
+        folder = Path(os.path.normpath(parts.parent / path)).parent
+        if folder.parent == parts and _OURS.fullmatch(folder.name):
+            found.add(folder.name)
+    return found
 
 
 def _store_part(

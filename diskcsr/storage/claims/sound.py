@@ -19,7 +19,7 @@ from ..journal.names import check_ordinary
 from .chunks import Places, check_chunks
 from .links import stays_inside
 
-__all__ = ["check_sound", "open_source"]
+__all__ = ["check_sound", "open_source", "plain_name"]
 
 #: How many virtual datasets may lead on to one another: each is one more call inside of HDF5.
 _DEEPEST = 32
@@ -71,12 +71,13 @@ def _check_virtual(dset: h5py.Dataset, above: list[tuple], sound: set[tuple]) ->
         for file, name in sorted(names):
             if _NUMBERED.match(file) or _NUMBERED.match(name):
                 continue
-            with open_source(dset, _plain(file), _plain(name)) as source:
+            with open_source(dset, plain_name(file), plain_name(name)) as source:
                 _check_virtual(source, [*above, one], sound)
     sound.add(one)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return what a virtual dataset calls a file or dataset as it is called elsewhere."""
     return name.replace("%%", "%")
 
 

@@ -1,6 +1,7 @@
 """Matrices joined without copying: HDF5 virtual datasets over the files they lie in."""
 
 import os
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import h5py
@@ -8,13 +9,13 @@ import numpy as np
 
 from ...axis import Axis
 from ...blocks.contents import Contents
-from ..claims.sound import check_sound
+from ..claims.sound import check_sound, plain_name
 from ..files.files import open_to_read
 from ..formats.conventions import Header
 from ..write.groups import write_virtual
 from ..write.keywords import Storage
 
-__all__ = ["parts_in_use", "write_joined"]
+__all__ = ["sources_of", "write_joined"]
 
 
 def write_joined(
@@ -70,8 +71,8 @@ def write_joined(
     write_virtual(file, name, storage, target.format, shape, indptr, layouts)
 
 
-def parts_in_use(file: Any, name: str | None = None) -> set[str] | None:
-    """Return which folders in ``<file>.parts`` hold parts of virtual datasets.
+def sources_of(file: Any, name: str | None = None) -> set[Path] | None:
+    """Return the files that virtual datasets of a file refer to, by the paths they give.
 
     Parameters
     ----------
@@ -81,23 +82,18 @@ def parts_in_use(file: Any, name: str | None = None) -> set[str] | None:
 
     Returns
     -------
-    set of str or None
-        Names of folders that lie there, of no others. Empty where there is no such file or matrix;
-        None where it cannot be told.
+    set of Path or None
+        Empty where there is no such file or matrix; None where it cannot be told.
     """
-    path = os.path.realpath(os.fsdecode(file))
-    found: set[str] = set()
+    found: set[Path] = set()
 
     def add(_: str, thing: Any) -> None:
         if isinstance(thing, h5py.Dataset) and thing.is_virtual:
-            for source in thing.virtual_sources():
-                part = os.path.normpath(os.path.join(os.path.dirname(path), source.file_name))
-                folder = os.path.dirname(part)
-                if os.path.dirname(folder) == f"{path}.parts":
-                    found.add(os.path.basename(folder))
+            names = {source.file_name for source in thing.virtual_sources()}
+            found.update(Path(plain_name(name)) for name in names)
 
     try:
-        with open_to_read(path) as opened:
+        with open_to_read(os.fsdecode(file)) as opened:
             group = opened if name is None else opened.get(name)
             if group is not None:
                 group.visititems(add)
