@@ -3,6 +3,7 @@
 import pickle
 import threading
 import time
+import tracemalloc
 import warnings
 
 import h5py
@@ -236,6 +237,19 @@ def test_a_budget_far_below_the_matrix_is_enough(large, what):
             A.to_memory()
         same(STREAMED[what](A), STREAMED[what](plain), 1e-3)
     assert not A._held()
+
+
+def test_a_gram_product_takes_nothing_as_long_as_the_matrix(store):
+    A = store(
+        sp.random_array((50_000, 20), density=0.05, rng=np.random.default_rng(0), format="csr")
+    )
+    dense = np.ones((20, 40))
+    diskcsr.gram_product(A, dense)
+    tracemalloc.start()
+    diskcsr.gram_product(A, dense)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000 * 40 * 8 / 4
 
 
 def test_sums_of_many_columns_are_fewer_where_the_budget_is_small(large):

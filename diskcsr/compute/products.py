@@ -72,7 +72,7 @@ def times_dense(shown: Contents, container: Any, other: Any, reflected: bool = F
 
 def gram_product(shown: Contents, container: Any, dense: Any, progress: Progress) -> Any:
     """Return ``A.T @ (A @ dense)``: of rows in one pass over them, of columns in two."""
-    none = empty(container, shown.shape, shown.dtype)
+    none = empty(container, (0, shown.shape[1]), shown.dtype)  # the rows do not show in the result
     form = none.T @ (none @ dense)
     out, dense = np.asarray(form), np.asarray(dense)
     _require(shown, form.nbytes, _states(form))
