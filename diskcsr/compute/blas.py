@@ -21,7 +21,7 @@ def one_blas_thread() -> Iterator[None]:
     """Have BLAS work in one thread, where threadpoolctl is installed; scikit-learn brings it.
 
     Of matrices of some hundred columns more threads gain little, and OpenBLAS's wait for each other
-    by spinning: beside one other busy process they take fifty times as long. The limit is that of
+    by spinning: beside one other busy process they take many times as long. The limit is that of
     the process: the last of several threads that are in such a block takes it back.
     """
     global _users, _limit
