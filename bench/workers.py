@@ -7,11 +7,9 @@ are found by one process. Workers have one thread each, as have the processes th
 measured in; what these compile is kept beforehand. All answers are compared.
 """
 
-import time
-
 import numpy as np
 from common import count, machine, print_busy, script, versions
-from lazy import angle, blocks
+from lazy import angle, blocks, timed
 
 import diskcsr
 from diskcsr.bench.machine import Others
@@ -44,42 +42,38 @@ def added(parts):
     return sum(grams), sum(sums)
 
 
+def each_timed(work, seconds):
+    """Return what each of some functions returns; note the seconds."""
+    found = {name: timed(function) for name, function in work.items()}
+    seconds |= {name: took for name, (_, took) in found.items()}
+    return {name: answer for name, (answer, _) in found.items()}
+
+
 def by_dask(A, L, args, seconds):
     """Compute on whichever scheduler Dask is set to; note the seconds."""
     import dask
-
-    def timed(name, work):
-        start = time.perf_counter()
-        answer = work()
-        seconds[name] = time.perf_counter() - start
-        return answer
 
     D, E = A.to_dask(chunks=args.chunk), L.to_dask(chunks=args.chunk)
     parts = [dask.delayed(gram_of)(block) for block in E.to_delayed().ravel()]
     # In groups: a worker holds few of these matrices.
     groups = [dask.delayed(added)(parts[i : i + 4]) for i in range(0, len(parts), 4)]
     total = dask.delayed(added)(groups)
-    return {
-        "sum": timed("sum", lambda: np.asarray(D.sum(axis=0).compute()).ravel()),
-        "mean": timed("mean", lambda: np.asarray(D.mean(axis=1).compute()).ravel()),
-        "components": timed(
-            "components", lambda: components(*total.compute(), A.shape[0], args.components)
-        ),
+    work = {
+        "sum": lambda: np.asarray(D.sum(axis=0).compute()).ravel(),
+        "mean": lambda: np.asarray(D.mean(axis=1).compute()).ravel(),
+        "components": lambda: components(*total.compute(), A.shape[0], args.components),
     }
+    return each_timed(work, seconds)
 
 
 def alone(A, L, args, seconds):
     """Compute by diskcsr itself, in one thread."""
-    answers = {}
-    for name, work in {
+    work = {
         "sum": lambda: A.sum(axis=0),
         "mean": lambda: A.mean(axis=1),
         "components": lambda: diskcsr.linalg.pca(L, args.components, rng=0).components,
-    }.items():
-        start = time.perf_counter()
-        answers[name] = work()
-        seconds[name] = time.perf_counter() - start
-    return answers
+    }
+    return each_timed(work, seconds)
 
 
 def in_cluster(A, L, args, processes, folder):

@@ -1,5 +1,7 @@
 """diskcsr.linalg: singular values and principal components, against numpy's of the dense matrix."""
 
+import contextlib
+import importlib.util
 import signal
 import tracemalloc
 import warnings
@@ -17,6 +19,11 @@ from diskcsr.compute.svd import Products, takes_gram_matrix
 from diskcsr.linalg import pca, svds
 from diskcsr.protocol.handle import contents_of
 
+with contextlib.suppress(ImportError):
+    import threadpoolctl
+needs_threadpoolctl = pytest.mark.skipif(
+    importlib.util.find_spec("threadpoolctl") is None, reason="threadpoolctl is not installed"
+)
 both = pytest.mark.parametrize("format", ["csr", "csc"])
 
 
@@ -166,20 +173,20 @@ def test_a_gram_matrix_is_taken_where_that_is_faster(columns, a_row, once):
     assert takes_gram_matrix(products, 50) is once
 
 
+def blas_threads():
+    every = threadpoolctl.threadpool_info()
+    return {one["num_threads"] for one in every if one["user_api"] == "blas"}
+
+
+@needs_threadpoolctl
 def test_blas_works_in_one_thread_meanwhile():
-    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
-
-    def threads():
-        every = threadpoolctl.threadpool_info()
-        return {one["num_threads"] for one in every if one["user_api"] == "blas"}
-
     def product(block):
-        seen.append(threads())
+        seen.append(blas_threads())
         return np.arange(20.0)[:, None] * block
 
     seen = []
     with threadpoolctl.threadpool_limits(2):
-        before = threads()
+        before = blas_threads()
         largest_eigenpairs(
             product,
             np.eye(20, 3),
@@ -188,7 +195,7 @@ def test_blas_works_in_one_thread_meanwhile():
             max_passes=2,
             max_width=9,
         )
-        assert threads() == before
+        assert blas_threads() == before
     assert seen == [{1}]
 
 
@@ -205,22 +212,17 @@ def test_an_interrupt_while_threads_of_blas_are_set(monkeypatch):
     assert blas._limit is None
 
 
+@needs_threadpoolctl
 def test_the_last_of_several_threads_gives_blas_its_threads_back():
-    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
-
-    def threads():
-        every = threadpoolctl.threadpool_info()
-        return {one["num_threads"] for one in every if one["user_api"] == "blas"}
-
     with threadpoolctl.threadpool_limits(2):
-        before = threads()
+        before = blas_threads()
         first, second = one_blas_thread(), one_blas_thread()
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)
-        assert threads() == {1}
+        assert blas_threads() == {1}
         second.__exit__(None, None, None)
-        assert threads() == before
+        assert blas_threads() == before
 
 
 @pytest.mark.parametrize("problem", [ImportError, AttributeError, RuntimeError])

@@ -187,17 +187,20 @@ def blocks(
             advance(nbytes)
 
 
-def affordable(max_bytes: int) -> int:
-    """Return the size of blocks to be walked over: less where the memory budget is very small."""
-    return max(1, min(max_bytes, options.memory_limit() // 4))
+def affordable(max_bytes: int, limit: int | None = None) -> int:
+    """Return the size of blocks to be walked over: less where the memory budget is very small.
+
+    `limit` is ``options.memory_limit()`` for who has asked already, which takes a while.
+    """
+    return max(1, min(max_bytes, (options.memory_limit() if limit is None else limit) // 4))
 
 
-def room_for_states() -> int:
+def room_for_states(limit: int | None = None) -> int:
     """Return what all states of a fold may take: less where the memory budget is very small.
 
-    Then there are fewer cuts, and sums are added up in another order.
+    Then there are fewer cuts, and sums are added up in another order. `limit` as of `affordable`.
     """
-    return min(STATES, options.memory_limit() // 2)
+    return min(STATES, (options.memory_limit() if limit is None else limit) // 2)
 
 
 def _changed(block: Block, through: Sequence[Transform]) -> Block:
@@ -276,9 +279,10 @@ def fold(
         source.check()  # nobody looks at the indices, without which there are no elements
     item = source.dtype.itemsize + 4
     nbytes = source.elements * item
-    count = min(cuts, room_for_states() // max(1, state_bytes), -(-nbytes // max_bytes))
+    limit = options.memory_limit()
+    count = min(cuts, room_for_states(limit) // max(1, state_bytes), -(-nbytes // max_bytes))
     runs = source.cuts(max(1, count))
-    max_bytes = affordable(max_bytes)
+    max_bytes = affordable(max_bytes, limit)
     spare: deque[Buffers] = deque()
     straight = straight and not through
 

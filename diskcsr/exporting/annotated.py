@@ -4,7 +4,6 @@ All but the matrix is written by the software that owns the format, anndata; its
 beside that block by block, as anndata's own writers would need all of it.
 """
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -78,17 +77,13 @@ def write_zarr(path: Path, exported: Exported) -> None:
 
 
 def _is_store(path: Path) -> bool:
-    """Whether a folder is a store of AnnData in zarr 3 or 2."""
-    for name, inside in (("zarr.json", ("attributes",)), (".zattrs", ())):
-        try:
-            found = json.loads((path / name).read_bytes())
-            for key in inside:
-                found = found[key]
-            if found["encoding-type"] == "anndata":
-                return True
-        except (OSError, ValueError, LookupError, TypeError):
-            pass
-    return False
+    """Whether a folder is a store of AnnData in zarr."""
+    zarr = load_extra("zarr", f"replacing {path}", "zarr")
+    try:
+        found = zarr.open_group(path, mode="r").attrs["encoding-type"]
+    except Exception:  # of what else a folder may hold, zarr tells with nearly any exception
+        return False
+    return found == "anndata"
 
 
 def write_tenx(path: Path, exported: Exported) -> None:

@@ -102,21 +102,19 @@ def from_dask(
     # Compressed once: where the parts are copied together, by who does that.
     of_parts = replace(how, tags=None, overwrite=False) if virtual else Storage()
     work = partial(_store_part, str(folder), axis, darray.dtype, of_parts)
-    joining = False
+    asked: set[str] = set()
     try:
         folder.mkdir(parents=True)
         paths = work_on(blocks_along(darray, axis.major), work)
         keywords = {"tags": how.tags, "overwrite": how.overwrite} if virtual else storage
-        joining = True
+        # From here on the file may refer to the new folder, or no more to those that are replaced.
+        asked = replaced | {folder.name} if virtual else replaced
         return concat(
             paths, file, name, axis=axis.major, format=axis.format, virtual=virtual, **keywords
         )
     finally:
         with deferred():
-            # Nothing refers to the new folder before parts are joined, or when they were copied.
-            asked = joining and virtual
-            candidates = replaced | {folder.name} if asked else replaced if joining else set()
-            clean = partial(_clean, file, parts, candidates, None if asked else folder)
+            clean = partial(_clean, file, parts, asked, None if folder.name in asked else folder)
             try:
                 done = clean()
             except BaseException:

@@ -26,7 +26,7 @@ from ..read.direct import DirectReader
 from ..read.source import Source
 from ..read.untrusted import call_apart, check_alone
 from ..remote.fileobject import open_remote, remote_of, telling_cause
-from ..remote.urls import is_url, refuse_remote, shown_url
+from ..remote.urls import check_options, is_url, refuse_remote, shown_url
 from .scan import is_sorted, work_of
 from .stored import ignore
 
@@ -110,8 +110,7 @@ def info(
         if untrusted:
             refuse_remote(file, "untrusted=True")
         return _of_url(file, name, deep, progress if deep else None, storage_options)
-    if storage_options is not None:
-        raise ValueError(f"storage_options are for URLs, and {os.fsdecode(file)!r} is none")
+    check_options(storage_options, file)
     path = os.fsdecode(os.fspath(file))
     check_ordinary(path)
     with open(path, "rb"):
@@ -134,8 +133,8 @@ def _of_several(
 ) -> dict[str, Any]:
     """Say of each file what `info` says of it; `options` are of those that are URLs."""
     places = [given if isinstance(given, tuple) else (given, name) for given in files]
-    if options is not None and not any(is_url(path) for path, _ in places):
-        raise ValueError("storage_options are for URLs, and none of these files is one")
+    if places and not any(is_url(path) for path, _ in places):
+        check_options(options, places[0][0])
     found = [
         info(path, own, **how, storage_options=options if is_url(path) else None)
         for path, own in places

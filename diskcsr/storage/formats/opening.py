@@ -12,7 +12,7 @@ from ..claims.peek import note_bytes
 from ..files.files import open_to_read, open_to_write
 from ..files.transactions import close_file
 from ..remote.fileobject import open_remote, remote_of, telling_cause
-from ..remote.urls import is_url, shown_url
+from ..remote.urls import check_options, is_url, shown_url
 from . import detect as formats
 from .dense import advice
 from .others import not_hdf5
@@ -70,8 +70,7 @@ def open_group(
         file = os.fsdecode(file)
     if is_url(file):
         return _open_url(file, name, write, storage_options)
-    if storage_options is not None:
-        raise ValueError(f"storage_options are for URLs, and {_name_of(file)!r} is none")
+    check_options(storage_options, file)
     try:
         if hasattr(file, "read"):
             owned = h5py.File(file, "r+" if write else "r")

@@ -1,9 +1,10 @@
 """What is a URL, and what of one may be shown."""
 
+import os
 import re
 from typing import Any, NoReturn
 
-__all__ = ["is_url", "refuse_remote", "shown_url"]
+__all__ = ["check_options", "is_url", "refuse_remote", "shown_url"]
 
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -31,3 +32,10 @@ def refuse_remote(url: str, what: str) -> NoReturn:
     raise ValueError(
         f"{what} needs a file on this machine, not {shown_url(url)}: download it first"
     )
+
+
+def check_options(options: dict[str, Any] | None, file: Any) -> None:
+    """Raise `ValueError` where there are options of a server and the file is on none."""
+    if options is not None and not is_url(file):
+        name = os.fsdecode(file) if isinstance(file, str | bytes | os.PathLike) else file
+        raise ValueError(f"storage_options are for URLs, and {name!r} is none")
