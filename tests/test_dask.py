@@ -1,5 +1,6 @@
 """Arrays of Dask over files: what they give, what their tasks carry, who may die meanwhile."""
 
+import errno
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ from scipy.sparse import csc_array, csr_array, csr_matrix, issparse, random_arra
 
 import diskcsr
 from diskcsr.interop.blocks import CSCBlock, CSRBlock
+from diskcsr.storage.edit import virtual
 from diskcsr.writing import parallel
 
 dask = pytest.importorskip("dask", reason="Dask is not installed")
@@ -362,6 +364,34 @@ def test_parts_that_something_else_refers_to_are_kept(tmp_path, monkeypatch, how
     assert len(os.listdir(tmp_path / "m.h5.parts")) == 2 - fails
     with diskcsr.open(path, "layers/Y") as A:
         assert_array_equal(A.toarray(), 2 * DENSE)
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.EIO, "not read"), MemoryError("no room")])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_file_that_is_not_read_for_once(tmp_path, monkeypatch, when, problem):
+    """Which parts are replaced is asked before anything is computed; afterwards it is again."""
+
+    def first(*args, **keywords):
+        monkeypatch.setattr(virtual, "open_to_read", open_to_read)
+        raise problem
+
+    def fails_once(*args, **keywords):
+        monkeypatch.setattr(virtual, "open_to_read", first)
+        return concat(*args, **keywords)
+
+    open_to_read, concat = virtual.open_to_read, parallel.concat
+    path, D = tmp_path / "m.h5", da.from_array(DENSE, chunks=(50, 40))
+    diskcsr.from_dask(path, D).close()
+    if when == "before":
+        monkeypatch.setattr(virtual, "open_to_read", first)
+        with pytest.raises(type(problem), match=str(problem.args[-1])):
+            diskcsr.from_dask(path, D.map_blocks(pytest.fail, meta=DENSE[:0]), overwrite=True)
+    else:
+        monkeypatch.setattr(parallel, "concat", fails_once)
+        diskcsr.from_dask(path, 2 * D, overwrite=True).close()
+    with diskcsr.open(path) as A:
+        assert_array_equal(A.toarray(), DENSE * (1 if when == "before" else 2))
+    assert len(os.listdir(tmp_path / "m.h5.parts")) == 1
 
 
 def test_the_parts_of_who_writes_at_the_same_time_are_kept(tmp_path, monkeypatch):

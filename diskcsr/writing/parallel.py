@@ -17,6 +17,7 @@ from ..axis import Axis
 from ..interop.dask import blocks_along, work_on
 from ..machine.interrupts import deferred
 from ..storage.edit.virtual import sources_of
+from ..storage.journal.records import journal_path
 from ..storage.write.groups import check_target
 from ..storage.write.keywords import Storage, StorageKeywords, takes_storage
 from .concat import concat
@@ -130,7 +131,10 @@ def _clean(file: str | os.PathLike, parts: Path, candidates: set[str], unused: P
     An interrupt may have come before or after the file was changed, and matrices may have been
     copied or given other names by others, so the file is asked. What it does not tell is kept.
     """
-    sources = sources_of(file) if candidates else set()
+    try:
+        sources = sources_of(file) if candidates else set()
+    except (OSError, MemoryError):
+        sources = None
     # A name is in no other path: each has a number of its own.
     used = None if sources is None else {part for path in sources for part in path.parts}
     folders = [] if used is None else [parts / name for name in candidates - used]
@@ -143,7 +147,7 @@ def _clean(file: str | os.PathLike, parts: Path, candidates: set[str], unused: P
 
 
 def _folders_of(file: str | os.PathLike, name: str, parts: Path) -> set[str]:
-    """Return which folders of parts, made here, those of a matrix lie in; none where unknown."""
+    """Return which folders of parts, made here, a matrix refers to; none of a damaged file."""
     found = set()
     for path in sources_of(file, name) or ():
         folder = Path(os.path.normpath(parts.parent / path)).parent
@@ -170,6 +174,8 @@ def _store_part(
         store(draft, matrix, "X", axis.format, storage)
         os.replace(draft, final)
     finally:
-        if os.path.exists(draft):
-            os.unlink(draft)
+        # A journal that is needed no more stays where the system did not let it be looked at.
+        for left in (draft, journal_path(draft)):
+            if os.path.exists(left):
+                os.unlink(left)
     return final

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...axis import Axis
 from ...blocks.contents import Contents
+from ...errors import raise_if_systems
 from ..claims.sound import check_sound, plain_name
 from ..files.files import open_to_read
 from ..formats.conventions import Header
@@ -83,7 +84,12 @@ def sources_of(file: Any, name: str | None = None) -> set[Path] | None:
     Returns
     -------
     set of Path or None
-        Empty where there is no such file or matrix; None where it cannot be told.
+        Empty where there is no such file or matrix; None where the file is damaged.
+
+    Raises
+    ------
+    OSError, MemoryError
+        When it is the system that does not let it be read: that may be over soon.
     """
     found: set[Path] = set()
 
@@ -99,7 +105,10 @@ def sources_of(file: Any, name: str | None = None) -> set[Path] | None:
                 group.visititems(add)
     except FileNotFoundError:
         pass
-    except Exception:  # of damage, HDF5 tells with nearly any exception
+    except Exception as problem:  # of damage, HDF5 tells with nearly any exception
+        if isinstance(problem, MemoryError):
+            raise
+        raise_if_systems(problem, file)
         return None
     return found
 
