@@ -199,9 +199,12 @@ def first_above(ascending, value):
     return sum(entry <= value for entry in ascending.tolist())
 
 
-def find_listed(indices, wanted):
+def find_listed(indices, indptr, places):
     """Twin of `rows.find_listed`."""
-    return np.array([i for i, index in enumerate(indices.tolist()) if wanted[index]], np.int64)
+    found = [i for i, index in enumerate(indices.tolist()) if places[index]]
+    kept = [places[indices[i]] - 1 for i in found]
+    starts = [sum(i < start for i in found) for start in indptr.tolist()]
+    return np.array(found, np.int64), np.array(kept, indices.dtype), np.array(starts, indptr.dtype)
 
 
 def find_points(indptr, indices, point_ptr, point_minor):

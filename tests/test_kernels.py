@@ -459,14 +459,27 @@ def test_scatter(rows, itemsize, data):
     np.testing.assert_array_equal(out, want)
 
 
-@given(st.lists(st.integers(0, 9), max_size=30), st.sets(st.integers(0, 9)))
-@example(list(range(10)) * 60, set(range(10)))  # more than fit a byte
-def test_find_listed(indices, wanted):
-    table = np.zeros(10, np.uint8)
-    table[list(wanted)] = 1
-    for dtype in (np.int32, np.int64):
-        array = np.array(indices, dtype)
-        equal([kernels.find_listed(array, table)], [naive.find_listed(array, table)])
+@given(indptrs(max_rows=6), st.sets(st.integers(0, 9)), st.data())
+def test_find_listed(indptr, wanted, data):
+    size = int(indptr[-1])
+    indices = data.draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))
+    places = np.zeros(10, np.int32)
+    places[sorted(wanted)] = np.arange(1, len(wanted) + 1)
+    for dtype in (np.int32, np.int64, np.uint16):
+        arguments = np.array(indices, dtype), indptr.astype(dtype), places
+        equal(kernels.find_listed(*arguments), naive.find_listed(*arguments))
+
+
+@pytest.mark.parametrize("bad", [-1, 10, 1 << 40])
+def test_find_listed_of_indices_that_others_changed_stays_in_its_arrays(bad):
+    places, indices = np.ones(10, np.int32), np.array([1, bad, 3])
+    places[3] = 0
+    # As if there had been more, and fewer, when they were counted.
+    for indptr in ([0, 2, 3], [0, 2, 2, 1, 3], [0, 1]):
+        found, kept, starts = kernels.find_listed(indices, np.array(indptr), places)
+        assert set(found.tolist()) <= {0, 1, 2}
+        assert set(kept.tolist()) <= {0}
+        assert len(found) == len(kept) == starts[-1]
 
 
 @given(st.lists(st.integers(-3, 12), max_size=20), st.integers(-4, 13))

@@ -384,31 +384,38 @@ def first_bad_piece(lo, hi, at, out, limit):
 
 
 @njit(cache=True, nogil=True)
-def find_listed(indices, wanted):
-    """Positions of the entries of `indices` that are wanted.
+def find_listed(indices, indptr, places):
+    """Find the entries of a block whose minor indices are wanted.
 
     Parameters
     ----------
-    indices : (n,) integer array
-        Minor indices, in range of `wanted`.
-    wanted : (n_minor,) uint8 array
-        1 where the minor index is wanted.
+    indices, indptr : integer arrays
+        Of the block; minor indices in range of `places`.
+    places : (n_minor,) int32 array
+        The place of each minor index among those wanted, counted from 1; 0 where it is not.
 
     Returns
     -------
-    (k,) int64 array
-        Ascending.
+    found : (k,) int64 array
+        Positions, ascending.
+    kept : (k,) array
+        Their places, counted from 0.
+    starts : array
     """
-    count = 0
+    starts, count, last = np.zeros_like(indptr), 0, np.uint64(places.size - 1)
+    for line in range(indptr.size - 1):
+        for i in range(np.uint64(indptr[line]), np.uint64(indptr[line + 1])):
+            count += places[min(np.uint64(indices[i]), last)] > 0
+        starts[line + 1] = count
+    # One slot more: the loop always writes, and only then decides to keep. A file may have been
+    # written to since: then what it gives is of no use, but stays in its place.
+    found, kept = np.zeros(count + 1, np.int64), np.zeros(count + 1, indices.dtype)
+    k, most = np.uint64(0), np.uint64(count)
     for i in range(indices.size):
-        count += np.int64(wanted[indices[i]])
-    # One slot more: the loop below always writes, and only then decides to keep.
-    found = np.empty(count + 1, np.int64)
-    k = 0
-    for i in range(indices.size):
-        found[k] = i
-        k += np.int64(wanted[indices[i]])
-    return found[:count]
+        place = places[min(np.uint64(indices[i]), last)]
+        found[k], kept[k] = i, max(place, 1) - 1
+        k = min(most, k + np.uint64(place > 0))
+    return found[:count], kept[:count], starts
 
 
 @njit(cache=True, nogil=True)
