@@ -1,4 +1,4 @@
-"""Products with dense matrices, by tiles and without; Gram matrices by BLAS and by the kernel.
+"""Products with dense matrices, by tiles, without, by panels; Gram matrices by BLAS and the kernel.
 
 Counts as those of lazy.py, in memory; one thread, and its processor time, the least of some rounds.
 What is compiled without tiles is so in a process of its own, which keeps nothing of it.
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ import scipy.sparse as sp
 from common import count, machine, script, versions
 from lazy import blocks
 
+import diskcsr
 from diskcsr import kernels
-from diskcsr.compute import products
+from diskcsr.compute import gram
 
 WIDTHS = ((16, "f8"), (50, "f4"), (60, "f8"))
 
@@ -44,25 +46,47 @@ def by_tiles(A, rounds):
     return found
 
 
+def by_panels(A, rounds):
+    """Return the nanoseconds a stored value of ``A.T @ (A @ D)`` in singles, of 64 columns."""
+    panel = np.random.default_rng(0).normal(size=(A.shape[1], 64)).astype(np.float32)
+    part, out = np.zeros_like(panel), np.zeros(panel.shape)
+
+    def work():
+        for first in range(0, A.shape[0], 1024):
+            arrays = A.data, A.indices, A.indptr[first : first + 1025]
+            kernels.panels.gram_panel(*arrays, panel, part, (0,) * 4)
+            kernels.panels.add_part(part, out)
+
+    return least(work, rounds) / A.nnz * 1e9
+
+
 def gram_matrices(A, columns, rounds):
-    """Return the microseconds a row of a Gram matrix by the kernel, and by BLAS; and the share."""
+    """Return the microseconds a row of a Gram matrix by the kernel, by BLAS, and by it in singles.
+
+    And the share of it that is stored.
+    """
     popular = np.sort(np.argsort(-np.bincount(A.indices, minlength=A.shape[1]))[:columns])
-    some = A[:, popular].astype(np.float64)
-    arrays, half = (some.data, some.indices, some.indptr), np.zeros((columns, columns))
-    kernel = least(lambda: kernels.products.half_gram(*arrays, 0, columns, half), 1)
-    blas = least(lambda: products._add_filled(arrays, half, products._DENSE_BYTES), rounds)
+    some, half = A[:, popular], np.zeros((columns, columns))
+    singles = some.data, some.indices, some.indptr
+    doubles = some.data.astype(np.float64), some.indices, some.indptr
+    taken = [least(lambda: kernels.products.half_gram(*doubles, 0, columns, half), 1)]
+    for arrays in (doubles, singles):
+        work = partial(gram._add_filled, arrays, half, gram._DENSE_BYTES)
+        taken.append(least(work, rounds))
     share = some.nnz / some.shape[0] / columns
-    return [seconds / some.shape[0] * 1e6 for seconds in (kernel, blas)] + [share]
+    return [seconds / some.shape[0] * 1e6 for seconds in taken] + [share]
 
 
 def child(job):
     """Measure; print the answer as JSON."""
+    diskcsr.set_num_threads(1)  # whose time is measured
     if not job["tiles"]:
         kernels.products._TILES = 1 << 30  # before anything is compiled
     A = sp.vstack(list(blocks(job["rows"], job["columns"])), format="csr")
     answer = {"products": by_tiles(A, job["rounds"])}
     if job["tiles"]:
-        answer["gram"] = gram_matrices(A[:256], job["selected"], job["rounds"])
+        answer["panels"] = by_panels(A, job["rounds"])
+        answer["gram"] = gram_matrices(A[:1024], job["selected"], job["rounds"])
     print(json.dumps(answer))
 
 
@@ -86,9 +110,10 @@ def run(args, folder):
         WIDTHS, tiled["products"], whole["products"], strict=True
     ):
         print(f"{width:4} {dtype:5}{one:8.1f}{other:8.1f}{one / other:8.2f}")
-    kernel, blas, share = tiled["gram"]
+    print(f"  64 singles, by panels {tiled['panels']:.1f}")
+    kernel, blas, singles, share = tiled["gram"]
     print(f"Gram matrix of {args.selected:,} columns, {share:.0%} stored, us a row:", end=" ")
-    print(f"kernel {kernel:,.0f}, BLAS {blas:,.0f}")
+    print(f"kernel {kernel:,.0f}, BLAS {blas:,.0f}, in singles {singles:,.0f}")
     return {"tiles": tiled, "whole": whole}
 
 

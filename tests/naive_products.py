@@ -72,6 +72,18 @@ def gram_product(data, indices, indptr, dense, out):
     return -1
 
 
+def gram_panel(data, indices, indptr, panel, part, lanes):
+    """Twin of `panels.gram_panel`, of whole numbers."""
+    assert panel.shape[1] == 16 * len(lanes)
+    return gram_product(data, indices, indptr, panel, part)
+
+
+def add_part(part, out):
+    """Twin of `panels.add_part`."""
+    out += part
+    part[:] = 0
+
+
 def gram(data, indices, indptr, first, last, out):
     """Twin of `products.gram`."""
     elements = list(_elements(data, indices, indptr))

@@ -27,12 +27,12 @@ def whole(rng, shape, dtype):
     return numbers - 1j * numbers[::-1] if dtype.kind == "c" else numbers
 
 
-def both(name, block, *arguments, out):
+def both(name, block, *arguments, out, module=kernels.products, more=()):
     """Run a kernel and its twin on what is in `out`; compare, and return the result."""
     arrays = block.data, block.indices, block.indptr
     expected = out.copy()
-    bad = getattr(naive_products, name)(*arrays, *arguments, expected)
-    assert getattr(kernels.products, name)(*arrays, *arguments, out) == bad
+    bad = getattr(naive_products, name)(*arrays, *arguments, expected, *more)
+    assert getattr(module, name)(*arrays, *arguments, out, *more) == bad
     assert out.dtype == expected.dtype
     np.testing.assert_array_equal(out, expected)
     return out
@@ -73,7 +73,7 @@ def large(seed, in_order):
         for a, b in pairwise(indptr):
             indices[a:b].sort()
     data, wide = rng.random(indices.size), rng.random((rows, width))
-    together = kernels.products._rows_together(rows, width, 8, len(lengths), indices.size)
+    together = kernels.products.rows_together(rows, width, 8, len(lengths), indices.size)
     assert 0 < together <= rows // 24
     return data, indices, indptr, wide
 
@@ -106,6 +106,80 @@ def test_tiles_use_every_element_of_lines_in_any_order(bad):
     for name, factor, result in (("lines_dense", wide, lines), ("gram_product", wide, out)):
         assert getattr(kernels.products, name)(data, indices, indptr, factor, result) == 10
     assert kernels.products.add_lines_dense(data, indices, indptr, lines, out) == 10
+
+
+# ----------------------------------------------------------------------------------------- panels
+
+
+def panel_of(dense, lanes):
+    """The first columns of a matrix, so many as a panel has, and zeros of its size."""
+    width = kernels.panels.VECTOR * lanes
+    panel = np.zeros((len(dense), width), np.float32)
+    panel[:, : dense.shape[1]] = dense[:, :width]
+    return panel, np.zeros_like(panel)
+
+
+@given(
+    matrices(formats=("csr",), dtypes=(np.dtype("f4"),)),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from(["i4", "i8", "u4", "u8"]),
+    st.integers(0, 99),
+)
+def test_a_gram_product_by_panels(block, lanes, index, seed):
+    rng, m = np.random.default_rng(seed), block.shape[1]
+    panel, _ = panel_of(whole(rng, (m, 9), np.dtype("f4")), lanes)
+    before = whole(rng, panel.shape, panel.dtype)
+    matrix, block = block, block.copy()
+    block.indices = block.indices.astype(index)
+    more = {"module": kernels.panels, "more": ((0,) * lanes,)}
+    out = both("gram_panel", block, panel, out=before.copy(), **more)
+    np.testing.assert_array_equal(out, before + matrix.T @ (matrix @ panel))
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_panels_by_tiles(in_order, lanes):
+    rng = np.random.default_rng(3)
+    rows, n, length = 30_000, 300, 330
+    indptr = np.arange(0, n * length + 1, length, dtype=np.int32)
+    indices = rng.integers(0, rows, n * length).astype(np.int32)
+    if in_order:
+        indices = np.sort(indices.reshape(n, length)).ravel()
+    data = rng.integers(1, 4, n * length).astype(np.float32)
+    panel, part = panel_of(rng.integers(-3, 4, (rows, 5)), lanes)
+    together = kernels.products.rows_together(*panel.shape, 4, n, n * length)
+    assert (together < rows) == (lanes == 4)
+    assert kernels.panels.gram_panel(data, indices, indptr, panel, part, (0,) * lanes) == -1
+    block = sp.csr_array((data.astype(float), indices, indptr), shape=(n, rows))
+    np.testing.assert_array_equal(part, block.T @ (block @ panel.astype(float)))
+    # Of two bad lines it is the first that is told.
+    for bad in (rows, -1, 1 << 30):
+        indices[[indptr[41] - 1, indptr[200]]] = bad
+        arrays = data, indices, indptr, panel, part, (0,) * lanes
+        assert kernels.panels.gram_panel(*arrays) == 40
+
+
+def test_a_panel_without_rows():
+    arrays = np.ones(1, np.float32), np.zeros(1, np.int32), np.array([0, 0, 1], np.int32)
+    panel, part = panel_of(np.zeros((0, 1)), 1)
+    assert kernels.panels.gram_panel(*arrays, panel, part, (0,)) == 1
+    none = arrays[0][:0], arrays[1][:0], np.zeros(3, np.int32)
+    assert kernels.panels.gram_panel(*none, panel, part, (0,)) == -1
+
+
+@given(st.integers(0, 99))
+def test_a_part_is_added_in_doubles(seed):
+    rng = np.random.default_rng(seed)
+    part, out = rng.random((5, 16)).astype(np.float32), rng.random((5, 16)) * 1e9
+    expected_part, expected = part.copy(), out.copy()
+    naive_products.add_part(expected_part, expected)
+    kernels.panels.add_part(part, out)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(part, expected_part)
+    assert not part.any()
+
+
+# ----------------------------------------------------------------------------------- Gram matrices
 
 
 @given(blocks(), st.data())

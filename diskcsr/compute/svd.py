@@ -13,7 +13,7 @@ and in that of the rows, with ``w = A mean``,
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,11 @@ _TIMES_BLOCK, _PAIR, _DENSE_PAIR, _READING = 0.5, 0.75, 0.02, 5
 #: Rows of a Gram matrix from which on the few eigenpairs wanted are iterated for: all 2,000 of
 #: such a matrix take seconds, 60 of them tenths of one.
 _LARGE_GRAM = 1000
+#: The least `tol` for which values in single precision are multiplied in it, and the share of it
+#: that is aimed at then.
+_SINGLES, _SAFE = 1e-5, 0.8
+#: So many products after which residuals in singles are as large as before are the last.
+_STAYS = 4
 #: The residual at which these are exact, and the products after which they are not looked for.
 _EXACT = 1e-11
 _MOST_PRODUCTS = 60
@@ -57,8 +62,11 @@ class Products(NamedTuple):
         ``A @ D``.
     back : function of an (m, b) array
         ``A.T @ D``.
-    gram_matrix : function without arguments
-        ``A.T @ A``, dense; of whoever asks for it.
+    gram_matrix : function of a bool
+        ``A.T @ A``, dense; of whoever asks for it. True: single precision will do.
+    checked : function of an (n, b) array, or None
+        ``A @ D`` and ``A.T @ (A @ D)`` in doubles, where `gram` multiplies blocks of singles much
+        faster, and `gram_matrix` may, so that what they come to needs to be looked at.
     """
 
     shape: tuple[int, int]
@@ -67,26 +75,32 @@ class Products(NamedTuple):
     gram_of_rows: Callable[[np.ndarray], np.ndarray]
     forth: Callable[[np.ndarray], np.ndarray]
     back: Callable[[np.ndarray], np.ndarray]
-    gram_matrix: Callable[[], np.ndarray]
+    gram_matrix: Callable[[bool], np.ndarray]
+    checked: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
 
-    def centred(self, mean: np.ndarray) -> "Products":
-        """Return the products of the matrix less the mean of each column."""
-        rows, square = self.shape[0], float(mean @ mean)
+    def centred(self, mean_of: Callable[[], np.ndarray]) -> "Products":
+        """Return the products of the matrix less the mean of each column.
+
+        The means are asked for after the first product: it may be what they come from.
+        """
+        rows = self.shape[0]
         weighted = None
 
         def gram(block: np.ndarray) -> np.ndarray:
-            return self.gram(block) - rows * np.outer(mean, mean @ block)
+            result, mean = self.gram(block), mean_of()
+            return result - rows * np.outer(mean, mean @ block)
 
         def gram_of_rows(block: np.ndarray) -> np.ndarray:
             nonlocal weighted
+            result, mean = self.gram_of_rows(block), mean_of()
             if weighted is None:
                 weighted = self.forth(mean[:, None])[:, 0]
             total = block.sum(0)
-            taken = np.outer(weighted, total) + (weighted @ block - square * total)
-            return self.gram_of_rows(block) - taken
+            taken = np.outer(weighted, total) + (weighted @ block - float(mean @ mean) * total)
+            return result - taken
 
-        def gram_matrix() -> np.ndarray:
-            result = self.gram_matrix()
+        def gram_matrix(singles: bool) -> np.ndarray:
+            result, mean = self.gram_matrix(singles), mean_of()
             for first in range(0, len(result), 256):  # there is no second one of that size
                 some = slice(first, first + 256)
                 result[some] -= rows * np.outer(mean[some], mean)
@@ -94,15 +108,23 @@ class Products(NamedTuple):
 
         def forth(block: np.ndarray) -> np.ndarray:
             result = np.asarray(self.forth(block), dtype=np.float64)
-            result -= mean @ block
+            result -= mean_of() @ block
             return result
+
+        def checked(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            assert self.checked is not None
+            lines, product = self.checked(block)
+            mean = mean_of()
+            lines -= mean @ block  # as long as the matrix: there is no second one
+            return lines, product - rows * np.outer(mean, mean @ block)
 
         return self._replace(
             gram=gram,
             gram_of_rows=gram_of_rows,
             forth=forth,
-            back=lambda block: self.back(block) - np.outer(mean, block.sum(0)),
+            back=lambda block: self.back(block) - np.outer(mean_of(), block.sum(0)),
             gram_matrix=gram_matrix,
+            checked=None if self.checked is None else checked,
         )
 
 
@@ -156,19 +178,7 @@ def singular_triplets(
     """
     rows, columns = products.shape
     in_columns = columns <= rows
-    if takes_gram_matrix(products, k):
-        found = _exact(products.gram_matrix(), k, rng)
-    else:
-        n = min(rows, columns)
-        block = rng.standard_normal((n, min(n, k + max(_BEYOND, k // 5))))
-        found = largest_eigenpairs(
-            products.gram if in_columns else products.gram_of_rows,
-            block,
-            k,
-            is_good=lambda values, residuals: residuals <= tol * _scale(values, n),
-            max_passes=max_passes,
-            max_width=_WIDEST * block.shape[1],
-        )
+    found, others = _found(products, k, rng, tol, max_passes)
     scale = _scale(found.values, 1)
     residual = float((found.residuals / np.where(scale > 0, scale, 1)).max(initial=0))
     if not (found.residuals <= tol * _scale(found.values, min(rows, columns))).all():
@@ -178,8 +188,10 @@ def singular_triplets(
             RuntimeWarning,
             stacklevel=4,
         )
-    vectors = found.vectors
-    others = np.asarray((products.forth if in_columns else products.back)(vectors), np.float64)
+    vectors, passes = found.vectors, found.passes
+    if others is None:
+        others = np.asarray((products.forth if in_columns else products.back)(vectors), np.float64)
+        passes += 1
     # The length of A v is a better singular value than the root of an eigenvalue is.
     s = np.sqrt(np.einsum("ij,ij->j", others, others))  # without the squares in memory
     order = np.argsort(-s, kind="stable")
@@ -190,7 +202,91 @@ def singular_triplets(
     furthest = np.take_along_axis(v, np.abs(v).argmax(0)[None], 0)[0]
     signs = np.where(furthest < 0, -1.0, 1.0)
     u *= signs  # along the longer axis as a rule: there is no second one of that size
-    return Triplets(u, s, (v * signs).T, found.passes + 1, residual)
+    return Triplets(u, s, (v * signs).T, passes, residual)
+
+
+def _found(
+    products: Products, k: int, rng: np.random.Generator, tol: float, max_passes: int
+) -> tuple[Eigenpairs, np.ndarray | None]:
+    """Return eigenpairs along the shorter axis, and products with them if there are any already."""
+    rows, columns = products.shape
+    n, in_columns = min(rows, columns), columns <= rows
+    whole = takes_gram_matrix(products, k)
+    start = np.empty((n, 0)) if whole else rng.standard_normal((n, _width(n, k)))
+
+    def good(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+        return residuals <= tol * _scale(values, n)
+
+    def iterated(product: Any, is_good: Any, most: int) -> Eigenpairs:
+        width = _WIDEST * start.shape[1]
+        return largest_eigenpairs(
+            product, start, k, is_good=is_good, max_passes=most, max_width=width
+        )
+
+    passes = 0
+    if products.checked is not None and in_columns and tol >= _SINGLES:
+        if whole:
+            found = _exact(products.gram_matrix(True), k, rng)
+        else:
+            is_good = _while_it_helps(k, _SAFE * tol, n)
+            found = iterated(_rounded(products.gram), is_good, max(1, max_passes // 2))
+        passes = found.passes + 1
+        others, images = products.checked(found.vectors)
+        found = _looked_at(found, others, images)
+        spent = passes >= max_passes and not whole
+        if spent or good(found.values, found.residuals).all():
+            return replace(found, passes=passes), others
+        del others, images  # as long as the matrix
+        if not whole:
+            start[:, :k] = found.vectors
+    if whole:
+        found = _exact(products.gram_matrix(False), k, rng)
+    else:
+        product = products.gram if in_columns else products.gram_of_rows
+        found = iterated(product, good, max_passes - passes)
+    return replace(found, passes=found.passes + passes), None
+
+
+def _while_it_helps(k: int, tol: float, n: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return what says which eigenpairs are good: all are, once residuals no longer get smaller.
+
+    Below what rounding makes of them they do not.
+    """
+    worst: list[float] = []
+
+    def is_good(values: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+        scale = _scale(values, n)
+        worst.append(float((residuals[:k] / np.where(scale > 0, scale, 1)[:k]).max(initial=0)))
+        stays = len(worst) > _STAYS and min(worst[-_STAYS:]) > 0.7 * min(worst[:-_STAYS])
+        return (residuals <= tol * scale) | stays
+
+    return is_good
+
+
+def _looked_at(found: Eigenpairs, others: np.ndarray, images: np.ndarray) -> Eigenpairs:
+    """Return the best vectors in the space of some, given what the matrix makes of these.
+
+    `others`, their products with the matrix, become those of the best vectors.
+    """
+    small = found.vectors.T @ images
+    values, rotation = np.linalg.eigh((small + small.T) / 2)
+    values, rotation = values[::-1], rotation[:, ::-1]
+    for first in range(0, len(others), 4096):  # there is no second one of that size
+        some = slice(first, first + 4096)
+        others[some] = others[some] @ rotation
+    vectors = found.vectors @ rotation
+    residuals = np.linalg.norm(images @ rotation - vectors * values, axis=0)
+    return Eigenpairs(values, vectors, residuals, found.passes)
+
+
+def _width(n: int, k: int) -> int:
+    """Return of how many vectors the first block of an iteration is."""
+    return min(n, k + max(_BEYOND, k // 5))
+
+
+def _rounded(product: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the product with a block of singles; means are taken off for the same block."""
+    return lambda block: product(block.astype(np.float32))
 
 
 def _scale(values: np.ndarray, n: int) -> np.ndarray:
@@ -220,7 +316,7 @@ def _exact(gram: np.ndarray, k: int, rng: np.random.Generator) -> Eigenpairs:
     Of a large one a few are found by the iteration in a fraction of the time that all of them take.
     """
     n = len(gram)
-    width = k + max(_BEYOND, k // 5)
+    width = _width(n, k)
     if n >= _LARGE_GRAM and 3 * width < n:
         found = largest_eigenpairs(
             lambda block: gram @ block,

@@ -12,6 +12,7 @@ _MODULES = frozenset(
     (
         "fletcher32",
         "lzf",
+        "panels",
         "planes",
         "planning",
         "products",

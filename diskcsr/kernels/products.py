@@ -82,7 +82,7 @@ def add_lines(data, indices, indptr, y, out):
 
 
 @njit(cache=True, nogil=True)
-def _first_from(minors, first, last, bound):
+def first_from(minors, first, last, bound):
     """Return the place from `first` on, before `last`, of the first index that is `bound` or more.
 
     Where they do not ascend it is some place all the same. Most are near, so steps grow.
@@ -102,7 +102,7 @@ def _first_from(minors, first, last, bound):
 
 
 @njit(cache=True, nogil=True)
-def _rows_together(rows, width, itemsize, lines, elements):
+def rows_together(rows, width, itemsize, lines, elements):
     """Return how many rows of a dense matrix are used at a time, of `rows`.
 
     So few that they stay in the cache while all lines use them. All of them, where most stay in one
@@ -115,7 +115,7 @@ def _rows_together(rows, width, itemsize, lines, elements):
 
 
 @njit(cache=True, nogil=True)
-def _first_bad(indices, indptr, end, found):
+def first_bad(indices, indptr, end, found):
     """Return the first line that has an index out of range; `found`, should there be none now."""
     for r in range(indptr.size - 1):
         for i in range(indptr[r], indptr[r + 1]):
@@ -175,7 +175,7 @@ def _by_tiles(data, indices, indptr, dense, lines, along):
     """
     n, rows = indptr.size - 1, dense.shape[0]
     elements = indptr[n] - indptr[0]
-    tile = _rows_together(rows, dense.shape[1], dense.itemsize, n, elements)
+    tile = rows_together(rows, dense.shape[1], dense.itemsize, n, elements)
     at = indptr[:n].copy()
     if along:
         lines[:] = 0
@@ -183,13 +183,13 @@ def _by_tiles(data, indices, indptr, dense, lines, along):
         for r in range(n):
             a, b = at[r], indptr[r + 1]
             if first + tile < rows:
-                b = _first_from(indices, a, b, first + tile)
+                b = first_from(indices, a, b, first + tile)
             if along:
                 good = _add_rows(data[a:b], indices[a:b], dense, lines[r])
             else:
                 good = _add_to_rows(data[a:b], indices[a:b], lines[r], dense)
             if not good:
-                return _first_bad(indices, indptr, np.uint64(rows), r)
+                return first_bad(indices, indptr, np.uint64(rows), r)
             at[r] = b
     return -1
 

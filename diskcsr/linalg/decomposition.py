@@ -1,20 +1,21 @@
 """The largest singular values, and principal components as a function."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
 
-from ..compute.products import gram_matrix
-from ..compute.svd import Products, Triplets, singular_triplets, takes_gram_matrix
+from ..compute.gram import Totals, gram_and_totals, gram_matrix, in_singles, products_and_gram
+from ..compute.svd import Products, Triplets, singular_triplets
 from ..protocol.handle import contents_of
 from ..protocol.multiplying import gram_product
 from ..protocol.reducing import describe
 
 __all__ = ["PCAResult", "pca", "svds"]
 
-#: The share of a column's squares that its variance is at least for one to be taken off the other.
+#: The share of the squares that the variance is at least for one to be taken off the other.
 _LOST = 1e-6
 
 
@@ -68,9 +69,15 @@ def svds(
     spans the Krylov space of [1]_; each product is one pass of a file whose lines lie along the
     longer axis, and two of others. Of log counts of cells 50 vectors took 10 to 20 passes for `tol`
     of 1e-4; for 1e-6 about three more are needed. One of them gives `U`. To begin with the vectors
-    of a sample of the rows would spare one pass, which is what reading the sample costs. Up to
-    5,000 columns with short rows ``A.T @ A`` itself is computed in one pass instead. Singular
-    values below about 1e-8 of the first are not told from zero.
+    of a sample of the rows spares no pass, unless rare rows are left out of account. Up to 5,000
+    columns with short rows ``A.T @ A`` itself is computed in one pass instead. Singular values
+    below about 1e-8 of the first are not told from zero.
+
+    Where `tol` is 1e-5 or more, values in single precision that are stored by rows are multiplied
+    in it, in half of the time, and what comes out is added up in doubles. The last pass computes
+    the residuals in doubles; where they are above `tol` the iteration goes on in doubles from
+    there. So it is where values are far from zero and near each other. A lazy array that is divided
+    by doubles is one of doubles.
 
     Memory is that of the result, and of up to 16 blocks of ``k + max(10, k / 5)`` vectors along
     the shorter axis.
@@ -166,9 +173,9 @@ def pca(
 
     Notes
     -----
-    One pass finds means and variances, one the scores; between them it is `svds`. Where that takes
-    a Gram matrix, means and variances come with it, unless a column varies so little beside its
-    mean that they take a pass of their own.
+    It is `svds`, the last pass of which gives the scores. Means and variances come with the first
+    pass over rows on disk; they take one of their own where columns are scaled, where there are
+    fewer rows than columns, and where columns vary so little that their squares do not show it.
 
     Examples
     --------
@@ -183,25 +190,19 @@ def pca(
     if m < 2:
         raise ValueError(f"there is no variance with n_samples={m}: pca takes at least two rows")
     products, k = _products_of(A, k)
-    shown = _by_rows(A)
-    passes, moments = 0, None
-    if not scale and shown is not None and takes_gram_matrix(products, k):
-        found, moments = _gram_and_moments(shown)
-        products = products._replace(gram_matrix=found.pop)  # whoever has it changes it
-    if moments is None:
-        passes, moments = 1, _moments(A)
-    mean, variance = moments
-    factor = np.ones_like(mean)
+    moments = _Moments(A)
+    if not scale:
+        products = moments.by_the_way(products)
+    factor = np.ones(A.shape[1])
     if scale:
-        factor = np.sqrt(np.where(variance > 0, variance, 1))
+        factor = np.sqrt(np.where(moments.variance > 0, moments.variance, 1))
         A = (A.lazy if contents_of(A) is not None else A) / factor[None]
         products, k = _products_of(A if contents_of(A) is not None else A.tocsr(), k)
-    products = products.centred(mean / factor) if center else products
+    products = products.centred(lambda: moments.mean / factor) if center else products
     triplets = _triplets(products, k, rng, tol, max_passes)
-    spread = variance / factor**2
-    if not center:
-        spread = spread + (mean / factor) ** 2 * (m / (m - 1))
-    total = float(spread.sum())
+    total = float((moments.variance / factor**2).sum()) if scale else moments.total(center)
+    if scale and not center:
+        total += float(((moments.mean / factor) ** 2).sum()) * m / (m - 1)
     explained = triplets.s**2 / (m - 1)
     scores = triplets.u
     scores *= triplets.s
@@ -211,27 +212,72 @@ def pca(
         explained_variance=explained,
         explained_variance_ratio=explained / total if total else np.zeros_like(explained),
         singular_values=triplets.s,
-        mean=mean if center else np.zeros_like(mean),
+        mean=moments.mean if center else np.zeros_like(factor),
         scale=factor,
-        passes=triplets.passes + passes,
+        passes=triplets.passes + moments.passes,
     )
 
 
-def _gram_and_moments(
-    shown: Any,
-) -> tuple[list[np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
-    """Return ``A.T @ A``, and means and variances of the columns, from one pass.
+class _Moments:
+    """Means and variances of the columns: found by the way, or else in a pass of their own."""
 
-    None in place of these where a column's variance is lost in its squares, as of time stamps.
-    """
-    m, n = shown.shape
-    sums = np.zeros(n)
-    gram = gram_matrix(shown, sums)
-    mean, squares = sums / m, gram.diagonal()
-    centred = squares - m * mean**2
-    if ((squares > 0) & (centred < _LOST * squares)).any():
-        return [gram], None
-    return [gram], (mean, centred / (m - 1))
+    def __init__(self, A: Any) -> None:
+        self._A = A
+        self._totals: Totals | None = None
+        self._described: tuple[np.ndarray, np.ndarray] | None = None
+
+    def by_the_way(self, products: Products) -> Products:
+        """Return the products, the first of which finds the means, too."""
+        shown = _by_rows(self._A)
+        if shown is None:
+            return products
+
+        def gram(block: np.ndarray) -> np.ndarray:
+            if self._totals is not None:
+                return products.gram(block)
+            result, self._totals = gram_and_totals(shown, block, totals=True)
+            return result
+
+        def whole(singles: bool) -> np.ndarray:
+            if self._totals is not None:
+                return products.gram_matrix(singles)
+            totals = Totals.of_nothing(shown.n_minor)
+            result = gram_matrix(shown, singles=singles, totals=totals)
+            self._totals = totals
+            return result
+
+        return products._replace(gram=gram, gram_matrix=whole)
+
+    @property
+    def passes(self) -> int:
+        """How many passes of the file were made for them alone."""
+        return int(self._described is not None)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The (n,) means."""
+        return self._describe()[0] if self._totals is None else self._totals.sums / self._A.shape[0]
+
+    @property
+    def variance(self) -> np.ndarray:
+        """The (n,) variances, with one less than there are rows."""
+        return self._describe()[1]
+
+    def total(self, center: bool) -> float:
+        """Return the sum of the variances, or of those around zero."""
+        m = self._A.shape[0]
+        around = m * float(self.mean @ self.mean)
+        if self._totals is not None:
+            squares = float(self._totals.squares[0])
+            # Of columns far from zero, as of time stamps, it is lost in the squares.
+            if not center or not squares - around < _LOST * squares:
+                return (squares - around if center else squares) / (m - 1)
+        return float(self.variance.sum()) + (0 if center else around / (m - 1))
+
+    def _describe(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._described is None:
+            self._described = _moments(self._A)
+        return self._described
 
 
 def _moments(A: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -257,22 +303,32 @@ def _products_of(A: Any, k: int) -> tuple[Products, int]:
         raise ValueError("complex matrices are not decomposed here: scipy.sparse.linalg.svds is")
     if int(k) != k or not 1 <= k <= min(A.shape):
         raise ValueError(f"k must be from 1 to {min(A.shape)} of shape {A.shape}, not {k!r}")
-    shown = contents_of(A)
+    shown, rows = contents_of(A), _by_rows(A)
+    singles = rows is not None and in_singles(rows)
+
+    def gram(block: np.ndarray) -> np.ndarray:
+        if rows is None:
+            return gram_product(A, block)
+        return gram_and_totals(rows, block, totals=False)[0]
+
     products = Products(
         A.shape,
         A.nnz if shown is None else shown.elements,
-        gram=lambda block: gram_product(A, block),
+        gram=gram,
         gram_of_rows=lambda block: gram_product(A.T, block),
         forth=lambda block: A @ block,
         back=lambda block: A.T @ block,
-        gram_matrix=lambda: _gram_matrix(A),
+        gram_matrix=partial(_gram_matrix, A),
+        checked=partial(products_and_gram, rows) if singles else None,
     )
     return products, int(k)
 
 
-def _gram_matrix(A: Any) -> np.ndarray:
+def _gram_matrix(A: Any, singles: bool) -> np.ndarray:
     shown = _by_rows(A)
-    return np.asarray(A.T @ (A @ np.eye(A.shape[1]))) if shown is None else gram_matrix(shown)
+    if shown is None:
+        return np.asarray(A.T @ (A @ np.eye(A.shape[1])))
+    return gram_matrix(shown, singles=singles)
 
 
 def _by_rows(A: Any) -> Any:

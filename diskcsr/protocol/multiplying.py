@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from ..compute import products, sparse_products
+from ..compute import gram, products, sparse_products
 from ..machine.progress import Progress
 from .handle import Handle
 
@@ -79,4 +79,4 @@ def gram_product(A: Any, dense: Any, *, progress: Progress = None) -> Any:
         return A.T @ (A @ dense)
     if issparse(dense):
         raise TypeError("gram_product multiplies by a dense array; A.T @ (A @ B) takes a sparse B")
-    return products.gram_product(A._contents(), A._scipy_class, np.asarray(dense), progress)
+    return gram.gram_product(A._contents(), A._scipy_class, np.asarray(dense), progress)
