@@ -525,6 +525,17 @@ def test_values_that_a_function_leaves_in_strides_are_multiplied(store):
     assert error_of(found, wide.T @ (wide @ dense.astype(float))) < 1e-6
 
 
+def test_scores_over_the_budget_are_refused_before_anything_is_taken(store):
+    A = contents_of(store(counts(20_000)))
+    tracemalloc.start()
+    refused = pytest.raises(diskcsr.MemoryBudgetError, match="product")
+    with diskcsr.options.set(memory_budget=10_000_000), refused:
+        products_and_gram(A, np.ones((400, 100)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 20_000 * 100 / 4
+
+
 def test_a_small_budget_is_one_for_doubles(store):
     """Panels of many threads need not fit."""
     A = store(counts(6000, 3000))

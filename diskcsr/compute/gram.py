@@ -24,7 +24,6 @@ from ..blocks.walk import (
     blocks,
     fold,
     require_in_range,
-    room_for_states,
 )
 from ..machine.options import options
 from ..machine.progress import Progress
@@ -42,6 +41,7 @@ from .products import (
     prepared,
     require,
     states,
+    states_of,
 )
 
 __all__ = [
@@ -149,7 +149,8 @@ def gram_and_totals(
     shown : Contents
         Rows.
     dense : (n, b) array
-        Of singles where these are to be multiplied as such: see `in_singles`.
+        Of singles where these are to be multiplied as such: see `in_singles`. What that takes
+        beside must fit the memory budget, or they are multiplied as doubles.
     totals : bool
         Whether `Totals` are asked for.
     progress
@@ -162,9 +163,12 @@ def gram_and_totals(
     """
     singles = dense.dtype == np.float32 and in_singles(shown)
     part = _by_panels(shown, dense) if singles else None
-    if part is None or 8 * dense.size + part.scratch + _states_of(part) > options.memory_limit():
+    if (
+        part is None
+        or 8 * dense.size + part.scratch + states_of(part.nbytes) > options.memory_limit()
+    ):
         part, singles = _whole(shown, dense, np.dtype(np.float64)), False
-        require(shown, 8 * dense.size, _states_of(part))
+        require(shown, 8 * dense.size, states_of(part.nbytes))
     part = _both(part, _totals(shown.n_minor)) if totals else part
     found = _folded(shown, part, progress)
     product, other = found if totals else (found, None)
@@ -186,9 +190,16 @@ def products_and_gram(
     -------
     lines : (m, b) float64 array
     product : (n, b) float64 array
+
+    Raises
+    ------
+    MemoryBudgetError
+        When these do not fit the memory budget; nothing was read.
     """
     dense = np.ascontiguousarray(dense, np.float64)
-    lines = np.empty((shown.n_major, dense.shape[1]))
+    width, size = dense.shape[1], dense.nbytes
+    require(shown, 8 * shown.n_major * width + size, states_of(size))
+    lines = np.empty((shown.n_major, width))
 
     def step(state: np.ndarray, block: Block) -> np.ndarray:
         arrays, some = arrays_for(block, lines.dtype), lines[block.first : block.last]
@@ -196,13 +207,8 @@ def products_and_gram(
         require_in_range(kernels.products.add_lines_dense(*arrays, some, state))
         return state
 
-    part = _Part(lambda: np.zeros(dense.shape), step, add, dense.nbytes)
-    require(shown, lines.nbytes + dense.nbytes, _states_of(part))
+    part = _Part(lambda: np.zeros(dense.shape), step, add, size)
     return lines, _folded(shown, part, progress)
-
-
-def _states_of(part: _Part) -> int:
-    return max(part.nbytes, min(16 * part.nbytes, room_for_states()))
 
 
 def _folded(shown: Contents, part: _Part, progress: Progress) -> Any:

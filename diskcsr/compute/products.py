@@ -28,6 +28,7 @@ __all__ = [
     "prepared",
     "require",
     "states",
+    "states_of",
     "times_dense",
 ]
 
@@ -64,8 +65,12 @@ def times_dense(shown: Contents, container: Any, other: Any, reflected: bool = F
 
 def states(form: np.ndarray) -> int:
     """Return what the states of all cuts take, where each is as large as the result."""
-    state = form.size * _widened(form.dtype).itemsize
-    return max(state, min(16 * state, room_for_states()))
+    return states_of(form.size * _widened(form.dtype).itemsize)
+
+
+def states_of(nbytes: int) -> int:
+    """Return what the states of all cuts take, of so many bytes each."""
+    return max(nbytes, min(16 * nbytes, room_for_states()))
 
 
 def require(shown: Contents, result: int, scratch: int) -> None:

@@ -86,9 +86,12 @@ class Products(NamedTuple):
         rows = self.shape[0]
         weighted = None
 
+        def less(product: np.ndarray, block: np.ndarray) -> np.ndarray:
+            mean = mean_of()
+            return product - rows * np.outer(mean, mean @ block)
+
         def gram(block: np.ndarray) -> np.ndarray:
-            result, mean = self.gram(block), mean_of()
-            return result - rows * np.outer(mean, mean @ block)
+            return less(self.gram(block), block)
 
         def gram_of_rows(block: np.ndarray) -> np.ndarray:
             nonlocal weighted
@@ -114,9 +117,8 @@ class Products(NamedTuple):
         def checked(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             assert self.checked is not None
             lines, product = self.checked(block)
-            mean = mean_of()
-            lines -= mean @ block  # as long as the matrix: there is no second one
-            return lines, product - rows * np.outer(mean, mean @ block)
+            lines -= mean_of() @ block  # as long as the matrix: there is no second one
+            return lines, less(product, block)
 
         return self._replace(
             gram=gram,

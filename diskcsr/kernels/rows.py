@@ -400,7 +400,7 @@ def find_listed(indices, indptr, places):
         Positions, ascending.
     kept : (k,) array
         Their places, counted from 0.
-    starts : array
+    starts : array, as `indptr`
     """
     starts, count, last = np.zeros_like(indptr), 0, np.uint64(places.size - 1)
     for line in range(indptr.size - 1):
