@@ -1,7 +1,9 @@
 """Which state of a file is shown, and that nothing is remembered of files that are closed."""
 
+import contextlib
 import os
 import pickle
+import threading
 
 import h5py
 import numpy as np
@@ -73,6 +75,28 @@ def test_files_that_are_closed_are_forgotten(tmp_path, monkeypatch):
             most = max(most, len(freshness._first_seen))
         assert os.path.realpath(kept) in freshness._first_seen
     assert most <= 9
+
+
+def test_a_file_that_another_thread_closes_meanwhile(path, tmp_path, monkeypatch):
+    other = tmp_path / "other.h5"
+    diskcsr.write(other, csr_array(np.eye(5))).close()
+    opened = h5py.File(other, "r")
+    closer = threading.Thread(target=opened.close)
+    serial_of = freshness.serial_of
+
+    def slowly(identifier):
+        with contextlib.suppress(RuntimeError):  # it was started before
+            closer.start()
+        closer.join(0.2)
+        return serial_of(identifier)
+
+    with diskcsr.open(path) as A:
+        monkeypatch.setattr(freshness, "_most", 0)
+        monkeypatch.setattr(freshness, "serial_of", slowly)
+        freshness._forget_closed()
+        closer.join()
+        assert not opened
+        assert A[3, 3] == 1
 
 
 def test_many_open_files_are_remembered(tmp_path, monkeypatch):

@@ -373,7 +373,13 @@ def test_bytes_changed_at_random(tmp_path_factory, judge, by_h5py, layout):
         path.write_bytes(raw)
         # Some damage crashes HDF5 itself, before anybody could look at it.
         assume(by_h5py(path, original) == "ok")
-        assert judge(path, original, seed) == "ok"
+        verdict = judge(path, original, seed)
+        if verdict.startswith("the process ended"):
+            # HDF5's own crash may hang on what lay in memory: look again, in new processes, too.
+            for _ in range(5):
+                assume(by_h5py(path, original) == "ok")
+                by_h5py.close()
+        assert verdict == "ok"
 
     examine()
 

@@ -13,6 +13,7 @@ import h5py
 
 from ...errors import CorruptFileError, StaleFileError
 from .anew import ReadAnew
+from .lock import hdf5_locked
 from .transactions import path_of, read_anew_of, serial_of
 
 __all__ = ["Freshness", "State", "is_shown_as_it_is"]
@@ -115,11 +116,11 @@ def _forget_closed() -> None:
     global _most
     if len(_first_seen) < _most:
         return
-    identifiers = h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
     still_open = set()
-    for identifier in identifiers:
-        with suppress(CorruptFileError):  # then it is not among those that were seen, either
-            still_open.add(serial_of(identifier))
+    with hdf5_locked():  # or other threads close meanwhile what is looked at
+        for identifier in h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE):
+            with suppress(CorruptFileError):  # then it is not among those that were seen, either
+                still_open.add(serial_of(identifier))
     for path, (number, _) in list(_first_seen.items()):
         if number not in still_open:
             _first_seen.pop(path, None)
