@@ -1,5 +1,7 @@
 """What all tests share: how hypothesis runs, and matrices put into files."""
 
+import signal
+
 import pytest
 from conformance.stored import write_by_hand
 from hypothesis import HealthCheck, settings
@@ -14,6 +16,12 @@ ONCE = {
     "test_bench", "test_bench_scripts", "test_beside", "test_campaign", "test_cli",
     "test_examples", "test_interrupts", "test_kills", "test_out_of_memory", "test_untrusted",
 }  # fmt: skip
+
+
+def pytest_configure():
+    """Have Ctrl-C heard, also where this runs behind a shell that had it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

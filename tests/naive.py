@@ -300,25 +300,43 @@ def add_at(values, indices, out):
     return -1
 
 
-def summarize_at(values, indices, counts, sums, extremes, spread):
-    """Twin of `reduce.summarize_at`."""
+def spread_at(values, indices, spread):
+    """Twin of `reduce.spread_at`."""
     for i, (x, at) in enumerate(zip(values, indices.tolist(), strict=True)):
-        if at >= len(counts):
+        if at >= len(spread):
             return i
-        if counts[at, 0] == 0:
-            spread[at, 0] = x
-        counts[at] += [1, x == 0, x != x]
-        if x == x:
-            extremes[at] = min(extremes[at, 0], x), max(extremes[at, 1], x)
-        sums[at] += x
-        spread[at, 1:] += [float(x) - spread[at, 0], (float(x) - spread[at, 0]) ** 2]
+        if spread[at, 0] == 0:
+            spread[at, 1] = x
+        apart = float(x) - spread[at, 1]
+        spread[at] += [1, 0, apart, apart**2]
     return -1
 
 
-def summarize_lines(values, indptr, counts, sums, extremes, spread):
+def summarize_at(values, indices, spread, counts, sums, extremes):
+    """Twin of `reduce.summarize_at`."""
+    for x, at in zip(values, indices.tolist(), strict=True):
+        if at >= len(counts):
+            break
+        counts[at] += [x == 0, x != x]
+        if x == x:
+            extremes[at] = min(extremes[at, 0], x), max(extremes[at, 1], x)
+        sums[at] += x
+    return spread_at(values, indices, spread)
+
+
+def spread_lines(values, indptr, spread):
+    """Twin of `reduce.spread_lines`."""
+    spread_at(values, _line_of_each(indptr), spread)
+
+
+def summarize_lines(values, indptr, spread, counts, sums, extremes):
     """Twin of `reduce.summarize_lines`."""
+    summarize_at(values, _line_of_each(indptr), spread, counts, sums, extremes)
+
+
+def _line_of_each(indptr):
     lines = np.concatenate([np.full(len(places), k) for k, places in enumerate(_lines(indptr))])
-    summarize_at(values, lines.astype(np.int64), counts, sums, extremes, spread)
+    return lines.astype(np.int64)
 
 
 def _best_of(numbers, largest):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import indptrs
 
-from diskcsr.compute.summary import Summary
+from diskcsr.compute.summary import Spread, Summary
 from diskcsr.kernels import reduce as kernels
 
 #: Those that there are kernels for: all others are turned into one of them, or left to numpy.
@@ -44,7 +44,7 @@ def both(name, arguments, *states):
     with np.errstate(all="ignore"):
         found = getattr(kernels, name)(*arguments, *one)
         expected = getattr(naive, name)(*arguments, *other)
-    if name in ("add_at", "summarize_at"):
+    if name in ("add_at", "spread_at", "summarize_at"):
         assert found == expected == -1
     return zip(one, other, strict=True)
 
@@ -85,7 +85,12 @@ def test_an_index_out_of_range_ends_it(index, bad, place):
     values = np.arange(1.0, 5.0)
     indices = np.array([1, 0, 4, 2], np.dtype(f"i{np.dtype(index).itemsize}"))
     indices[place] = bad
-    for name, states in {"add_at": [np.zeros(5)], "summarize_at": blank(5, values.dtype)}.items():
+    of_all = {
+        "add_at": [np.zeros(5)],
+        "spread_at": blank(Spread, 5, values.dtype),
+        "summarize_at": blank(Summary, 5, values.dtype),
+    }
+    for name, states in of_all.items():
         twins = [state.copy() for state in states]
         found = getattr(kernels, name)(values, indices.view(index), *states)
         assert found == place
@@ -104,16 +109,17 @@ def test_exact_sums(block):
     np.testing.assert_allclose(one + lost, other + rest, rtol=2e-16, atol=1e-28 * most)
 
 
-def blank(n, dtype):
-    return [array.copy() for array in Summary.blank(n, dtype).arrays]
+def blank(kind, n, dtype):
+    return [array.copy() for array in kind.blank(n, dtype).arrays]
 
 
-@pytest.mark.parametrize("name", ["summarize_lines", "summarize_at"])
+@pytest.mark.parametrize("of_lines", [True, False])
+@pytest.mark.parametrize("kind", [Spread, Summary])
 @given(data=st.data())
-def test_summaries(name, data):
+def test_summaries(kind, of_lines, data):
     values, indices, indptr = data.draw(blocks(canonical=False))
-    of_lines = name == "summarize_lines"
-    states = blank(indptr.size - 1 if of_lines else 9, values.dtype)
+    name = {Spread: "spread", Summary: "summarize"}[kind] + ("_lines" if of_lines else "_at")
+    states = blank(kind, indptr.size - 1 if of_lines else 9, values.dtype)
     if of_lines and indptr.size == 1:
         return  # its twin cannot tell which dtype no lines have
     for one, other in both(name, (values, indptr if of_lines else indices), *states):

@@ -30,7 +30,7 @@ def extreme_of(
     largest, ignored = method.endswith("max"), method.startswith("nan")
 
     def end(summary: Summary) -> tuple[np.ndarray, np.ndarray]:
-        stored, _, nans = summary.counts.T
+        stored, nans = summary.stored, summary.counts[:, 1]
         values = summary.extremes[:, int(largest)].astype(source.dtype)
         unknown = (stored > 0) & (nans == stored if ignored else nans > 0)
         if unknown.any():

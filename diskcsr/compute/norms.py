@@ -104,7 +104,7 @@ def _absolute_sums(source: BlockSource, container: Any, axis: int) -> np.ndarray
 
 
 def _nonzeros(summary: Summary) -> tuple[np.ndarray]:
-    return (summary.counts[:, 0] - summary.counts[:, 1],)
+    return (summary.stored - summary.counts[:, 0],)
 
 
 def _extremes(source: BlockSource, axis: int, largest: bool) -> np.ndarray:
@@ -115,7 +115,7 @@ def _extremes(source: BlockSource, axis: int, largest: bool) -> np.ndarray:
     real = np.abs(np.empty(0, source.dtype)).dtype
 
     def end(summary: Summary) -> tuple[np.ndarray]:
-        stored, _, nans = summary.counts.T
+        stored, nans = summary.stored, summary.counts[:, 1]
         found = summary.extremes[:, int(largest)].astype(real)
         found[stored == 0 if largest else stored < n] = 0
         if nans.any():

@@ -9,7 +9,7 @@ from .. import kernels
 from ..blocks.walk import Block, BlockSource, blocks, fold
 from ..keys.widths import index_dtype
 from .answers import ask, empty, fill, one_axis
-from .summary import Summary, summarize
+from .summary import Spread, Summary, summarize
 from .sums import FEW, unsigned
 
 __all__ = ["Description", "count_of", "description_of", "diagonal_of", "stored_of", "variance_of"]
@@ -22,7 +22,11 @@ def count_of(source: BlockSource, container: Any, axis: Any) -> Any:
     """``A.count_nonzero(axis)``."""
     form = ask(empty(container, source.shape, source.dtype), "count_nonzero", axis=axis)
     axis = one_axis(axis)
-    stored, zeros = summarize(source, axis, lambda summary: tuple(summary.counts.T[:2]))
+
+    def end(summary: Summary) -> tuple[np.ndarray, np.ndarray]:
+        return summary.stored, summary.counts[:, 0]
+
+    stored, zeros = summarize(source, axis, end)
     count = stored - zeros
     if axis is None:
         return type(form)(count[0])
@@ -76,12 +80,12 @@ def variance_of(
     axis = one_axis(axis)
     n = math.prod(source.shape) if axis is None else source.shape[axis]
 
-    def end(summary: Summary) -> tuple[np.ndarray]:
+    def end(summary: Spread) -> tuple[np.ndarray]:
         with np.errstate(all="ignore"):
             found = _share(summary.moments(n)[1], n - ddof)
             return (np.sqrt(found) if root else found,)
 
-    (found,) = summarize(source, axis, end)
+    (found,) = summarize(source, axis, end, of=Spread)
     return fill(form, found, out)
 
 
@@ -134,7 +138,7 @@ def description_of(
     n = math.prod(source.shape) if axis is None else source.shape[axis]
 
     def end(summary: Summary) -> tuple[np.ndarray, ...]:
-        stored, zeros, nans = summary.counts.T
+        stored, (zeros, nans) = summary.stored, summary.counts.T
         mean, squares = summary.moments(n)
         mean = np.where(np.isfinite(mean), mean, summary.sums / n)  # of infinite values
         values = summary.extremes.astype(source.dtype)

@@ -6,7 +6,7 @@ spread: what minima, maxima, counts, variances and `describe` are made of.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -16,62 +16,51 @@ from ..blocks.canonical import canonical
 from ..blocks.walk import Block, BlockSource, Transform, fold, require_in_range
 from .sums import FEW, unsigned, widened
 
-__all__ = ["Summary", "lines_of", "summarize"]
+__all__ = ["Spread", "Summary", "lines_of", "summarize"]
 
 
 @dataclass
-class Summary:
-    """Of n lines or minor indices; with one element (1,) of a whole matrix.
+class Spread:
+    """How the elements of n lines or minor indices lie about their mean; of a matrix, n is 1.
 
     Attributes
     ----------
-    counts : (n, 3) int64 array
-        Stored elements; how many of them are zero, and how many NaN.
-    sums : (n,) array
-        int64 of all integers; what does not fit is cut off.
-    extremes : (n, 2) array
-        The least and the largest of them, but for NaN; where there are none, the other way round.
-    spread : (n, 3) array
-        One of them; the sum of what they differ from it, and of the squares of that.
+    spread : (n, 4) array
+        How many are stored; one of them; the sum of what they differ from that one, and of the
+        squares of that.
     """
 
-    counts: np.ndarray
-    sums: np.ndarray
-    extremes: np.ndarray
     spread: np.ndarray
 
     @classmethod
-    def blank(cls, n: int, dtype: np.dtype) -> "Summary":
-        """Return the summary of nothing; of values that `widened` gives."""
-        total = np.dtype(np.int64) if dtype.kind in "biu" else np.result_type(dtype, np.float64)
-        extremes = np.empty((n, 2), dtype)
-        extremes[:] = _ends(dtype)
-        spread = np.zeros((n, 3), np.result_type(dtype, np.float64))
-        return cls(np.zeros((n, 3), np.int64), np.zeros(n, total), extremes, spread)
+    def blank(cls, n: int, dtype: np.dtype) -> Self:
+        """Return what is known of nothing; of values that `widened` gives."""
+        return cls(np.zeros((n, 4), np.result_type(dtype, np.float64)))
 
     @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def arrays(self) -> tuple[np.ndarray, ...]:
         """All of it, in the order of the kernels."""
-        return self.counts, self.sums, self.extremes, self.spread
+        return (self.spread,)
 
     @property
     def nbytes(self) -> int:
         """Bytes it takes."""
         return sum(array.nbytes for array in self.arrays)
 
-    def join(self, other: "Summary") -> "Summary":
+    @property
+    def stored(self) -> np.ndarray:
+        """How many elements are stored, as integers."""
+        return self.spread[:, 0].real.astype(np.int64)
+
+    def join(self, other: Self) -> Self:
         """Take the elements that `other` knows of, which come after these, into this one."""
         with np.errstate(all="ignore"):
-            new, there = self.counts[:, 0] == 0, other.counts[:, 0] > 0
-            self.spread[:, 0] = np.where(new, other.spread[:, 0], self.spread[:, 0])
-            apart = np.where(there, other.spread[:, 0] - self.spread[:, 0], 0)
-            n, first, second = other.counts[:, 0], other.spread[:, 1], other.spread[:, 2]
-            self.spread[:, 2] += second + n * _square(apart) + 2 * _product(apart, first)
-            self.spread[:, 1] += first + n * apart
-            self.sums += other.sums
-            for end, ufunc in enumerate((np.minimum, np.maximum)):
-                self.extremes[:, end] = ufunc(self.extremes[:, end], other.extremes[:, end])
-        self.counts += other.counts
+            n, shift, first, second = other.spread.T
+            self.spread[:, 1] = np.where(self.spread[:, 0] == 0, shift, self.spread[:, 1])
+            apart = np.where(n != 0, shift - self.spread[:, 1], 0)
+            self.spread[:, 3] += second + n * _square(apart) + 2 * _product(apart, first)
+            self.spread[:, 2] += first + n * apart
+            self.spread[:, 0] += n
         return self
 
     def moments(self, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,14 +68,57 @@ class Summary:
         the squares of what they differ from it.
         """
         # As precise as the values are: the quotients below are, too.
-        stored = self.counts[:, 0].astype(self.spread.real.dtype)
+        stored = self.spread[:, 0].real
         with np.errstate(all="ignore"):
-            own = self.spread[:, 1] / np.maximum(stored, 1)
-            squares = (self.spread[:, 2] - _product(own, self.spread[:, 1])).real
-            mean = self.spread[:, 0] + own
+            own = self.spread[:, 2] / np.maximum(stored, 1)
+            squares = (self.spread[:, 3] - _product(own, self.spread[:, 2])).real
+            mean = self.spread[:, 1] + own
             # With as many zeros as are missing (Chan, Golub and LeVeque).
             squares = np.maximum(squares, 0) + _square(mean).real * (stored * ((n - stored) / n))
             return mean * (stored / n), squares
+
+
+@dataclass
+class Summary(Spread):
+    """All that is known of n lines or minor indices.
+
+    Attributes
+    ----------
+    counts : (n, 2) int64 array
+        How many of the stored elements are zero, and how many NaN.
+    sums : (n,) array
+        int64 of all integers; what does not fit is cut off.
+    extremes : (n, 2) array
+        The least and the largest of them, but for NaN; where there are none, the other way round.
+    """
+
+    counts: np.ndarray
+    sums: np.ndarray
+    extremes: np.ndarray
+
+    @classmethod
+    def blank(cls, n: int, dtype: np.dtype) -> Self:
+        """Return the summary of nothing; of values that `widened` gives."""
+        total = np.dtype(np.int64) if dtype.kind in "biu" else np.result_type(dtype, np.float64)
+        extremes = np.empty((n, 2), dtype)
+        extremes[:] = _ends(dtype)
+        spread = Spread.blank(n, dtype).spread
+        return cls(spread, np.zeros((n, 2), np.int64), np.zeros(n, total), extremes)
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All of it, in the order of the kernels."""
+        return self.spread, self.counts, self.sums, self.extremes
+
+    def join(self, other: Self) -> Self:
+        """Take the elements that `other` knows of, which come after these, into this one."""
+        super().join(other)
+        self.counts += other.counts
+        with np.errstate(all="ignore"):
+            self.sums += other.sums
+            for end, ufunc in enumerate((np.minimum, np.maximum)):
+                self.extremes[:, end] = ufunc(self.extremes[:, end], other.extremes[:, end])
+        return self
 
 
 def _square(values: np.ndarray) -> Any:
@@ -115,30 +147,31 @@ def lines_of(block: Block, n_minor: int) -> Block:
     return Block(0, turned.data, turned.indices, turned.indptr)
 
 
-def _by_numpy(block: Block, state: Summary) -> None:
+def _by_numpy(block: Block, state: Spread, kept: np.dtype) -> None:
     """Take each line of a block into the state, of any type of values."""
     here = np.flatnonzero(np.diff(block.indptr))
     if not here.size:
         return
     values, starts = block.data, block.indptr[here]
     lengths = block.indptr[here + 1] - starts
-    nan = values != values
-    found = Summary.blank(here.size, state.extremes.dtype)
+    found = state.blank(here.size, kept)
     add: Any = np.add.reduceat
-    found.counts[:, 0] = lengths
-    found.counts[:, 1] = add(values == 0, starts, dtype=np.int64)
-    found.counts[:, 2] = add(nan, starts, dtype=np.int64)
     with np.errstate(all="ignore"):
-        found.sums[:] = add(values, starts, dtype=found.sums.dtype)
-        for end, ufunc in enumerate((np.minimum, np.maximum)):
-            known = np.where(nan, _ends(values.dtype)[end], values).astype(values.dtype)
-            found.extremes[:, end] = ufunc.reduceat(known, starts)
         wide = values.astype(found.spread.dtype)
-        found.spread[:, 0] = add(wide, starts) / lengths
-        apart = wide - np.repeat(found.spread[:, 0], lengths)
-        found.spread[:, 1] = add(apart, starts)
-        found.spread[:, 2] = add(_square(apart), starts)
-    before = Summary(*(array[here] for array in state.arrays)).join(found)
+        found.spread[:, 0] = lengths
+        found.spread[:, 1] = add(wide, starts) / lengths
+        apart = wide - np.repeat(found.spread[:, 1], lengths)
+        found.spread[:, 2] = add(apart, starts)
+        found.spread[:, 3] = add(_square(apart), starts)
+        if isinstance(found, Summary):
+            nan = values != values
+            found.counts[:, 0] = add(values == 0, starts, dtype=np.int64)
+            found.counts[:, 1] = add(nan, starts, dtype=np.int64)
+            found.sums[:] = add(values, starts, dtype=found.sums.dtype)
+            for end, ufunc in enumerate((np.minimum, np.maximum)):
+                known = np.where(nan, _ends(values.dtype)[end], values).astype(values.dtype)
+                found.extremes[:, end] = ufunc.reduceat(known, starts)
+    before = type(state)(*(array[here] for array in state.arrays)).join(found)
     for array, joined in zip(state.arrays, before.arrays, strict=True):
         array[here] = joined
 
@@ -146,9 +179,10 @@ def _by_numpy(block: Block, state: Summary) -> None:
 def summarize(
     source: BlockSource,
     axis: int | None,
-    end: Callable[[Summary], tuple[np.ndarray, ...]],
+    end: Callable[[Any], tuple[np.ndarray, ...]],
     progress: Any = None,
     *,
+    of: type[Spread] = Summary,
     through: Sequence[Transform] = (),
     dtype: np.dtype | None = None,
 ) -> tuple[np.ndarray, ...]:
@@ -159,10 +193,12 @@ def summarize(
     source : BlockSource
     axis : {0, 1, None}
     end : callable
-        Makes of a summary what is wanted, an element or row of each array for each of its own; of
+        Makes of an `of` what is wanted, an element or row of each array for each of its own; of
         lines some at a time, as soon as they were read.
     progress : optional
         As of `fold`.
+    of : {Summary, Spread}
+        How much is wanted: with less to keep of each value, a pass is faster.
     through : sequence of Transform
         What becomes of a block whose entries of one place were added up.
     dtype : dtype, optional
@@ -180,30 +216,30 @@ def summarize(
     few = source.elements <= FEW or own.char in "FDgGLQ"
     kept = own if few else widened(np.empty(0, own)).dtype
 
-    def take(block: Block, state: Summary) -> Summary:
+    def take(block: Block, state: Spread) -> Spread:
         if few:
             turned = lines_of(block, source.n_minor) if axis == source.axis.major else block
-            _by_numpy(turned, state)
+            _by_numpy(turned, state, kept)
         elif axis == source.axis.major:
-            values = widened(block.data)
-            found = kernels.reduce.summarize_at(values, unsigned(block.indices), *state.arrays)
-            require_in_range(found)
+            at = kernels.reduce.summarize_at if of is Summary else kernels.reduce.spread_at
+            require_in_range(at(widened(block.data), unsigned(block.indices), *state.arrays))
         else:
-            kernels.reduce.summarize_lines(widened(block.data), block.indptr, *state.arrays)
+            lines = kernels.reduce.summarize_lines if of is Summary else kernels.reduce.spread_lines
+            lines(widened(block.data), block.indptr, *state.arrays)
         return state
 
     def step(state: Any, block: Block) -> Any:
         if along:
-            lines = take(block, Summary.blank(block.last - block.first, kept))
+            lines = take(block, of.blank(block.last - block.first, kept))
             return [*state, end(lines)]
         if axis is None:
             whole = block._replace(indptr=np.array([0, block.data.size]))
-            return state.join(take(whole, Summary.blank(1, kept)))
+            return state.join(take(whole, of.blank(1, kept)))
         return take(block, state)
 
-    start: Any = list if along else lambda: Summary.blank(n, kept)
-    join: Any = list.__add__ if along else Summary.join
-    size = Summary.blank(1, kept).nbytes * n
+    start: Any = list if along else lambda: of.blank(n, kept)
+    join: Any = list.__add__ if along else of.join
+    size = of.blank(1, kept).nbytes * n
     state = fold(
         source,
         start,
@@ -215,5 +251,5 @@ def summarize(
     )
     if not along:
         return end(state)
-    parts = state or [end(Summary.blank(0, kept))]
+    parts = state or [end(of.blank(0, kept))]
     return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))

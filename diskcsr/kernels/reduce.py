@@ -21,6 +21,8 @@ __all__ = [
     "first_extremes_at",
     "first_extremes_of_lines",
     "is_canonical",
+    "spread_at",
+    "spread_lines",
     "summarize_at",
     "summarize_lines",
 ]
@@ -128,17 +130,63 @@ def add_at(values, indices, out):
 
 
 @njit(cache=True, nogil=True)
-def summarize_lines(values, indptr, counts, sums, extremes, spread):
-    """Take the values of line k into row k of each state; see `summarize_at`."""
+def spread_lines(values, indptr, spread):
+    """Take the values of line k into row k of the state; see `spread_at`."""
     for line in range(indptr.size - 1):
         some = values[indptr[line] : indptr[line + 1]]
         if some.size == 0:
             continue
-        if counts[line, 0] == 0:
-            spread[line, 0] = some[0]
-        zeros, nans, total = counts[line, 1], counts[line, 2], sums[line]
+        if spread[line, 0] == 0:
+            spread[line, 1] = some[0]
+        shift, first, second = spread[line, 1], spread[line, 2], spread[line, 3]
+        for i in range(some.size):
+            d = some[i] - shift
+            first += d
+            second += d * d
+        spread[line, 0] += some.size
+        spread[line, 2], spread[line, 3] = first, second
+
+
+@njit(cache=True, nogil=True)
+def _take(x, at, spread):
+    """Take a value into one row of `spread`."""
+    if spread[at, 0] == 0:
+        spread[at, 1] = x
+    spread[at, 0] += 1
+    d = x - spread[at, 1]
+    spread[at, 2] += d
+    spread[at, 3] += d * d
+
+
+@njit(cache=True, nogil=True)
+def spread_at(values, indices, spread):
+    """Take each value into the state of its index.
+
+    Parameters
+    ----------
+    values, indices : (k,) array
+    spread : (n, 4) float64 array
+        How many values there are; one of them, the first that came; the sum of what the values
+        differ from it, and the sum of the squares of that. Differences from a value of their own
+        are small, so what the variance is made of does not cancel out.
+    """
+    end = np.uint64(spread.shape[0])
+    for i in range(indices.size):
+        at = np.uint64(indices[i])
+        if at >= end:
+            return i
+        _take(values[i], at, spread)
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def summarize_lines(values, indptr, spread, counts, sums, extremes):
+    """Take the values of line k into row k of each state; see `summarize_at`."""
+    spread_lines(values, indptr, spread)
+    for line in range(indptr.size - 1):
+        some = values[indptr[line] : indptr[line + 1]]
+        zeros, nans, total = counts[line, 0], counts[line, 1], sums[line]
         least, most = extremes[line, 0], extremes[line, 1]
-        shift, first, second = spread[line, 0], spread[line, 1], spread[line, 2]
         for i in range(some.size):
             x = some[i]
             zeros += x == 0
@@ -146,50 +194,41 @@ def summarize_lines(values, indptr, counts, sums, extremes, spread):
             least = x if x < least else least
             most = x if x > most else most
             total += x
-            d = x - shift
-            first += d
-            second += d * d
-        counts[line, 0] += some.size
-        counts[line, 1], counts[line, 2], sums[line] = zeros, nans, total
+        counts[line, 0], counts[line, 1], sums[line] = zeros, nans, total
         extremes[line, 0], extremes[line, 1] = least, most
-        spread[line, 1], spread[line, 2] = first, second
 
 
 @njit(cache=True, nogil=True)
-def summarize_at(values, indices, counts, sums, extremes, spread):
-    """Take each value into the state of its index.
+def summarize_at(values, indices, spread, counts, sums, extremes):
+    """Take each value into the states of its index.
 
     Parameters
     ----------
     values, indices : (k,) array
-    counts : (n, 3) int64 array
-        How many values there are; how many of them are 0, and how many NaN.
+    spread : (n, 4) float64 array
+        As of `spread_at`.
+    counts : (n, 2) int64 array
+        How many of the values are 0, and how many NaN: seldom one, so that its memory is seldom
+        touched.
     sums : (n,) array
     extremes : (n, 2) array
         The least and the largest; NaN is neither.
-    spread : (n, 3) float64 array
-        One of the values, the first that came; the sum of what the values differ from it, and the
-        sum of the squares of that. Differences from a value of their own are small, so what the
-        variance is made of does not cancel out.
     """
     end = np.uint64(sums.size)
     for i in range(indices.size):
         at, x = np.uint64(indices[i]), values[i]
         if at >= end:
             return i
-        if counts[at, 0] == 0:
-            spread[at, 0] = x
-        counts[at, 0] += 1
-        counts[at, 1] += x == 0
-        counts[at, 2] += x != x
+        _take(x, at, spread)
+        if x == 0:
+            counts[at, 0] += 1
+        if x != x:
+            counts[at, 1] += 1
         if x < extremes[at, 0]:
             extremes[at, 0] = x
         if x > extremes[at, 1]:
             extremes[at, 1] = x
         sums[at] += x
-        d = x - spread[at, 0]
-        spread[at, 1] += d
-        spread[at, 2] += d * d
     return -1
 
 

@@ -167,6 +167,7 @@ class Remote:
         except BaseException:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)  # each gives its connection back
             raise
 
     async def _range(self, lo: int, hi: int) -> bytes:
