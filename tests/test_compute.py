@@ -227,7 +227,9 @@ def test_norms(tmp_path_factory, work, data):
             with pytest.raises(NotImplementedError, match="svds"):
                 diskcsr.norm(A, order, axis)
             return
-        expected = outcome(linalg, "norm", matrix.copy(), order, axis)
+        # numpy's powers of small integers wrap round; ours are of doubles.
+        known = matrix.astype(np.float64) if matrix.dtype.kind in "iu" else matrix.copy()
+        expected = outcome(linalg, "norm", known, order, axis)
         found = outcome(diskcsr, "norm", A, order, axis)
         if isinstance(expected, ValueError) and "negative integer powers" in str(expected):
             return  # of numpy's integers, of which there are none here
