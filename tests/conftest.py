@@ -38,6 +38,7 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+settings.register_profile("repeatable", settings.get_profile("diskcsr"), derandomize=True)
 settings.load_profile("diskcsr")
 
 
