@@ -52,6 +52,24 @@ class Spread:
         """How many elements are stored, as integers."""
         return self.spread[:, 0].real.astype(np.int64)
 
+    def take_lines(self, values: np.ndarray, indptr: np.ndarray) -> None:
+        """Take in the values of each line, which are as `widened` gives them."""
+        kernels.reduce.spread_lines(values, indptr, *self.arrays)
+
+    def take_at(self, values: np.ndarray, indices: np.ndarray) -> int:
+        """Take each value in at its index; return what the kernel says of these."""
+        return kernels.reduce.spread_at(values, indices, *self.arrays)
+
+    def set_runs(self, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
+        """Be of these runs of values alone, of any type; none is empty."""
+        add: Any = np.add.reduceat
+        wide = values.astype(self.spread.dtype)
+        self.spread[:, 0] = lengths
+        self.spread[:, 1] = add(wide, starts) / lengths
+        apart = wide - np.repeat(self.spread[:, 1], lengths)
+        self.spread[:, 2] = add(apart, starts)
+        self.spread[:, 3] = add(_square(apart), starts)
+
     def join(self, other: Self) -> Self:
         """Take the elements that `other` knows of, which come after these, into this one."""
         with np.errstate(all="ignore"):
@@ -110,6 +128,26 @@ class Summary(Spread):
         """All of it, in the order of the kernels."""
         return self.spread, self.counts, self.sums, self.extremes
 
+    def take_lines(self, values: np.ndarray, indptr: np.ndarray) -> None:
+        """Take in the values of each line, which are as `widened` gives them."""
+        kernels.reduce.summarize_lines(values, indptr, *self.arrays)
+
+    def take_at(self, values: np.ndarray, indices: np.ndarray) -> int:
+        """Take each value in at its index; return what the kernel says of these."""
+        return kernels.reduce.summarize_at(values, indices, *self.arrays)
+
+    def set_runs(self, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
+        """Be of these runs of values alone, of any type; none is empty."""
+        super().set_runs(values, starts, lengths)
+        add: Any = np.add.reduceat
+        nan = values != values
+        self.counts[:, 0] = add(values == 0, starts, dtype=np.int64)
+        self.counts[:, 1] = add(nan, starts, dtype=np.int64)
+        self.sums[:] = add(values, starts, dtype=self.sums.dtype)
+        for end, ufunc in enumerate((np.minimum, np.maximum)):
+            known = np.where(nan, _ends(values.dtype)[end], values).astype(values.dtype)
+            self.extremes[:, end] = ufunc.reduceat(known, starts)
+
     def join(self, other: Self) -> Self:
         """Take the elements that `other` knows of, which come after these, into this one."""
         super().join(other)
@@ -152,25 +190,10 @@ def _by_numpy(block: Block, state: Spread, kept: np.dtype) -> None:
     here = np.flatnonzero(np.diff(block.indptr))
     if not here.size:
         return
-    values, starts = block.data, block.indptr[here]
-    lengths = block.indptr[here + 1] - starts
+    starts = block.indptr[here]
     found = state.blank(here.size, kept)
-    add: Any = np.add.reduceat
     with np.errstate(all="ignore"):
-        wide = values.astype(found.spread.dtype)
-        found.spread[:, 0] = lengths
-        found.spread[:, 1] = add(wide, starts) / lengths
-        apart = wide - np.repeat(found.spread[:, 1], lengths)
-        found.spread[:, 2] = add(apart, starts)
-        found.spread[:, 3] = add(_square(apart), starts)
-        if isinstance(found, Summary):
-            nan = values != values
-            found.counts[:, 0] = add(values == 0, starts, dtype=np.int64)
-            found.counts[:, 1] = add(nan, starts, dtype=np.int64)
-            found.sums[:] = add(values, starts, dtype=found.sums.dtype)
-            for end, ufunc in enumerate((np.minimum, np.maximum)):
-                known = np.where(nan, _ends(values.dtype)[end], values).astype(values.dtype)
-                found.extremes[:, end] = ufunc.reduceat(known, starts)
+        found.set_runs(block.data, starts, block.indptr[here + 1] - starts)
     before = type(state)(*(array[here] for array in state.arrays)).join(found)
     for array, joined in zip(state.arrays, before.arrays, strict=True):
         array[here] = joined
@@ -221,11 +244,9 @@ def summarize(
             turned = lines_of(block, source.n_minor) if axis == source.axis.major else block
             _by_numpy(turned, state, kept)
         elif axis == source.axis.major:
-            at = kernels.reduce.summarize_at if of is Summary else kernels.reduce.spread_at
-            require_in_range(at(widened(block.data), unsigned(block.indices), *state.arrays))
+            require_in_range(state.take_at(widened(block.data), unsigned(block.indices)))
         else:
-            lines = kernels.reduce.summarize_lines if of is Summary else kernels.reduce.spread_lines
-            lines(widened(block.data), block.indptr, *state.arrays)
+            state.take_lines(widened(block.data), block.indptr)
         return state
 
     def step(state: Any, block: Block) -> Any:

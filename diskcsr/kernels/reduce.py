@@ -181,10 +181,17 @@ def spread_at(values, indices, spread):
 
 @njit(cache=True, nogil=True)
 def summarize_lines(values, indptr, spread, counts, sums, extremes):
-    """Take the values of line k into row k of each state; see `summarize_at`."""
-    spread_lines(values, indptr, spread)
+    """Take the values of line k into row k of each state; see `summarize_at`.
+
+    All of it in one go: additions to one sum wait for each other, those to several do not.
+    """
     for line in range(indptr.size - 1):
         some = values[indptr[line] : indptr[line + 1]]
+        if some.size == 0:
+            continue
+        if spread[line, 0] == 0:
+            spread[line, 1] = some[0]
+        shift, first, second = spread[line, 1], spread[line, 2], spread[line, 3]
         zeros, nans, total = counts[line, 0], counts[line, 1], sums[line]
         least, most = extremes[line, 0], extremes[line, 1]
         for i in range(some.size):
@@ -194,6 +201,11 @@ def summarize_lines(values, indptr, spread, counts, sums, extremes):
             least = x if x < least else least
             most = x if x > most else most
             total += x
+            d = x - shift
+            first += d
+            second += d * d
+        spread[line, 0] += some.size
+        spread[line, 2], spread[line, 3] = first, second
         counts[line, 0], counts[line, 1], sums[line] = zeros, nans, total
         extremes[line, 0], extremes[line, 1] = least, most
 
