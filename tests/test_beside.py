@@ -283,6 +283,13 @@ def test_each_commit_has_a_time_of_its_own(path):
     assert len(set(times)) == len(times)
 
 
+def test_what_is_raised_in_a_look_has_no_journal_in_its_context(path):
+    assert not os.path.exists(turns.journal_path(path))
+    with pytest.raises(KeyError) as caught, turns.held(path, time.monotonic()):
+        raise KeyError
+    assert caught.value.__context__ is None
+
+
 @pytest.mark.skipif(turns._SET_LOCK is None, reason="the system has no such locks")
 def test_a_writer_waits_for_a_look_and_not_for_long(path, monkeypatch):
     monkeypatch.setattr(turns, "_POLITE", 0.3)

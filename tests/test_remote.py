@@ -34,7 +34,7 @@ from diskcsr.storage.remote.remote import Remote
 from diskcsr.storage.remote.urls import is_url, shown_url
 
 fsspec = pytest.importorskip("fsspec", reason="remote files are read by fsspec (extra 'remote')")
-#: Connections are aiohttp's: which of them become garbage, and when, is not for these tests.
+#: What the server of these tests takes up while it ends, it does not close (bench/webserver.py).
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 #: Of what takes a web server.
 web = pytest.mark.skipif(

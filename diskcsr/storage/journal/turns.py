@@ -57,6 +57,9 @@ def held(path: Any, deadline: float) -> Iterator[None]:
     try:
         journal = os.open(journal_path(path), os.O_RDONLY | os.O_NONBLOCK)
     except OSError:  # nobody writes, or there is no telling
+        journal = None
+    # Not in the handler: of what is raised meanwhile, that would be the context.
+    if journal is None:
         yield
         return
     try:
